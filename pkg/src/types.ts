@@ -1,0 +1,260 @@
+/**
+ * The public types of the package: what an app passes in and gets back. No code beyond `LamplightError`.
+ * The error codes are those of `src/error.rs`; a test holds the two lists equal.
+ */
+
+/** Every code an error can have. */
+export type LamplightErrorCode =
+  | 'not-a-model' | 'truncated' | 'malformed' | 'limit-exceeded' | 'unsupported-version' | 'unsupported-type'
+  | 'unsupported-architecture' | 'unsupported-tokenizer' | 'missing-key' | 'wrong-type' | 'invalid-value'
+  | 'missing-tensor' | 'wrong-shape' | 'template-error' | 'invalid-request' | 'context-length-exceeded'
+  | 'aborted' | 'disposed' | 'network' | 'http-status' | 'io' | 'storage' | 'quota-exceeded' | 'integrity'
+  | 'gpu-unavailable' | 'gpu-lost' | 'gpu-check-failed' | 'out-of-memory' | 'worker-failed' | 'internal';
+
+/** The one error class of the package. */
+export class LamplightError extends Error {
+  override readonly name = 'LamplightError';
+  constructor(
+    readonly code: LamplightErrorCode,
+    message: string,
+    /** Path of the input field at fault, such as `tensors[3].dims[1]`. */
+    readonly field?: string,
+  ) {
+    super(message);
+  }
+}
+
+/** Where a model comes from. */
+export type ModelSource = string | URL | File | Blob | {
+  url: string | URL;
+  /** Sent with every request for the file (for example a token of a gated repository). Never stored. */
+  headers?: Record<string, string>;
+  /** Key in the cache; the URL without query and fragment by default. */
+  cacheKey?: string;
+};
+
+/** Which backend to use. `auto` takes WebGPU when it is there and passes its self-check, else the CPU. */
+export type BackendChoice = 'auto' | 'webgpu' | 'cpu';
+
+/** One monotonic progress value over the whole load. */
+export interface Progress {
+  phase: 'starting' | 'header' | 'downloading' | 'reading-cache' | 'checking' | 'ready';
+  /** Bytes of weights in place so far, and of all. */
+  loadedBytes: number;
+  totalBytes: number;
+  /** 0 to 1, never falling. */
+  fraction: number;
+  /** Of the running phase. */
+  bytesPerSecond?: number;
+  etaSeconds?: number;
+}
+
+export interface EngineOptions {
+  model: ModelSource;
+  /** `auto` by default. */
+  backend?: BackendChoice;
+  /** Positions of the KV cache; the model's own limit, at most 4096, by default. */
+  contextLength?: number;
+  /** `f16` where the device has it, by default; `f32` forces full precision on the GPU. */
+  gpuPrecision?: 'auto' | 'f16' | 'f32';
+  /** Keep the weights in IndexedDB (default true). `File` and `Blob` models are not cached. */
+  cache?: boolean;
+  onProgress?: (progress: Progress) => void;
+  signal?: AbortSignal;
+  /** Where `worker.js` is, if a bundler does not find it by itself. */
+  workerUrl?: string | URL;
+  /** Where `lamplight_bg.wasm` is. */
+  wasmUrl?: string | URL;
+}
+
+/** What `auto` found and chose, and the facts of the loaded model. */
+export interface EngineInfo {
+  backend: 'webgpu' | 'cpu';
+  /** One sentence: why this backend. */
+  backendReason: string;
+  model: {
+    name: string;
+    architecture: string;
+    nParams: number;
+    nLayers: number;
+    nVocab: number;
+    nEmbd: number;
+    fileBytes: number;
+    /** Storage formats and their bytes, such as `{ q4_1: 66355200 }`. */
+    formats: Record<string, number>;
+    contextLengthTrained: number;
+    hasChatTemplate: boolean;
+  };
+  contextLength: number;
+  adapter?: AdapterInfo;
+  /** Bytes the backend holds, and the current size of the wasm memory. */
+  memory: { backendBytes: number; wasmBytes: number };
+  load: { fromCache: boolean; seconds: number };
+  version: string;
+}
+
+export interface AdapterInfo {
+  vendor: string;
+  architecture: string;
+  description: string;
+  isFallback: boolean;
+  f16: boolean;
+  subgroups: boolean;
+  limits: {
+    maxBufferSize: number;
+    maxStorageBufferBindingSize: number;
+    maxComputeWorkgroupStorageSize: number;
+    maxComputeInvocationsPerWorkgroup: number;
+    maxStorageBuffersPerShaderStage: number;
+  };
+}
+
+export interface ChatMessage {
+  role: 'system' | 'user' | 'assistant' | 'tool' | (string & {});
+  content: string;
+  name?: string;
+}
+
+/** Sampling settings, in OpenAI's spelling plus the field's usual additions. */
+export interface SamplingOptions {
+  /** 0 is greedy; default 1. */
+  temperature?: number;
+  top_p?: number;
+  /** 0 switches it off (default). */
+  top_k?: number;
+  min_p?: number;
+  /** 1 switches it off (default); over the last 64 tokens. */
+  repetition_penalty?: number;
+  presence_penalty?: number;
+  frequency_penalty?: number;
+  /** Same seed, same text. */
+  seed?: number;
+  stop?: string | string[];
+  /** Extra token ids that end the text. */
+  stop_token_ids?: number[];
+  max_tokens?: number;
+  signal?: AbortSignal;
+}
+
+export interface ChatRequest extends SamplingOptions {
+  messages: ChatMessage[];
+  stream?: boolean;
+  /** Extra variables of the chat template, such as `enable_thinking`. */
+  template_args?: Record<string, unknown>;
+}
+
+export interface CompletionRequest extends SamplingOptions {
+  prompt: string | number[];
+  stream?: boolean;
+}
+
+export type FinishReason = 'stop' | 'length' | 'abort';
+
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+  /** Prompt tokens that were still in the KV cache. */
+  cached_tokens: number;
+  timings: {
+    ttft_ms: number;
+    prefill_tok_s: number;
+    decode_tok_s: number;
+  };
+}
+
+export interface ChatCompletion {
+  id: string;
+  object: 'chat.completion';
+  created: number;
+  model: string;
+  choices: [{ index: 0; message: { role: 'assistant'; content: string }; finish_reason: FinishReason }];
+  usage: Usage;
+}
+
+export interface ChatCompletionChunk {
+  id: string;
+  object: 'chat.completion.chunk';
+  created: number;
+  model: string;
+  choices: [{
+    index: 0;
+    delta: { role?: 'assistant'; content?: string };
+    finish_reason: FinishReason | null;
+  }];
+  /** On the last chunk. */
+  usage?: Usage;
+}
+
+export interface Completion {
+  id: string;
+  object: 'text_completion';
+  created: number;
+  model: string;
+  choices: [{ index: 0; text: string; finish_reason: FinishReason | null }];
+  usage?: Usage;
+}
+
+/** A stream of chunks: iterate it (leaving the loop cancels), or read it as a `ReadableStream`. */
+export type ChunkStream<T> = AsyncIterable<T> & ReadableStream<T>;
+
+export interface CachedModel {
+  /** Key in the cache. */
+  key: string;
+  name: string;
+  bytesStored: number;
+  bytesTotal: number;
+  complete: boolean;
+  /** Milliseconds since 1970. */
+  lastUsed: number;
+}
+
+export interface Engine extends AsyncDisposable {
+  readonly info: EngineInfo;
+  readonly chat: {
+    readonly completions: {
+      create(request: ChatRequest & { stream: true }): Promise<ChunkStream<ChatCompletionChunk>>;
+      create(request: ChatRequest & { stream?: false }): Promise<ChatCompletion>;
+      create(request: ChatRequest): Promise<ChatCompletion | ChunkStream<ChatCompletionChunk>>;
+    };
+  };
+  readonly completions: {
+    create(request: CompletionRequest & { stream: true }): Promise<ChunkStream<Completion>>;
+    create(request: CompletionRequest & { stream?: false }): Promise<Completion>;
+    create(request: CompletionRequest): Promise<Completion | ChunkStream<Completion>>;
+  };
+  /** Token ids of a text. Special tokens in the text stay text unless `parseSpecial` is set. */
+  tokenize(text: string, options?: { addSpecial?: boolean; parseSpecial?: boolean }): Promise<Uint32Array>;
+  detokenize(ids: ArrayLike<number>, options?: { skipSpecial?: boolean }): Promise<string>;
+  applyChatTemplate(
+    messages: ChatMessage[],
+    options?: { addGenerationPrompt?: boolean; templateArgs?: Record<string, unknown> },
+  ): Promise<{ text: string; ids: Uint32Array }>;
+  /** Logits after the last token (or every token) of `ids`, computed from position 0. */
+  forward(
+    ids: ArrayLike<number>,
+    options?: { all?: boolean; signal?: AbortSignal },
+  ): Promise<{ logits: Float32Array; nVocab: number }>;
+  dispose(): Promise<void>;
+}
+
+/** The models kept in this browser. */
+export interface ModelCache {
+  list(): Promise<CachedModel[]>;
+  /** Bytes used by all models. */
+  size(): Promise<number>;
+  delete(key: string): Promise<void>;
+}
+
+/** What this browser offers, without loading a model. */
+export interface Capabilities {
+  webgpu: boolean;
+  /** Why not, when `webgpu` is false. */
+  webgpuReason?: string;
+  adapter?: AdapterInfo;
+  simd: boolean;
+  crossOriginIsolated: boolean;
+  hardwareConcurrency: number;
+  deviceMemoryGiB?: number;
+  storage?: { usageBytes: number; quotaBytes: number; persisted: boolean };
+}

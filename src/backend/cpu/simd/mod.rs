@@ -1,0 +1,1 @@
+//! Safe SIMD layer.

@@ -1,0 +1,95 @@
+//! How graphs run: one trait, a CPU and a GPU implementation.
+//!
+//! Principal trait: [`Backend`]. A backend is made for one model (graph, tensor formats, context length), is filled
+//! tensor by tensor, and then runs steps. It knows ops and weight formats and never a family name.
+
+pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+
+use crate::error::Result;
+use crate::model::graph::Graph;
+use crate::tensor::DType;
+
+/// Everything a backend needs to know to allocate and plan; no weights yet.
+#[derive(Clone, Debug)]
+pub struct ModelPlan {
+    /// The computation.
+    pub graph: Graph,
+    /// Storage format of each of [`Graph::weights`], in the same order.
+    pub dtypes: Vec<DType>,
+    /// Positions the KV cache holds.
+    pub n_ctx: usize,
+    /// Most tokens of one step.
+    pub n_batch: usize,
+}
+
+/// Which rows of logits a step returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outputs {
+    /// None: all but the last chunk of a prefill.
+    None,
+    /// The last token's, `[1, n_vocab]`.
+    Last,
+    /// Every token's, `[n_tokens, n_vocab]`.
+    All,
+}
+
+impl Outputs {
+    /// Number of rows for a step of `n_tokens`.
+    pub fn n_rows(self, n_tokens: usize) -> usize {
+        match self {
+            Outputs::None => 0,
+            Outputs::Last => 1,
+            Outputs::All => n_tokens,
+        }
+    }
+}
+
+/// Work done by a backend since it was made; differences between two readings are per-request figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Steps run.
+    pub steps: u64,
+    /// Kernel launches (0 on the CPU, as all below).
+    pub dispatches: u64,
+    /// Writes from the CPU into GPU buffers.
+    pub queue_writes: u64,
+    /// Bind groups created.
+    pub bind_groups: u64,
+    /// Buffers created.
+    pub buffers: u64,
+    /// Command buffers submitted.
+    pub submits: u64,
+    /// CPU time spent recording and submitting, in microseconds.
+    pub encode_us: u64,
+    /// Bytes copied back from the GPU.
+    pub readback_bytes: u64,
+}
+
+/// Runs one model.
+///
+/// The KV cache is addressed by position: a step at `pos` overwrites what was cached from `pos` on, so going back is
+/// just a smaller `pos`.
+#[allow(
+    async_fn_in_trait,
+    reason = "single-threaded by design: no Send bounds wanted"
+)]
+pub trait Backend {
+    /// Stores a piece of a tensor exactly as it stands in the file: bytes `offset..offset + bytes.len()` of weight
+    /// `weight`. Pieces of one tensor come in order; a piece starts at a multiple of 4.
+    fn upload(&mut self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Called once, when all tensors are there: frees staging, waits for pipelines.
+    async fn finish_upload(&mut self) -> Result<()>;
+
+    /// Runs `tokens` (at most `n_batch`) at positions `pos..`, and returns the logits asked for, row-major
+    /// `[n_outputs, n_vocab]`.
+    async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>>;
+
+    /// Work done so far.
+    fn counters(&self) -> Counters;
+
+    /// Bytes held: weights, KV cache and workspace.
+    fn memory_bytes(&self) -> u64;
+}

@@ -1,0 +1,2 @@
+//! The native command-line program.
+fn main() {}

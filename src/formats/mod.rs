@@ -1,0 +1,7 @@
+//! Bytes to facts: what a model file says about itself. No tensors are decoded here, nothing is allocated beyond a
+//! small multiple of the input, nothing is async, all offsets are `u64`. Must not know models, backends or the web.
+
+pub mod gguf;
+pub mod metadata;
+
+pub use metadata::{Metadata, StringArray, Value};

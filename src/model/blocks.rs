@@ -1,0 +1,227 @@
+//! From specification to graph: the blocks that layers are made of.
+//!
+//! Principal function: [`build_graph`]. A new family needs nothing here as long as its blocks exist.
+
+use std::collections::HashMap;
+
+use super::graph::{Graph, KvDecl, Op, RopeId, Rows, ValueDecl, ValueId, WeightDecl, WeightId, WeightKind};
+use super::names;
+use super::spec::{AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, RopeSpec};
+
+/// Builds the graph of `spec`. `has_tensor` tells which optional tensors the file holds (a separate output head,
+/// rope frequency factors); required ones are declared whether there or not, and missed by the loader by name.
+pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph {
+    let mut b = Builder {
+        graph: Graph::default(),
+        by_name: HashMap::new(),
+        has_tensor: &has_tensor,
+    };
+    let n_embd = spec.n_embd;
+    let table = b.weight(names::TOKEN_EMBD, n_embd, spec.n_vocab, WeightKind::Embedding);
+    let x = b.value("embd", n_embd, Rows::Tokens);
+    b.push(Op::Embed {
+        table,
+        scale: spec.embed_scale,
+        out: x,
+    });
+    for (index, layer) in spec.layers.iter().enumerate() {
+        b.layer(index, layer, n_embd, x);
+    }
+    let last = b.value("output_rows", n_embd, Rows::Outputs);
+    b.push(Op::TakeOutputs { x, out: last });
+    let normed = b.norm(
+        "output_norm",
+        spec.output_norm,
+        "output_norm",
+        last,
+        n_embd,
+        Rows::Outputs,
+    );
+    let head = match has_tensor(names::OUTPUT) {
+        true => b.weight(names::OUTPUT, n_embd, spec.n_vocab, WeightKind::Matrix),
+        false => table,
+    };
+    let logits = b.value("logits", spec.n_vocab, Rows::Outputs);
+    b.push(Op::MatMul {
+        x: normed,
+        weight: head,
+        bias: None,
+        add: None,
+        scale: spec.logit_scale,
+        out: logits,
+    });
+    b.graph.logits = Some(logits);
+    b.graph
+}
+
+struct Builder<'a> {
+    graph: Graph,
+    by_name: HashMap<String, WeightId>,
+    has_tensor: &'a dyn Fn(&str) -> bool,
+}
+
+impl Builder<'_> {
+    fn push(&mut self, op: Op) {
+        self.graph.ops.push(op);
+    }
+
+    fn weight(&mut self, name: &str, n_cols: usize, n_rows: usize, kind: WeightKind) -> WeightId {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        let id = WeightId(self.graph.weights.len());
+        self.graph.weights.push(WeightDecl {
+            name: name.to_owned(),
+            n_cols,
+            n_rows,
+            kind,
+        });
+        self.by_name.insert(name.to_owned(), id);
+        id
+    }
+
+    fn vector(&mut self, name: &str, width: usize) -> WeightId {
+        self.weight(name, width, 1, WeightKind::Vector)
+    }
+
+    fn value(&mut self, name: &str, width: usize, rows: Rows) -> ValueId {
+        let id = ValueId(self.graph.values.len());
+        self.graph.values.push(ValueDecl {
+            name: name.to_owned(),
+            width,
+            rows,
+        });
+        id
+    }
+
+    /// `x` normalised by the tensors `{tensor}.weight` and, for layer norm, `{tensor}.bias`.
+    fn norm(
+        &mut self,
+        value: &str,
+        norm: NormSpec,
+        tensor: &str,
+        x: ValueId,
+        width: usize,
+        rows: Rows,
+    ) -> ValueId {
+        let weight = self.vector(&format!("{tensor}.weight"), width);
+        let bias = (norm.kind == NormKind::Layer).then(|| self.vector(&format!("{tensor}.bias"), width));
+        let out = self.value(value, width, rows);
+        self.push(Op::Norm {
+            x,
+            norm,
+            weight,
+            bias,
+            out,
+        });
+        out
+    }
+
+    /// `{tensor}.weight · x (+ {tensor}.bias)` into a new value.
+    fn linear(&mut self, value: &str, tensor: &str, x: ValueId, bias: bool, n_out: usize) -> ValueId {
+        let out = self.value(value, n_out, Rows::Tokens);
+        self.linear_into(tensor, x, bias, None, out);
+        out
+    }
+
+    fn linear_into(&mut self, tensor: &str, x: ValueId, bias: bool, add: Option<ValueId>, out: ValueId) {
+        let n_in = self.graph.values[x.0].width;
+        let n_out = self.graph.values[out.0].width;
+        let weight = self.weight(&format!("{tensor}.weight"), n_in, n_out, WeightKind::Matrix);
+        let bias = bias.then(|| self.vector(&format!("{tensor}.bias"), n_out));
+        self.push(Op::MatMul {
+            x,
+            weight,
+            bias,
+            add,
+            scale: 1.0,
+            out,
+        });
+    }
+
+    fn layer(&mut self, index: usize, layer: &LayerSpec, n_embd: usize, x: ValueId) {
+        let value = |name: &str| format!("layers.{index}.{name}");
+        let tensor = |role: &str| names::layer(index, role);
+        let normed = self.norm(
+            &value("attn_norm"),
+            layer.attn_norm,
+            &tensor("attn_norm"),
+            x,
+            n_embd,
+            Rows::Tokens,
+        );
+        self.attention(index, &layer.attention, normed, x);
+        let normed = self.norm(
+            &value("ffn_norm"),
+            layer.ffn_norm,
+            &tensor("ffn_norm"),
+            x,
+            n_embd,
+            Rows::Tokens,
+        );
+        match layer.ffn {
+            FfnSpec::Gated {
+                n_ff,
+                activation,
+                bias,
+            } => {
+                let gate = self.linear(&value("ffn_gate"), &tensor("ffn_gate"), normed, bias, n_ff);
+                let up = self.linear(&value("ffn_up"), &tensor("ffn_up"), normed, bias, n_ff);
+                let out = self.value(&value("ffn_act"), n_ff, Rows::Tokens);
+                self.push(Op::GatedActivation {
+                    gate,
+                    up,
+                    activation,
+                    out,
+                });
+                self.linear_into(&tensor("ffn_down"), out, bias, Some(x), x);
+            }
+        }
+    }
+
+    /// Self-attention over `normed`, added to the residual stream `x`.
+    fn attention(&mut self, index: usize, spec: &AttentionSpec, normed: ValueId, x: ValueId) {
+        let value = |name: &str| format!("layers.{index}.{name}");
+        let tensor = |role: &str| names::layer(index, role);
+        let (n_q, n_kv) = (spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim);
+        let q = self.linear(&value("q"), &tensor("attn_q"), normed, spec.qkv_bias, n_q);
+        let k = self.linear(&value("k"), &tensor("attn_k"), normed, spec.qkv_bias, n_kv);
+        let v = self.linear(&value("v"), &tensor("attn_v"), normed, spec.qkv_bias, n_kv);
+        let rope = spec.rope.as_ref().map(|rope| self.rope(rope));
+        let kv = self.graph.kv.len();
+        self.graph.kv.push(KvDecl {
+            n_kv_heads: spec.n_kv_heads,
+            head_dim: spec.head_dim,
+        });
+        self.push(Op::RopeKvWrite {
+            q,
+            k,
+            v,
+            n_heads: spec.n_heads,
+            rope,
+            kv,
+        });
+        let out = self.value(&value("attn_out"), n_q, Rows::Tokens);
+        self.push(Op::Attention {
+            q,
+            kv,
+            n_heads: spec.n_heads,
+            scale: spec.scale,
+            window: spec.window,
+            softcap: spec.softcap,
+            out,
+        });
+        self.linear_into(&tensor("attn_output"), out, spec.output_bias, Some(x), x);
+    }
+
+    /// The table for `rope`, shared by the layers that rotate alike.
+    fn rope(&mut self, rope: &RopeSpec) -> RopeId {
+        if let Some(found) = self.graph.ropes.iter().position(|(other, _)| other == rope) {
+            return RopeId(found);
+        }
+        let factors = (rope.freq_factors && (self.has_tensor)(names::ROPE_FREQS))
+            .then(|| self.vector(names::ROPE_FREQS, rope.n_dims / 2));
+        self.graph.ropes.push((rope.clone(), factors));
+        RopeId(self.graph.ropes.len() - 1)
+    }
+}

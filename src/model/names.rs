@@ -1,0 +1,15 @@
+//! Canonical tensor names: GGUF's, the field's lingua franca. Must not know shapes or families.
+
+/// Name of a tensor of layer `layer`, such as `blk.3.attn_q.weight`.
+pub fn layer(layer: usize, role: &str) -> String {
+    format!("blk.{layer}.{role}")
+}
+
+/// Embedding table `[n_vocab, n_embd]`.
+pub const TOKEN_EMBD: &str = "token_embd.weight";
+/// Norm before the output head.
+pub const OUTPUT_NORM: &str = "output_norm.weight";
+/// Output head `[n_vocab, n_embd]`; absent when tied to the embedding.
+pub const OUTPUT: &str = "output.weight";
+/// Divisors of the rope frequencies (Llama 3.1 and later).
+pub const ROPE_FREQS: &str = "rope_freqs.weight";

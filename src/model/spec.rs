@@ -1,0 +1,210 @@
+//! A model as plain data.
+//!
+//! Principal type: [`ModelSpec`], one [`LayerSpec`] per layer, so that window patterns, layers without rope or mixed
+//! stacks need no special code. Must not know tensor names, ops or backends.
+
+/// A whole text model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// Family name, as in the registry.
+    pub family: &'static str,
+    /// Rows of the embedding table, and width of the logits.
+    pub n_vocab: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Context length the model was trained for.
+    pub n_ctx_train: usize,
+    /// All layers, first to last.
+    pub layers: Vec<LayerSpec>,
+    /// The norm before the output head.
+    pub output_norm: NormSpec,
+    /// Multiplies the embeddings (1 for most families).
+    pub embed_scale: f32,
+    /// Multiplies the logits (1 for most families).
+    pub logit_scale: f32,
+}
+
+/// One transformer layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerSpec {
+    /// Norm before attention.
+    pub attn_norm: NormSpec,
+    /// Attention.
+    pub attention: AttentionSpec,
+    /// Norm before the feed-forward block.
+    pub ffn_norm: NormSpec,
+    /// Feed-forward block.
+    pub ffn: FfnSpec,
+}
+
+/// A normalisation over the width of the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormSpec {
+    /// RMS or layer norm.
+    pub kind: NormKind,
+    /// Added to the mean square or variance.
+    pub eps: f32,
+}
+
+/// Which normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x / sqrt(mean(x²) + eps) * weight`
+    Rms,
+    /// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`
+    Layer,
+}
+
+/// Causal grouped-query attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key/value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Width of one head, of queries, keys and values alike.
+    pub head_dim: usize,
+    /// Whether q, k and v projections add a bias.
+    pub qkv_bias: bool,
+    /// Whether the output projection adds a bias.
+    pub output_bias: bool,
+    /// Rotary embedding; `None` for layers without position.
+    pub rope: Option<RopeSpec>,
+    /// Multiplies the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// Sliding window: a query sees this many last positions, itself included.
+    pub window: Option<usize>,
+    /// `cap * tanh(score / cap)` on the scores.
+    pub softcap: Option<f32>,
+}
+
+/// Rotary position embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeSpec {
+    /// Which elements form a rotated pair.
+    pub layout: RopeLayout,
+    /// Rotated elements of a head; the rest passes through.
+    pub n_dims: usize,
+    /// Base of the frequencies.
+    pub theta: f32,
+    /// How the frequencies are stretched for long contexts.
+    pub scaling: RopeScaling,
+    /// Whether the file may hold `rope_freqs.weight` (`[n_dims / 2]`), by which each frequency is divided.
+    pub freq_factors: bool,
+}
+
+/// Which elements of a head are rotated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// Elements `2i` and `2i + 1` (llama; q and k rows of the file are permuted to match).
+    Norm,
+    /// Elements `i` and `i + n_dims / 2`.
+    Neox,
+}
+
+/// Stretching of rope frequencies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As trained.
+    None,
+    /// Every position divided by `factor`.
+    Linear {
+        /// Division of the positions.
+        factor: f32,
+    },
+    /// YaRN (arXiv 2309.00071): low frequencies interpolated, high ones kept, ramp between; magnitude corrected.
+    Yarn {
+        /// Ratio of new to original context.
+        factor: f32,
+        /// Context the model was first trained for.
+        original_context: usize,
+        /// Rotations over the original context above which a dimension is kept.
+        beta_fast: f32,
+        /// Rotations below which a dimension is interpolated.
+        beta_slow: f32,
+        /// Multiplies the magnitude correction.
+        attn_factor: f32,
+    },
+}
+
+/// Feed-forward block.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FfnSpec {
+    /// `down(act(gate(x)) * up(x))`
+    Gated {
+        /// Width between the projections.
+        n_ff: usize,
+        /// Activation of the gate.
+        activation: Activation,
+        /// Whether the three projections add biases.
+        bias: bool,
+    },
+}
+
+/// Activation function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`
+    Silu,
+    /// `0.5 x (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))`
+    GeluTanh,
+}
+
+/// The angle per position of each rotated pair, and the factor on the rotated values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeFrequencies {
+    /// `[n_dims / 2]` radians per position.
+    pub radians_per_pos: Vec<f64>,
+    /// Multiplies cos and sin (YaRN's magnitude correction; 1 otherwise).
+    pub magnitude: f32,
+}
+
+impl RopeSpec {
+    /// Frequencies of each rotated pair; `factors` is the content of `rope_freqs.weight`.
+    pub fn frequencies(&self, factors: Option<&[f32]>) -> RopeFrequencies {
+        let n_pairs = self.n_dims / 2;
+        let mut magnitude = 1.0;
+        let mut radians = Vec::with_capacity(n_pairs);
+        for pair in 0..n_pairs {
+            let exponent = -2.0 * pair as f64 / self.n_dims as f64;
+            let mut freq = f64::from(self.theta).powf(exponent);
+            if let Some(factor) = factors.and_then(|f| f.get(pair)) {
+                freq /= f64::from(*factor);
+            }
+            radians.push(match self.scaling {
+                RopeScaling::None => freq,
+                RopeScaling::Linear { factor } => freq / f64::from(factor),
+                RopeScaling::Yarn {
+                    factor,
+                    original_context,
+                    beta_fast,
+                    beta_slow,
+                    attn_factor,
+                } => {
+                    magnitude = attn_factor * (1.0 + 0.1 * factor.ln());
+                    let kept = self.yarn_ramp(pair, original_context, beta_fast, beta_slow);
+                    freq / f64::from(factor) * (1.0 - kept) + freq * kept
+                }
+            });
+        }
+        RopeFrequencies {
+            radians_per_pos: radians,
+            magnitude,
+        }
+    }
+
+    /// 1 where a pair turns often enough to keep its frequency, 0 where it is interpolated, linear between
+    /// (`find_correction_range` of the paper's code).
+    fn yarn_ramp(&self, pair: usize, original_context: usize, beta_fast: f32, beta_slow: f32) -> f64 {
+        let n_dims = self.n_dims as f64;
+        let theta = f64::from(self.theta);
+        let dim_of = |rotations: f32| {
+            let turns = original_context as f64 / (f64::from(rotations) * std::f64::consts::TAU);
+            n_dims * turns.ln() / (2.0 * theta.ln())
+        };
+        let low = dim_of(beta_fast).floor().max(0.0);
+        let high = dim_of(beta_slow).ceil().min(n_dims - 1.0);
+        let interpolated = (pair as f64 - low) / (high - low).max(0.001);
+        1.0 - interpolated.clamp(0.0, 1.0)
+    }
+}
