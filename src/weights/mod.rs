@@ -13,7 +13,7 @@ use crate::error::Result;
 )]
 pub trait ByteSource {
     /// Size of the whole, when known.
-    fn len(&self) -> Option<u64>;
+    fn size(&self) -> Option<u64>;
     /// Reads exactly `range`.
     async fn read(&self, range: Range<u64>) -> Result<Vec<u8>>;
 }

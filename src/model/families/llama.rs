@@ -70,7 +70,7 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
 fn attention(meta: &Metadata, n_embd: usize, n_heads: usize, n_kv_heads: usize) -> Result<AttentionSpec> {
     const HEADS: &str = "llama.attention.head_count";
     let invalid = |message: String, key: &str| Err(Error::new(ErrorCode::InvalidValue, message).at(key));
-    if n_heads == 0 || n_kv_heads == 0 || n_heads % n_kv_heads != 0 {
+    if n_heads == 0 || n_kv_heads == 0 || !n_heads.is_multiple_of(n_kv_heads) {
         return invalid(
             format!("{n_heads} query heads cannot share {n_kv_heads} key/value heads"),
             HEADS,
