@@ -103,12 +103,7 @@ pub struct Error {
 impl Error {
     /// A new error of `code`; the message should say what is wrong and what to do about it.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            field: None,
-            source: None,
-        }
+        Self { code, message: message.into(), field: None, source: None }
     }
 
     /// The same error, pointing at a field of the input.

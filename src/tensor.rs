@@ -6,10 +6,7 @@
 /// How the elements of a tensor are stored. The numbers are ggml's type ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(non_camel_case_types, reason = "the field's own spelling of the formats")]
-#[allow(
-    missing_docs,
-    reason = "the names are the documentation; layouts are described in `quant`"
-)]
+#[allow(missing_docs, reason = "the names are the documentation; layouts are described in `quant`")]
 pub enum DType {
     F32,
     F16,

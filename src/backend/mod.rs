@@ -71,10 +71,7 @@ pub struct Counters {
 ///
 /// The KV cache is addressed by position: a step at `pos` overwrites what was cached from `pos` on, so going back is
 /// just a smaller `pos`.
-#[allow(
-    async_fn_in_trait,
-    reason = "single-threaded by design: no Send bounds wanted"
-)]
+#[allow(async_fn_in_trait, reason = "single-threaded by design: no Send bounds wanted")]
 pub trait Backend {
     /// Stores a piece of a tensor exactly as it stands in the file: bytes `offset..offset + bytes.len()` of weight
     /// `weight`. Pieces of one tensor come in order; a piece starts at a multiple of 4.

@@ -40,11 +40,7 @@ impl StringArray {
     /// String `index` as raw bytes.
     pub fn get(&self, index: usize) -> Option<&[u8]> {
         let end = *self.ends.get(index)? as usize;
-        let start = if index == 0 {
-            0
-        } else {
-            self.ends[index - 1] as usize
-        };
+        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
         Some(&self.bytes[start..end])
     }
 
@@ -125,11 +121,7 @@ impl Metadata {
             None => Ok(None),
             Some(Value::Uint(value)) => Ok(Some(*value)),
             Some(Value::Int(value)) => u64::try_from(*value).map(Some).map_err(|_| {
-                Error::new(
-                    ErrorCode::InvalidValue,
-                    format!("{value} is negative, a count is needed"),
-                )
-                .at(key)
+                Error::new(ErrorCode::InvalidValue, format!("{value} is negative, a count is needed")).at(key)
             }),
             Some(other) => Err(wrong_type(key, "an integer", other)),
         }
@@ -157,7 +149,7 @@ impl Metadata {
         };
         if !value.is_finite() {
             return Err(
-                Error::new(ErrorCode::InvalidValue, format!("{value} is not a finite number")).at(key),
+                Error::new(ErrorCode::InvalidValue, format!("{value} is not a finite number")).at(key)
             );
         }
         Ok(Some(value))
@@ -226,17 +218,9 @@ fn positive(key: &str, value: u64) -> Result<usize> {
 
 /// The error for a key that must be there.
 pub fn missing(key: &str) -> Error {
-    Error::new(
-        ErrorCode::MissingKey,
-        "the model needs this metadata key, and the file lacks it",
-    )
-    .at(key)
+    Error::new(ErrorCode::MissingKey, "the model needs this metadata key, and the file lacks it").at(key)
 }
 
 fn wrong_type(key: &str, wanted: &str, found: &Value) -> Error {
-    Error::new(
-        ErrorCode::WrongType,
-        format!("needs {wanted}, the file has {}", found.type_name()),
-    )
-    .at(key)
+    Error::new(ErrorCode::WrongType, format!("needs {wanted}, the file has {}", found.type_name())).at(key)
 }

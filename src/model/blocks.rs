@@ -9,34 +9,19 @@ use super::names;
 use super::spec::{AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, RopeSpec};
 
 /// Builds the graph of `spec`. `has_tensor` tells which optional tensors the file holds (a separate output head,
-/// rope frequency factors); required ones are declared whether there or not, and missed by the loader by name.
+/// biases, rope frequency factors); required ones are declared whether there or not, and missed by the loader by name.
 pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph {
-    let mut b = Builder {
-        graph: Graph::default(),
-        by_name: HashMap::new(),
-        has_tensor: &has_tensor,
-    };
+    let mut b = Builder { graph: Graph::default(), by_name: HashMap::new(), has_tensor: &has_tensor };
     let n_embd = spec.n_embd;
     let table = b.weight(names::TOKEN_EMBD, n_embd, spec.n_vocab, WeightKind::Embedding);
     let x = b.value("embd", n_embd, Rows::Tokens);
-    b.push(Op::Embed {
-        table,
-        scale: spec.embed_scale,
-        out: x,
-    });
+    b.push(Op::Embed { table, scale: spec.embed_scale, out: x });
     for (index, layer) in spec.layers.iter().enumerate() {
         b.layer(index, layer, n_embd, x);
     }
     let last = b.value("output_rows", n_embd, Rows::Outputs);
     b.push(Op::TakeOutputs { x, out: last });
-    let normed = b.norm(
-        "output_norm",
-        spec.output_norm,
-        "output_norm",
-        last,
-        n_embd,
-        Rows::Outputs,
-    );
+    let normed = b.norm("output_norm", spec.output_norm, "output_norm", last, n_embd, Rows::Outputs);
     let head = match has_tensor(names::OUTPUT) {
         true => b.weight(names::OUTPUT, n_embd, spec.n_vocab, WeightKind::Matrix),
         false => table,
@@ -70,12 +55,7 @@ impl Builder<'_> {
             return *id;
         }
         let id = WeightId(self.graph.weights.len());
-        self.graph.weights.push(WeightDecl {
-            name: name.to_owned(),
-            n_cols,
-            n_rows,
-            kind,
-        });
+        self.graph.weights.push(WeightDecl { name: name.to_owned(), n_cols, n_rows, kind });
         self.by_name.insert(name.to_owned(), id);
         id
     }
@@ -86,11 +66,7 @@ impl Builder<'_> {
 
     fn value(&mut self, name: &str, width: usize, rows: Rows) -> ValueId {
         let id = ValueId(self.graph.values.len());
-        self.graph.values.push(ValueDecl {
-            name: name.to_owned(),
-            width,
-            rows,
-        });
+        self.graph.values.push(ValueDecl { name: name.to_owned(), width, rows });
         id
     }
 
@@ -107,74 +83,43 @@ impl Builder<'_> {
         let weight = self.vector(&format!("{tensor}.weight"), width);
         let bias = (norm.kind == NormKind::Layer).then(|| self.vector(&format!("{tensor}.bias"), width));
         let out = self.value(value, width, rows);
-        self.push(Op::Norm {
-            x,
-            norm,
-            weight,
-            bias,
-            out,
-        });
+        self.push(Op::Norm { x, norm, weight, bias, out });
         out
     }
 
     /// `{tensor}.weight · x (+ {tensor}.bias)` into a new value.
-    fn linear(&mut self, value: &str, tensor: &str, x: ValueId, bias: bool, n_out: usize) -> ValueId {
+    fn linear(&mut self, value: &str, tensor: &str, x: ValueId, n_out: usize) -> ValueId {
         let out = self.value(value, n_out, Rows::Tokens);
-        self.linear_into(tensor, x, bias, None, out);
+        self.linear_into(tensor, x, None, out);
         out
     }
 
-    fn linear_into(&mut self, tensor: &str, x: ValueId, bias: bool, add: Option<ValueId>, out: ValueId) {
+    /// As [`Self::linear`], into `out`, with an optional residual. A bias is added where the file holds one: no family
+    /// has a key for it, and files of one architecture differ.
+    fn linear_into(&mut self, tensor: &str, x: ValueId, add: Option<ValueId>, out: ValueId) {
         let n_in = self.graph.values[x.0].width;
         let n_out = self.graph.values[out.0].width;
         let weight = self.weight(&format!("{tensor}.weight"), n_in, n_out, WeightKind::Matrix);
-        let bias = bias.then(|| self.vector(&format!("{tensor}.bias"), n_out));
-        self.push(Op::MatMul {
-            x,
-            weight,
-            bias,
-            add,
-            scale: 1.0,
-            out,
-        });
+        let bias = format!("{tensor}.bias");
+        let bias = (self.has_tensor)(&bias).then(|| self.vector(&bias, n_out));
+        self.push(Op::MatMul { x, weight, bias, add, scale: 1.0, out });
     }
 
     fn layer(&mut self, index: usize, layer: &LayerSpec, n_embd: usize, x: ValueId) {
         let value = |name: &str| format!("layers.{index}.{name}");
         let tensor = |role: &str| names::layer(index, role);
-        let normed = self.norm(
-            &value("attn_norm"),
-            layer.attn_norm,
-            &tensor("attn_norm"),
-            x,
-            n_embd,
-            Rows::Tokens,
-        );
+        let normed =
+            self.norm(&value("attn_norm"), layer.attn_norm, &tensor("attn_norm"), x, n_embd, Rows::Tokens);
         self.attention(index, &layer.attention, normed, x);
-        let normed = self.norm(
-            &value("ffn_norm"),
-            layer.ffn_norm,
-            &tensor("ffn_norm"),
-            x,
-            n_embd,
-            Rows::Tokens,
-        );
+        let normed =
+            self.norm(&value("ffn_norm"), layer.ffn_norm, &tensor("ffn_norm"), x, n_embd, Rows::Tokens);
         match layer.ffn {
-            FfnSpec::Gated {
-                n_ff,
-                activation,
-                bias,
-            } => {
-                let gate = self.linear(&value("ffn_gate"), &tensor("ffn_gate"), normed, bias, n_ff);
-                let up = self.linear(&value("ffn_up"), &tensor("ffn_up"), normed, bias, n_ff);
+            FfnSpec::Gated { n_ff, activation } => {
+                let gate = self.linear(&value("ffn_gate"), &tensor("ffn_gate"), normed, n_ff);
+                let up = self.linear(&value("ffn_up"), &tensor("ffn_up"), normed, n_ff);
                 let out = self.value(&value("ffn_act"), n_ff, Rows::Tokens);
-                self.push(Op::GatedActivation {
-                    gate,
-                    up,
-                    activation,
-                    out,
-                });
-                self.linear_into(&tensor("ffn_down"), out, bias, Some(x), x);
+                self.push(Op::GatedActivation { gate, up, activation, out });
+                self.linear_into(&tensor("ffn_down"), out, Some(x), x);
             }
         }
     }
@@ -184,23 +129,13 @@ impl Builder<'_> {
         let value = |name: &str| format!("layers.{index}.{name}");
         let tensor = |role: &str| names::layer(index, role);
         let (n_q, n_kv) = (spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim);
-        let q = self.linear(&value("q"), &tensor("attn_q"), normed, spec.qkv_bias, n_q);
-        let k = self.linear(&value("k"), &tensor("attn_k"), normed, spec.qkv_bias, n_kv);
-        let v = self.linear(&value("v"), &tensor("attn_v"), normed, spec.qkv_bias, n_kv);
+        let q = self.linear(&value("q"), &tensor("attn_q"), normed, n_q);
+        let k = self.linear(&value("k"), &tensor("attn_k"), normed, n_kv);
+        let v = self.linear(&value("v"), &tensor("attn_v"), normed, n_kv);
         let rope = spec.rope.as_ref().map(|rope| self.rope(rope));
         let kv = self.graph.kv.len();
-        self.graph.kv.push(KvDecl {
-            n_kv_heads: spec.n_kv_heads,
-            head_dim: spec.head_dim,
-        });
-        self.push(Op::RopeKvWrite {
-            q,
-            k,
-            v,
-            n_heads: spec.n_heads,
-            rope,
-            kv,
-        });
+        self.graph.kv.push(KvDecl { n_kv_heads: spec.n_kv_heads, head_dim: spec.head_dim });
+        self.push(Op::RopeKvWrite { q, k, v, n_heads: spec.n_heads, rope, kv });
         let out = self.value(&value("attn_out"), n_q, Rows::Tokens);
         self.push(Op::Attention {
             q,
@@ -211,7 +146,7 @@ impl Builder<'_> {
             softcap: spec.softcap,
             out,
         });
-        self.linear_into(&tensor("attn_output"), out, spec.output_bias, Some(x), x);
+        self.linear_into(&tensor("attn_output"), out, Some(x), x);
     }
 
     /// The table for `rope`, shared by the layers that rotate alike.

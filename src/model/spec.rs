@@ -64,10 +64,6 @@ pub struct AttentionSpec {
     pub n_kv_heads: usize,
     /// Width of one head, of queries, keys and values alike.
     pub head_dim: usize,
-    /// Whether q, k and v projections add a bias.
-    pub qkv_bias: bool,
-    /// Whether the output projection adds a bias.
-    pub output_bias: bool,
     /// Rotary embedding; `None` for layers without position.
     pub rope: Option<RopeSpec>,
     /// Multiplies the scores, usually `1 / sqrt(head_dim)`.
@@ -136,8 +132,6 @@ pub enum FfnSpec {
         n_ff: usize,
         /// Activation of the gate.
         activation: Activation,
-        /// Whether the three projections add biases.
-        bias: bool,
     },
 }
 
@@ -146,6 +140,8 @@ pub enum FfnSpec {
 pub enum Activation {
     /// `x * sigmoid(x)`
     Silu,
+    /// `0.5 x (1 + erf(x / sqrt(2)))`
+    Gelu,
     /// `0.5 x (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))`
     GeluTanh,
 }
@@ -174,23 +170,14 @@ impl RopeSpec {
             radians.push(match self.scaling {
                 RopeScaling::None => freq,
                 RopeScaling::Linear { factor } => freq / f64::from(factor),
-                RopeScaling::Yarn {
-                    factor,
-                    original_context,
-                    beta_fast,
-                    beta_slow,
-                    attn_factor,
-                } => {
+                RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attn_factor } => {
                     magnitude = attn_factor * (1.0 + 0.1 * factor.ln());
                     let kept = self.yarn_ramp(pair, original_context, beta_fast, beta_slow);
                     freq / f64::from(factor) * (1.0 - kept) + freq * kept
                 }
             });
         }
-        RopeFrequencies {
-            radians_per_pos: radians,
-            magnitude,
-        }
+        RopeFrequencies { radians_per_pos: radians, magnitude }
     }
 
     /// 1 where a pair turns often enough to keep its frequency, 0 where it is interpolated, linear between

@@ -28,8 +28,5 @@ pub static FORMATS: &[Format] = &[];
 
 /// The format of `dtype`.
 pub fn format(dtype: DType) -> &'static Format {
-    FORMATS
-        .iter()
-        .find(|format| format.dtype == dtype)
-        .expect("invariant: every DType has a row in FORMATS")
+    FORMATS.iter().find(|format| format.dtype == dtype).expect("invariant: every DType has a row in FORMATS")
 }

@@ -7,10 +7,7 @@ use std::ops::Range;
 use crate::error::Result;
 
 /// Bytes of a model, wherever they are: an HTTP server with ranges, a `File`, a native file, memory.
-#[allow(
-    async_fn_in_trait,
-    reason = "single-threaded by design: no Send bounds wanted"
-)]
+#[allow(async_fn_in_trait, reason = "single-threaded by design: no Send bounds wanted")]
 pub trait ByteSource {
     /// Size of the whole, when known.
     fn size(&self) -> Option<u64>;

@@ -9,11 +9,7 @@ use crate::model::spec::{
     Activation, AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, RopeLayout,
 };
 
-pub(super) const FAMILY: Family = Family {
-    name: "llama",
-    architectures: &["llama"],
-    spec,
-};
+pub(super) const FAMILY: Family = Family { name: "llama", architectures: &["llama"], spec };
 
 /// Layers beyond this are a broken file, not a model.
 const MAX_LAYERS: usize = 1024;
@@ -35,25 +31,14 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let eps = meta
         .f32(&key("attention.layer_norm_rms_epsilon"))?
         .ok_or_else(|| missing(&key("attention.layer_norm_rms_epsilon")))?;
-    let norm = NormSpec {
-        kind: NormKind::Rms,
-        eps,
-    };
+    let activation = super::activation(meta, "llama", Activation::Silu)?;
+    let norm = NormSpec { kind: NormKind::Rms, eps };
 
     let mut layers = Vec::with_capacity(n_layers);
     for layer in 0..n_layers {
         let attention = attention(meta, n_embd, n_heads[layer], n_kv_heads[layer])?;
-        let ffn = FfnSpec::Gated {
-            n_ff: n_ff[layer],
-            activation: Activation::Silu,
-            bias: false,
-        };
-        layers.push(LayerSpec {
-            attn_norm: norm,
-            attention,
-            ffn_norm: norm,
-            ffn,
-        });
+        let ffn = FfnSpec::Gated { n_ff: n_ff[layer], activation };
+        layers.push(LayerSpec { attn_norm: norm, attention, ffn_norm: norm, ffn });
     }
     Ok(ModelSpec {
         family: "llama",
@@ -71,37 +56,24 @@ fn attention(meta: &Metadata, n_embd: usize, n_heads: usize, n_kv_heads: usize) 
     const HEADS: &str = "llama.attention.head_count";
     let invalid = |message: String, key: &str| Err(Error::new(ErrorCode::InvalidValue, message).at(key));
     if n_heads == 0 || n_kv_heads == 0 || !n_heads.is_multiple_of(n_kv_heads) {
-        return invalid(
-            format!("{n_heads} query heads cannot share {n_kv_heads} key/value heads"),
-            HEADS,
-        );
+        return invalid(format!("{n_heads} query heads cannot share {n_kv_heads} key/value heads"), HEADS);
     }
     let head_dim = match meta.get("llama.attention.key_length") {
         Some(_) => meta.count("llama.attention.key_length")?,
         None if n_embd.is_multiple_of(n_heads) => n_embd / n_heads,
         None => {
-            return invalid(
-                format!("width {n_embd} does not divide into {n_heads} heads"),
-                HEADS,
-            );
+            return invalid(format!("width {n_embd} does not divide into {n_heads} heads"), HEADS);
         }
     };
     if meta.count_or("llama.attention.value_length", head_dim)? != head_dim {
-        return invalid(
-            "value heads of another width than key heads".into(),
-            "llama.attention.value_length",
-        );
+        return invalid("value heads of another width than key heads".into(), "llama.attention.value_length");
     }
     Ok(AttentionSpec {
         n_heads,
         n_kv_heads,
         head_dim,
-        qkv_bias: false,
-        output_bias: false,
         rope: Some(super::rope(meta, "llama", RopeLayout::Norm, head_dim)?),
-        scale: meta
-            .f32("llama.attention.scale")?
-            .unwrap_or(1.0 / (head_dim as f32).sqrt()),
+        scale: meta.f32("llama.attention.scale")?.unwrap_or(1.0 / (head_dim as f32).sqrt()),
         window: super::window(meta, "llama")?,
         softcap: None,
     })

@@ -2,7 +2,7 @@
 
 mod llama;
 
-use super::spec::{ModelSpec, RopeLayout, RopeScaling, RopeSpec};
+use super::spec::{Activation, ModelSpec, RopeLayout, RopeScaling, RopeSpec};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
 
@@ -24,20 +24,11 @@ pub static FAMILIES: &[Family] = &[llama::FAMILY];
 /// `UnsupportedArchitecture` names the architecture and lists the known ones.
 pub fn spec(metadata: &Metadata) -> Result<ModelSpec> {
     const KEY: &str = "general.architecture";
-    let architecture = metadata
-        .str(KEY)?
-        .ok_or_else(|| crate::formats::metadata::missing(KEY))?;
-    match FAMILIES
-        .iter()
-        .find(|family| family.architectures.contains(&architecture))
-    {
+    let architecture = metadata.str(KEY)?.ok_or_else(|| crate::formats::metadata::missing(KEY))?;
+    match FAMILIES.iter().find(|family| family.architectures.contains(&architecture)) {
         Some(family) => (family.spec)(metadata),
         None => {
-            let known: Vec<_> = FAMILIES
-                .iter()
-                .flat_map(|family| family.architectures)
-                .copied()
-                .collect();
+            let known: Vec<_> = FAMILIES.iter().flat_map(|family| family.architectures).copied().collect();
             let message = format!(
                 "architecture {architecture:?} is not supported; supported are: {}",
                 known.join(", ")
@@ -53,10 +44,24 @@ fn vocab_size(meta: &Metadata) -> Result<usize> {
     match meta.strings(TOKENS)? {
         Some(tokens) if !tokens.is_empty() => Ok(tokens.len()),
         _ => {
-            let key = meta
-                .str("general.architecture")?
-                .map(|arch| format!("{arch}.vocab_size"));
+            let key = meta.str("general.architecture")?.map(|arch| format!("{arch}.vocab_size"));
             meta.count(key.as_deref().unwrap_or(TOKENS))
+        }
+    }
+}
+
+/// Activation of the feed-forward block: the key `{arch}.hidden_activation` in Hugging Face's spelling, or `default`.
+fn activation(meta: &Metadata, arch: &str, default: Activation) -> Result<Activation> {
+    let key = format!("{arch}.hidden_activation");
+    match meta.str(&key)? {
+        None => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu") => Ok(Activation::Gelu),
+        Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
+        Some(other) => {
+            let message =
+                format!("activation {other:?} is not supported; supported are silu, gelu, gelu_pytorch_tanh");
+            Err(Error::new(ErrorCode::InvalidValue, message).at(key))
         }
     }
 }
@@ -64,9 +69,7 @@ fn vocab_size(meta: &Metadata) -> Result<usize> {
 /// Sliding window of all layers, when the file has one (0 means none).
 fn window(meta: &Metadata, arch: &str) -> Result<Option<usize>> {
     let window = meta.u64(&format!("{arch}.attention.sliding_window"))?;
-    Ok(window
-        .and_then(|window| usize::try_from(window).ok())
-        .filter(|window| *window > 0))
+    Ok(window.and_then(|window| usize::try_from(window).ok()).filter(|window| *window > 0))
 }
 
 /// Rotary embedding from the keys `{arch}.rope.*`, which all families share.
@@ -105,11 +108,5 @@ fn rope(meta: &Metadata, arch: &str, layout: RopeLayout, head_dim: usize) -> Res
             return Err(Error::new(ErrorCode::InvalidValue, message).at(key("scaling.type")));
         }
     };
-    Ok(RopeSpec {
-        layout,
-        n_dims,
-        theta,
-        scaling,
-        freq_factors: true,
-    })
+    Ok(RopeSpec { layout, n_dims, theta, scaling, freq_factors: true })
 }
