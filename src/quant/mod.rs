@@ -1,7 +1,31 @@
-//! Weight formats: one file per family of formats and one registry.
+//! Weight formats: one file per format and one registry.
 //!
-//! Principal type: [`Format`], found by [`format`]. A format knows how its blocks decode; it must not know tensors'
-//! names, models or backends.
+//! Principal type: [`Format`], found by [`format`], [`format_by_ggml_id`] or [`format_by_name`]. A format knows how its
+//! blocks decode; it must not know tensors' names, models or backends.
+//!
+//! Block structs are plain bytes (alignment 1, little-endian fields as arrays), so a tensor's bytes can be viewed as
+//! blocks wherever they happen to lie.
+
+mod float;
+mod k_scales;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+
+pub use k_scales::k_scale_min;
+pub use q4_0::BlockQ4_0;
+pub use q4_1::BlockQ4_1;
+pub use q4_k::BlockQ4K;
+pub use q5_0::BlockQ5_0;
+pub use q5_1::BlockQ5_1;
+pub use q5_k::BlockQ5K;
+pub use q6_k::BlockQ6K;
+pub use q8_0::BlockQ8_0;
 
 use crate::tensor::DType;
 
@@ -19,14 +43,138 @@ pub struct Format {
     pub block_bytes: usize,
     /// Decodes whole blocks: `bytes.len() / block_bytes * block_len == out.len()`. Scalar, bit-exact, the oracle.
     pub dequant: fn(bytes: &[u8], out: &mut [f32]),
+    /// Index of the first block whose scales (or values, for floats) are not all finite; bytes beyond the last whole
+    /// block are not looked at. See [`Format::first_non_finite`].
+    non_finite: fn(bytes: &[u8]) -> Option<usize>,
     /// WGSL fragment that decodes the format on the GPU (interface in shaders/README.md).
     pub wgsl: &'static str,
 }
 
+impl Format {
+    /// Bytes of a row of `n_cols` elements; `None` when a row is not a whole number of blocks or too long.
+    pub fn row_bytes(&self, n_cols: u64) -> Option<u64> {
+        if !n_cols.is_multiple_of(self.block_len as u64) {
+            return None;
+        }
+        (n_cols / self.block_len as u64).checked_mul(self.block_bytes as u64)
+    }
+
+    /// Index of the first block of `bytes` that decodes to a NaN or an infinity because its scales hold one.
+    ///
+    /// Reads only the scales, so it costs a small part of copying the tensor. Subnormal scales are *not* refused:
+    /// tiny weights have them legitimately and `dequant` decodes them exactly. Trailing bytes of a piece that ends
+    /// within a block are left to the piece that holds the rest.
+    pub fn first_non_finite(&self, bytes: &[u8]) -> Option<usize> {
+        (self.non_finite)(bytes)
+    }
+}
+
 /// All supported formats, in the order of their ggml ids.
-pub static FORMATS: &[Format] = &[];
+pub static FORMATS: &[Format] = &[
+    float::F32,
+    float::F16,
+    q4_0::FORMAT,
+    q4_1::FORMAT,
+    q5_0::FORMAT,
+    q5_1::FORMAT,
+    q8_0::FORMAT,
+    q4_k::FORMAT,
+    q5_k::FORMAT,
+    q6_k::FORMAT,
+    float::BF16,
+];
 
 /// The format of `dtype`.
 pub fn format(dtype: DType) -> &'static Format {
     FORMATS.iter().find(|format| format.dtype == dtype).expect("invariant: every DType has a row in FORMATS")
+}
+
+/// The format that ggml numbers `id`, if it is supported.
+pub fn format_by_ggml_id(id: u32) -> Option<&'static Format> {
+    FORMATS.iter().find(|format| format.ggml_id == id)
+}
+
+/// The format of this name in either case, such as `q4_1` or `Q4_1`, if it is supported.
+pub fn format_by_name(name: &str) -> Option<&'static Format> {
+    FORMATS
+        .iter()
+        .find(|format| format.name.eq_ignore_ascii_case(name))
+}
+
+/// The value of a half float stored little-endian.
+pub fn f16_value(bytes: [u8; 2]) -> f32 {
+    half::f16::from_le_bytes(bytes).to_f32()
+}
+
+/// Whether a stored half float is neither NaN nor infinite.
+fn f16_is_finite(bytes: [u8; 2]) -> bool {
+    const EXPONENT: u16 = 0x7c00;
+    u16::from_le_bytes(bytes) & EXPONENT != EXPONENT
+}
+
+/// Decodes `bytes`, seen as blocks of type `B`, block by block into chunks of `N` floats.
+/// # Panics
+/// When the lengths do not match as [`Format::dequant`] asks.
+fn decode<B: bytemuck::Pod, const N: usize>(bytes: &[u8], out: &mut [f32], one: impl Fn(&B, &mut [f32; N])) {
+    let blocks: &[B] = bytemuck::cast_slice(bytes);
+    let (chunks, rest) = out.as_chunks_mut::<N>();
+    assert!(
+        chunks.len() == blocks.len() && rest.is_empty(),
+        "invariant: the output has room for exactly the blocks given"
+    );
+    for (block, chunk) in blocks.iter().zip(chunks) {
+        one(block, chunk);
+    }
+}
+
+/// The first whole block of type `B` for which `finite` is false.
+fn first_block<B: bytemuck::Pod>(bytes: &[u8], finite: impl Fn(&B) -> bool) -> Option<usize> {
+    let whole = bytes.len() - bytes.len() % size_of::<B>();
+    let blocks: &[B] = bytemuck::cast_slice(&bytes[..whole]);
+    blocks.iter().position(|block| !finite(block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registry_is_ordered_and_complete() {
+        assert!(FORMATS.is_sorted_by_key(|format| format.ggml_id));
+        for found in FORMATS {
+            assert_eq!(format(found.dtype).ggml_id, found.ggml_id);
+            assert_eq!(format_by_ggml_id(found.ggml_id).unwrap().dtype, found.dtype);
+            let name = format!("{:?}", found.dtype);
+            assert_eq!(format_by_name(&name).unwrap().dtype, found.dtype);
+            assert_eq!(found.name, name.to_lowercase());
+        }
+        assert!(format_by_ggml_id(4).is_none());
+        assert!(format_by_name("q2_k").is_none());
+    }
+
+    #[test]
+    fn rows_must_be_whole_blocks() {
+        let q4_k = format(DType::Q4_K);
+        assert_eq!(q4_k.row_bytes(512), Some(288));
+        assert_eq!(q4_k.row_bytes(511), None);
+        assert_eq!(format(DType::F32).row_bytes(u64::MAX), None);
+    }
+
+    #[test]
+    fn non_finite_scales_are_found_and_subnormal_ones_accepted() {
+        for format in FORMATS {
+            let mut bytes = vec![0; 3 * format.block_bytes];
+            assert_eq!(format.first_non_finite(&bytes), None, "{}", format.name);
+            // All ones is a NaN in every float type, wherever the scales stand.
+            bytes[2 * format.block_bytes..].fill(0xff);
+            assert_eq!(format.first_non_finite(&bytes), Some(2), "{}", format.name);
+            let cut = &bytes[..3 * format.block_bytes - 1];
+            assert_eq!(format.first_non_finite(cut), None, "{}", format.name);
+        }
+        let mut block = [0u8; 18];
+        block[0] = 1;
+        assert_eq!(format(DType::Q4_0).first_non_finite(&block), None);
+        block[1] = 0x7c;
+        assert_eq!(format(DType::Q4_0).first_non_finite(&block), Some(0));
+    }
 }

@@ -1,0 +1,42 @@
+//! Q4_1: 32 weights of 4 bits with a scale and a minimum. Knows only its own layout.
+
+use super::{Format, decode, f16_is_finite, f16_value, first_block};
+use crate::tensor::DType;
+
+/// 32 weights: element `i` is `d * q + m`, where `q` is the low nibble of `qs[i]` for `i < 16` and the high nibble
+/// of `qs[i - 16]` for the rest.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct BlockQ4_1 {
+    /// Scale, f16.
+    pub d: [u8; 2],
+    /// Minimum, f16.
+    pub m: [u8; 2],
+    /// Quants.
+    pub qs: [u8; 16],
+}
+
+const _: () = assert!(size_of::<BlockQ4_1>() == 20);
+
+pub(super) const FORMAT: Format = Format {
+    dtype: DType::Q4_1,
+    name: "q4_1",
+    ggml_id: 3,
+    block_len: 32,
+    block_bytes: size_of::<BlockQ4_1>(),
+    dequant: |bytes, out| decode(bytes, out, dequant),
+    non_finite: |bytes| {
+        first_block(bytes, |block: &BlockQ4_1| {
+            f16_is_finite(block.d) && f16_is_finite(block.m)
+        })
+    },
+    wgsl: "",
+};
+
+fn dequant(block: &BlockQ4_1, out: &mut [f32; 32]) {
+    let (d, m) = (f16_value(block.d), f16_value(block.m));
+    for (i, byte) in block.qs.iter().enumerate() {
+        out[i] = d * f32::from(byte & 15) + m;
+        out[i + 16] = d * f32::from(byte >> 4) + m;
+    }
+}

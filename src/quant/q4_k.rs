@@ -1,0 +1,49 @@
+//! Q4_K: 256 weights of 4 bits in eight sub-blocks with six-bit scales and minima. Knows only its own layout.
+
+use super::{Format, decode, f16_is_finite, f16_value, first_block, k_scale_min};
+use crate::tensor::DType;
+
+/// 256 weights in 8 sub-blocks of 32: an element of sub-block `j` is `d * scale[j] * q - dmin * min[j]`.
+/// `qs` holds 4 groups of 32 bytes: the low nibbles of group `g` are sub-block `2g`, the high ones `2g + 1`.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct BlockQ4K {
+    /// Scale of the scales, f16.
+    pub d: [u8; 2],
+    /// Scale of the minima, f16.
+    pub dmin: [u8; 2],
+    /// Six-bit scales and minima, see [`k_scale_min`].
+    pub scales: [u8; 12],
+    /// Quants.
+    pub qs: [u8; 128],
+}
+
+const _: () = assert!(size_of::<BlockQ4K>() == 144);
+
+pub(super) const FORMAT: Format = Format {
+    dtype: DType::Q4_K,
+    name: "q4_k",
+    ggml_id: 12,
+    block_len: 256,
+    block_bytes: size_of::<BlockQ4K>(),
+    dequant: |bytes, out| decode(bytes, out, dequant),
+    non_finite: |bytes| {
+        first_block(bytes, |block: &BlockQ4K| {
+            f16_is_finite(block.d) && f16_is_finite(block.dmin)
+        })
+    },
+    wgsl: "",
+};
+
+fn dequant(block: &BlockQ4K, out: &mut [f32; 256]) {
+    let (d, dmin) = (f16_value(block.d), f16_value(block.dmin));
+    for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (scale, min) = k_scale_min(&block.scales, j);
+        let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
+        let shift = 4 * (j % 2);
+        let group = &block.qs[j / 2 * 32..][..32];
+        for (out, byte) in out.iter_mut().zip(group) {
+            *out = scale * f32::from(byte >> shift & 15) - min;
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Q5_0: 32 weights of 5 bits with one scale. Knows only its own layout.
+
+use super::{Format, decode, f16_is_finite, f16_value, first_block};
+use crate::tensor::DType;
+
+/// 32 weights: element `i` is `d * (q - 16)`; the low four bits of `q` are a nibble of `qs` as in Q4_0, the fifth is
+/// bit `i` of `qh`.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct BlockQ5_0 {
+    /// Scale, f16.
+    pub d: [u8; 2],
+    /// Fifth bits, a little-endian u32: bit `i` belongs to element `i`.
+    pub qh: [u8; 4],
+    /// Low four bits.
+    pub qs: [u8; 16],
+}
+
+const _: () = assert!(size_of::<BlockQ5_0>() == 22);
+
+pub(super) const FORMAT: Format = Format {
+    dtype: DType::Q5_0,
+    name: "q5_0",
+    ggml_id: 6,
+    block_len: 32,
+    block_bytes: size_of::<BlockQ5_0>(),
+    dequant: |bytes, out| decode(bytes, out, dequant),
+    non_finite: |bytes| first_block(bytes, |block: &BlockQ5_0| f16_is_finite(block.d)),
+    wgsl: "",
+};
+
+fn dequant(block: &BlockQ5_0, out: &mut [f32; 32]) {
+    let d = f16_value(block.d);
+    quants(block.qh, &block.qs, out, |q| d * (q - 16.0));
+}
+
+/// Calls `value` with the 32 five-bit quants of a block; Q5_1 packs its own alike.
+pub(super) fn quants(qh: [u8; 4], qs: &[u8; 16], out: &mut [f32; 32], value: impl Fn(f32) -> f32) {
+    let high = u32::from_le_bytes(qh);
+    for (i, byte) in qs.iter().enumerate() {
+        let low = byte & 15 | ((high >> i & 1) << 4) as u8;
+        let upper = byte >> 4 | ((high >> (i + 16) & 1) << 4) as u8;
+        out[i] = value(f32::from(low));
+        out[i + 16] = value(f32::from(upper));
+    }
+}

@@ -1,0 +1,41 @@
+//! Q5_1: 32 weights of 5 bits with a scale and a minimum. Knows only its own layout.
+
+use super::{Format, decode, f16_is_finite, f16_value, first_block, q5_0};
+use crate::tensor::DType;
+
+/// 32 weights: element `i` is `d * q + m`; the low four bits of `q` are a nibble of `qs` as in Q4_0, the fifth is
+/// bit `i` of `qh`.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct BlockQ5_1 {
+    /// Scale, f16.
+    pub d: [u8; 2],
+    /// Minimum, f16.
+    pub m: [u8; 2],
+    /// Fifth bits, a little-endian u32: bit `i` belongs to element `i`.
+    pub qh: [u8; 4],
+    /// Low four bits.
+    pub qs: [u8; 16],
+}
+
+const _: () = assert!(size_of::<BlockQ5_1>() == 24);
+
+pub(super) const FORMAT: Format = Format {
+    dtype: DType::Q5_1,
+    name: "q5_1",
+    ggml_id: 7,
+    block_len: 32,
+    block_bytes: size_of::<BlockQ5_1>(),
+    dequant: |bytes, out| decode(bytes, out, dequant),
+    non_finite: |bytes| {
+        first_block(bytes, |block: &BlockQ5_1| {
+            f16_is_finite(block.d) && f16_is_finite(block.m)
+        })
+    },
+    wgsl: "",
+};
+
+fn dequant(block: &BlockQ5_1, out: &mut [f32; 32]) {
+    let (d, m) = (f16_value(block.d), f16_value(block.m));
+    q5_0::quants(block.qh, &block.qs, out, |q| d * q + m);
+}

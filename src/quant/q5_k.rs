@@ -1,0 +1,52 @@
+//! Q5_K: 256 weights of 5 bits in eight sub-blocks with six-bit scales and minima. Knows only its own layout.
+
+use super::{Format, decode, f16_is_finite, f16_value, first_block, k_scale_min};
+use crate::tensor::DType;
+
+/// 256 weights in 8 sub-blocks of 32: an element of sub-block `j` is `d * scale[j] * q - dmin * min[j]`. The low four
+/// bits of `q` lie as in Q4_K, the fifth bit of element `l` of sub-block `j` is bit `j` of `qh[l]`.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct BlockQ5K {
+    /// Scale of the scales, f16.
+    pub d: [u8; 2],
+    /// Scale of the minima, f16.
+    pub dmin: [u8; 2],
+    /// Six-bit scales and minima, see [`k_scale_min`].
+    pub scales: [u8; 12],
+    /// Fifth bits.
+    pub qh: [u8; 32],
+    /// Low four bits.
+    pub qs: [u8; 128],
+}
+
+const _: () = assert!(size_of::<BlockQ5K>() == 176);
+
+pub(super) const FORMAT: Format = Format {
+    dtype: DType::Q5_K,
+    name: "q5_k",
+    ggml_id: 13,
+    block_len: 256,
+    block_bytes: size_of::<BlockQ5K>(),
+    dequant: |bytes, out| decode(bytes, out, dequant),
+    non_finite: |bytes| {
+        first_block(bytes, |block: &BlockQ5K| {
+            f16_is_finite(block.d) && f16_is_finite(block.dmin)
+        })
+    },
+    wgsl: "",
+};
+
+fn dequant(block: &BlockQ5K, out: &mut [f32; 256]) {
+    let (d, dmin) = (f16_value(block.d), f16_value(block.dmin));
+    for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (scale, min) = k_scale_min(&block.scales, j);
+        let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
+        let shift = 4 * (j % 2);
+        let group = &block.qs[j / 2 * 32..][..32];
+        for ((out, byte), high) in out.iter_mut().zip(group).zip(&block.qh) {
+            let q = byte >> shift & 15 | (high >> j & 1) << 4;
+            *out = scale * f32::from(q) - min;
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Q6_K: 256 weights of 6 bits in sixteen sub-blocks with signed byte scales. Knows only its own layout.
+
+use super::{Format, decode, f16_is_finite, f16_value, first_block};
+use crate::tensor::DType;
+
+/// 256 weights in 16 sub-blocks of 16: an element of sub-block `j` is `d * scales[j] * (q - 32)`.
+/// The block has two halves of 128, each four runs of 32: run `r` of a half takes its low four bits from
+/// `ql[32 * (r % 2)..]` of the half's 64 bytes (low nibbles for `r < 2`, high ones after) and its high two bits from
+/// bits `2r, 2r + 1` of the half's 32 bytes of `qh`.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct BlockQ6K {
+    /// Low four bits.
+    pub ql: [u8; 128],
+    /// High two bits.
+    pub qh: [u8; 64],
+    /// Scale of each 16 weights.
+    pub scales: [i8; 16],
+    /// Scale of the scales, f16.
+    pub d: [u8; 2],
+}
+
+const _: () = assert!(size_of::<BlockQ6K>() == 210);
+
+pub(super) const FORMAT: Format = Format {
+    dtype: DType::Q6_K,
+    name: "q6_k",
+    ggml_id: 14,
+    block_len: 256,
+    block_bytes: size_of::<BlockQ6K>(),
+    dequant: |bytes, out| decode(bytes, out, dequant),
+    non_finite: |bytes| first_block(bytes, |block: &BlockQ6K| f16_is_finite(block.d)),
+    wgsl: "",
+};
+
+fn dequant(block: &BlockQ6K, out: &mut [f32; 256]) {
+    let d = f16_value(block.d);
+    for (i, out) in out.iter_mut().enumerate() {
+        let (half, run, l) = (i / 128, i % 128 / 32, i % 32);
+        let low = block.ql[64 * half + 32 * (run % 2) + l] >> (4 * (run / 2)) & 15;
+        let high = block.qh[32 * half + l] >> (2 * run) & 3;
+        let q = f32::from(low | high << 4) - 32.0;
+        *out = d * f32::from(block.scales[i / 16]) * q;
+    }
+}

@@ -1,0 +1,41 @@
+//! Every weight format decodes bit for bit as the reference implementation does.
+
+use lamplight::quant::FORMATS;
+use safetensors::SafeTensors;
+
+/// Blocks and the float32 values that PyPI `gguf` (equal to ggml's C code) decodes them to; see
+/// tests/golden/README.md.
+const BLOCKS: &[u8] = include_bytes!("golden/quant/blocks.safetensors");
+
+#[test]
+fn dequant_is_bit_exact() {
+    let file = SafeTensors::deserialize(BLOCKS).unwrap();
+    let mut n_checked = 0;
+    for format in FORMATS {
+        for suffix in ["", ".raw"] {
+            let name = format!("{}{suffix}", format.name.to_uppercase());
+            let Ok(blocks) = file.tensor(&format!("{name}.blocks")) else {
+                assert!(!suffix.is_empty() && format.block_len == 1, "no data for {name}");
+                continue;
+            };
+            let values = file.tensor(&format!("{name}.values")).unwrap();
+            let expected: Vec<u32> = values
+                .data()
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|bytes| u32::from_le_bytes(*bytes))
+                .collect();
+            let mut out = vec![f32::NAN; expected.len()];
+            // From an odd address: files do not promise more than their own alignment, and slices of them less.
+            let mut shifted = vec![0];
+            shifted.extend_from_slice(blocks.data());
+            (format.dequant)(&shifted[1..], &mut out);
+            let found: Vec<u32> = out.iter().map(|value| value.to_bits()).collect();
+            assert_eq!(found, expected, "{name}");
+            assert_eq!(format.first_non_finite(blocks.data()), None, "{name}");
+            n_checked += 1;
+        }
+    }
+    assert_eq!(n_checked, 11 + 8, "plain and random blocks of every format");
+}
