@@ -21,3 +21,6 @@ pub mod text;
 pub mod generate;
 
 pub mod engine;
+
+#[cfg(target_arch = "wasm32")]
+pub mod web;

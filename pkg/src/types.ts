@@ -24,14 +24,17 @@ export class LamplightError extends Error {
   }
 }
 
-/** Where a model comes from. */
-export type ModelSource = string | URL | File | Blob | {
+/** A URL with more to say about it. */
+export interface RemoteModel {
   url: string | URL;
   /** Sent with every request for the file (for example a token of a gated repository). Never stored. */
   headers?: Record<string, string>;
   /** Key in the cache; the URL without query and fragment by default. */
   cacheKey?: string;
-};
+}
+
+/** Where a model comes from: a URL (relative ones are taken from the page), or a local file. */
+export type ModelSource = string | URL | File | Blob | RemoteModel;
 
 /** Which backend to use. `auto` takes WebGPU when it is there and passes its self-check, else the CPU. */
 export type BackendChoice = 'auto' | 'webgpu' | 'cpu';
@@ -49,7 +52,21 @@ export interface Progress {
   etaSeconds?: number;
 }
 
-export interface EngineOptions {
+/** Something went wrong that the engine could work around, such as a full disk: the model is used without the cache. */
+export interface Warning {
+  code: LamplightErrorCode;
+  message: string;
+}
+
+/** Where the parts of the package are, if a bundler does not find them by itself. */
+export interface AssetOptions {
+  /** Where `worker.js` is. It must be of the page's own origin. */
+  workerUrl?: string | URL;
+  /** Where `lamplight_bg.wasm` is. */
+  wasmUrl?: string | URL;
+}
+
+export interface EngineOptions extends AssetOptions {
   model: ModelSource;
   /** `auto` by default. */
   backend?: BackendChoice;
@@ -60,11 +77,10 @@ export interface EngineOptions {
   /** Keep the weights in IndexedDB (default true). `File` and `Blob` models are not cached. */
   cache?: boolean;
   onProgress?: (progress: Progress) => void;
+  /** Called for what could be worked around; the same warnings are in `EngineInfo.warnings`. */
+  onWarning?: (warning: Warning) => void;
+  /** Stops the load; `createEngine` then rejects with the code `aborted`. */
   signal?: AbortSignal;
-  /** Where `worker.js` is, if a bundler does not find it by itself. */
-  workerUrl?: string | URL;
-  /** Where `lamplight_bg.wasm` is. */
-  wasmUrl?: string | URL;
 }
 
 /** What `auto` found and chose, and the facts of the loaded model. */
@@ -89,7 +105,16 @@ export interface EngineInfo {
   adapter?: AdapterInfo;
   /** Bytes the backend holds, and the current size of the wasm memory. */
   memory: { backendBytes: number; wasmBytes: number };
-  load: { fromCache: boolean; seconds: number };
+  load: {
+    /** True when no byte of weights came over the network. */
+    fromCache: boolean;
+    /** Whether the weights are kept in this browser now. */
+    cached: boolean;
+    seconds: number;
+    /** Bytes received over the network. */
+    networkBytes: number;
+  };
+  warnings: Warning[];
   version: string;
 }
 
@@ -133,6 +158,10 @@ export interface SamplingOptions {
   /** Extra token ids that end the text. */
   stop_token_ids?: number[];
   max_tokens?: number;
+  /**
+   * Stops the request within 200 ms. A stream then ends with a last chunk whose `finish_reason` is `abort`; a request
+   * without `stream`, or one that was still waiting for its turn, rejects with the code `aborted`.
+   */
   signal?: AbortSignal;
 }
 

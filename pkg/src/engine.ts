@@ -1,0 +1,273 @@
+/** `createEngine` and the `Engine` it gives: OpenAI's request shapes on top of the worker's messages. */
+import { WorkerClient, abortedError, absolute, type CallOptions, type WorkerLike } from './client.js';
+import type { Outcome, Requests, WireSampling, WireSource, WorkerEvent } from './protocol.js';
+import { chunkStream, type ChunkSink } from './stream.js';
+import {
+  LamplightError,
+  type ChatCompletion, type ChatCompletionChunk, type ChatMessage, type ChatRequest, type ChunkStream, type Completion,
+  type CompletionRequest, type Engine, type EngineInfo, type EngineOptions, type FinishReason, type Progress,
+  type SamplingOptions, type Usage,
+} from './types.js';
+
+/** Starts a worker, loads the model into it, and gives the engine. */
+export async function createEngine(options: EngineOptions): Promise<Engine> {
+  return loadEngine(options, undefined);
+}
+
+/** `createEngine` with the worker given (tests bring their own). */
+export async function loadEngine(options: EngineOptions, worker: WorkerLike | undefined): Promise<Engine> {
+  const body = loadBody(options);
+  const { signal, onProgress, onWarning } = options;
+  if (signal?.aborted) throw abortedError(signal);
+  const progress = monotonic(onProgress);
+  progress({ phase: 'starting', loadedBytes: 0, totalBytes: 0, fraction: 0 });
+  const client = new WorkerClient(options, worker);
+  // Stored parts are whole or not there, so a load can be stopped at any point by ending its worker.
+  const onAbort = () => client.close(abortedError(signal));
+  signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    const info = await client.call('load', body, {
+      onEvent: (event) => {
+        if (event.kind === 'progress') progress(event.progress);
+        else if (event.kind === 'warning') onWarning?.(event.warning);
+      },
+    });
+    return new WorkerEngine(client, info);
+  } catch (error) {
+    // Nothing of a failed load is of use; its worker would keep memory and perhaps a download alive.
+    const reason = error instanceof LamplightError ? error : new LamplightError('internal', String(error));
+    client.close(reason);
+    throw reason;
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+function loadBody(options: EngineOptions): Requests['load']['body'] {
+  if (typeof options !== 'object' || options === null || options.model === undefined || options.model === null) {
+    throw invalid('options.model is missing: give a URL, a File or a Blob', 'model');
+  }
+  const backend = oneOf(options.backend ?? 'auto', ['auto', 'webgpu', 'cpu'] as const, 'backend');
+  const gpuPrecision = oneOf(options.gpuPrecision ?? 'auto', ['auto', 'f16', 'f32'] as const, 'gpuPrecision');
+  const { contextLength } = options;
+  if (contextLength !== undefined && !(Number.isSafeInteger(contextLength) && contextLength > 0)) {
+    throw invalid(`contextLength must be a positive integer, not ${String(contextLength)}`, 'contextLength');
+  }
+  return { source: wireSource(options.model), backend, gpuPrecision, contextLength, cache: options.cache ?? true };
+}
+
+function wireSource(model: EngineOptions['model']): WireSource {
+  if (typeof Blob !== 'undefined' && model instanceof Blob) {
+    return { kind: 'blob', blob: model, name: 'name' in model ? String(model.name) : undefined };
+  }
+  if (typeof model === 'string' || model instanceof URL) return { kind: 'url', url: absolute(model), headers: {} };
+  const remote = model as { url?: string | URL; headers?: Record<string, string>; cacheKey?: string };
+  if (remote.url === undefined) throw invalid('options.model is neither a URL, a File, a Blob nor { url }', 'model');
+  return { kind: 'url', url: absolute(remote.url), headers: { ...remote.headers }, cacheKey: remote.cacheKey };
+}
+
+/** Passes progress on so that `fraction` never falls, whatever restarts below it. */
+function monotonic(onProgress: ((progress: Progress) => void) | undefined): (progress: Progress) => void {
+  let highest = 0;
+  return (progress) => {
+    highest = Math.max(highest, progress.fraction);
+    onProgress?.({ ...progress, fraction: highest });
+  };
+}
+
+class WorkerEngine implements Engine {
+  readonly info: EngineInfo;
+  readonly chat: Engine['chat'];
+  readonly completions: Engine['completions'];
+  readonly #client: WorkerClient;
+
+  constructor(client: WorkerClient, info: EngineInfo) {
+    this.#client = client;
+    this.info = info;
+    this.chat = { completions: { create: ((r: ChatRequest) => this.#chat(r)) as never } };
+    this.completions = { create: ((r: CompletionRequest) => this.#complete(r)) as never };
+    // Browsers without explicit resource management have no such symbol, and a class member cannot depend on that.
+    if (Symbol.asyncDispose) Object.defineProperty(this, Symbol.asyncDispose, { value: () => this.dispose() });
+  }
+
+  declare [Symbol.asyncDispose]: () => Promise<void>;
+
+  async #chat(request: ChatRequest): Promise<ChatCompletion | ChunkStream<ChatCompletionChunk>> {
+    const messages = checkMessages(request?.messages);
+    const body = { ...sampling(request), messages, template_args: { ...request.template_args } };
+    const base = { id: newId('chatcmpl'), created: now(), model: this.info.model.name };
+    if (!request.stream) {
+      const { text, finish_reason, usage } = await this.#generate('chat', body, request.signal);
+      const choice = { index: 0 as const, message: { role: 'assistant' as const, content: text }, finish_reason };
+      return { ...base, object: 'chat.completion', choices: [choice], usage };
+    }
+    const chunk = (
+      delta: { role?: 'assistant'; content?: string }, finish_reason: FinishReason | null, usage?: Usage,
+    ): ChatCompletionChunk => ({
+      ...base, object: 'chat.completion.chunk', choices: [{ index: 0, delta, finish_reason }], ...(usage && { usage }),
+    });
+    return this.#stream<ChatCompletionChunk>('chat', body, request.signal, {
+      first: chunk({ role: 'assistant', content: '' }, null),
+      text: (content) => chunk({ content }, null),
+      last: (reason, usage) => chunk({}, reason, usage),
+    });
+  }
+
+  async #complete(request: CompletionRequest): Promise<Completion | ChunkStream<Completion>> {
+    const prompt = typeof request?.prompt === 'string' ? request.prompt : tokenIds(request?.prompt, 'prompt');
+    const body = { ...sampling(request), prompt };
+    const base = { id: newId('cmpl'), object: 'text_completion' as const, created: now(), model: this.info.model.name };
+    const make = (text: string, finish_reason: FinishReason | null, usage?: Usage): Completion => ({
+      ...base, choices: [{ index: 0, text, finish_reason }], ...(usage && { usage }),
+    });
+    if (!request.stream) {
+      const { text, finish_reason, usage } = await this.#generate('complete', body, request.signal);
+      return make(text, finish_reason, usage);
+    }
+    return this.#stream<Completion>('complete', body, request.signal, {
+      text: (text) => make(text, null),
+      last: (reason, usage) => make('', reason, usage),
+    });
+  }
+
+  async #generate<T extends 'chat' | 'complete'>(
+    type: T, body: Requests[T]['body'], signal: AbortSignal | undefined,
+  ): Promise<Outcome> {
+    const outcome = await this.#client.call(type, body, { signal });
+    if (outcome.finish_reason === 'abort') throw abortedError(signal);
+    return outcome;
+  }
+
+  /** Resolves when the request's turn has come and its arguments were found good, so that bad ones reject here. */
+  async #stream<T>(
+    type: 'chat' | 'complete', body: Requests['chat']['body'] | Requests['complete']['body'],
+    signal: AbortSignal | undefined,
+    chunks: { first?: T; text: (text: string) => T; last: (reason: FinishReason, usage: Usage) => T },
+  ): Promise<ChunkStream<T>> {
+    // Two reasons to stop, one signal: the caller's own, and a reader who left the loop.
+    const stop = new AbortController();
+    const onAbort = () => stop.abort(signal?.reason);
+    if (signal?.aborted) throw abortedError(signal);
+    signal?.addEventListener('abort', onAbort, { once: true });
+    const { stream, sink } = chunkStream<T>(() => stop.abort());
+    return new Promise((resolve, reject) => {
+      let started = false;
+      const start = () => {
+        if (started) return;
+        started = true;
+        if (chunks.first) sink.push(chunks.first);
+        resolve(stream);
+      };
+      const onEvent = (event: WorkerEvent) => {
+        if (event.kind === 'started') start();
+        else if (event.kind === 'text') sink.push(chunks.text(event.text));
+      };
+      this.#client.call(type, body as Requests['chat']['body'], { signal: stop.signal, onEvent }).then(
+        (outcome) => {
+          start();
+          finish(sink, chunks.last(outcome.finish_reason, outcome.usage));
+        },
+        (error: unknown) => (started ? sink.fail(error) : reject(error)),
+      ).finally(() => signal?.removeEventListener('abort', onAbort));
+    });
+  }
+
+  async tokenize(text: string, options: { addSpecial?: boolean; parseSpecial?: boolean } = {}): Promise<Uint32Array> {
+    if (typeof text !== 'string') throw invalid('tokenize needs a string', 'text');
+    const { addSpecial = false, parseSpecial = false } = options;
+    return this.#client.call('tokenize', { text, addSpecial, parseSpecial });
+  }
+
+  async detokenize(ids: ArrayLike<number>, options: { skipSpecial?: boolean } = {}): Promise<string> {
+    return this.#client.call('detokenize', { ids: tokenIds(ids, 'ids'), skipSpecial: options.skipSpecial ?? false });
+  }
+
+  async applyChatTemplate(
+    messages: ChatMessage[], options: { addGenerationPrompt?: boolean; templateArgs?: Record<string, unknown> } = {},
+  ): Promise<{ text: string; ids: Uint32Array }> {
+    return this.#client.call('template', {
+      messages: checkMessages(messages),
+      addGenerationPrompt: options.addGenerationPrompt ?? true,
+      templateArgs: { ...options.templateArgs },
+    });
+  }
+
+  async forward(
+    ids: ArrayLike<number>, options: { all?: boolean; signal?: AbortSignal } = {},
+  ): Promise<{ logits: Float32Array; nVocab: number }> {
+    const call: CallOptions = { signal: options.signal };
+    return this.#client.call('forward', { ids: tokenIds(ids, 'ids'), all: options.all ?? false }, call);
+  }
+
+  async dispose(): Promise<void> {
+    this.#client.close(new LamplightError('disposed', 'the engine was disposed; create a new one'));
+  }
+}
+
+function finish<T>(sink: ChunkSink<T>, last: T): void {
+  sink.push(last);
+  sink.end();
+}
+
+/** The settings that the worker knows; everything else in a request (such as `model`) is left behind. */
+function sampling(options: SamplingOptions): WireSampling {
+  const numbers = [
+    'temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty', 'presence_penalty', 'frequency_penalty', 'seed',
+    'max_tokens',
+  ] as const;
+  const wire: WireSampling = {};
+  for (const name of numbers) {
+    // Some OpenAI clients write null for "default".
+    const value = options[name] ?? undefined;
+    if (value === undefined) continue;
+    if (typeof value !== 'number' || !Number.isFinite(value)) throw invalid(`${name} must be a number`, name);
+    wire[name] = value;
+  }
+  if (options.stop !== undefined && options.stop !== null) {
+    wire.stop = typeof options.stop === 'string' ? [options.stop] : Array.from(options.stop);
+    if (!wire.stop.every((s) => typeof s === 'string')) throw invalid('stop must be strings', 'stop');
+  }
+  if (options.stop_token_ids) wire.stop_token_ids = Array.from(tokenIds(options.stop_token_ids, 'stop_token_ids'));
+  return wire;
+}
+
+function checkMessages(messages: ChatMessage[] | undefined): ChatMessage[] {
+  if (!Array.isArray(messages) || messages.length === 0) {
+    throw invalid('messages must be an array with at least one message', 'messages');
+  }
+  return messages.map((message, index) => {
+    const { role, content, name } = message ?? {};
+    if (typeof role !== 'string') throw invalid('a message needs a role', `messages[${index}].role`);
+    if (typeof content !== 'string') throw invalid('the content must be a string', `messages[${index}].content`);
+    return name === undefined ? { role, content } : { role, content, name: String(name) };
+  });
+}
+
+function tokenIds(ids: ArrayLike<number> | undefined, field: string): Uint32Array {
+  if (typeof ids !== 'object' || ids === null || typeof ids.length !== 'number') {
+    throw invalid(`${field} must be ${field === 'prompt' ? 'a string or ' : ''}an array of token ids`, field);
+  }
+  return Uint32Array.from(ids, (id, index) => {
+    if (Number.isInteger(id) && id >= 0 && id <= 0xffffffff) return id;
+    throw invalid(`${String(id)} is not a token id`, `${field}[${index}]`);
+  });
+}
+
+function oneOf<T extends string>(value: string, allowed: readonly T[], field: string): T {
+  const found = allowed.find((name) => name === value);
+  if (found === undefined) throw invalid(`${field} must be one of ${allowed.join(', ')}, not ${String(value)}`, field);
+  return found;
+}
+
+function invalid(message: string, field: string): LamplightError {
+  return new LamplightError('invalid-request', message, field);
+}
+
+/** Ids only tell requests apart; they are no secrets. */
+function newId(prefix: string): string {
+  return `${prefix}-${Math.random().toString(36).slice(2, 12)}`;
+}
+
+function now(): number {
+  return Math.floor(Date.now() / 1000);
+}

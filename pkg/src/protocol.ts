@@ -1,0 +1,110 @@
+/**
+ * What page and worker say to each other: plain objects inside the envelope of the gloo-worker actor that the wasm core
+ * is. `src/web/protocol.rs` is the other side of it; a change here is a change there, and of `PROTOCOL_VERSION`.
+ */
+import type {
+  BackendChoice, CachedModel, ChatMessage, EngineInfo, FinishReason, LamplightErrorCode, Progress, Usage, Warning,
+} from './types.js';
+
+/** Sent with every request; the worker refuses any other. */
+export const PROTOCOL_VERSION = 1;
+
+/** The one bridge that a page opens to its worker (gloo counts them). */
+export const HANDLER_ID = 0;
+
+export type WireSource =
+  | { kind: 'url'; url: string; headers: Record<string, string>; cacheKey?: string }
+  | { kind: 'blob'; blob: Blob; name?: string };
+
+/** `SamplingOptions` without the page-side parts; absent fields take the engine's defaults. */
+export interface WireSampling {
+  temperature?: number;
+  top_p?: number;
+  top_k?: number;
+  min_p?: number;
+  repetition_penalty?: number;
+  presence_penalty?: number;
+  frequency_penalty?: number;
+  seed?: number;
+  stop?: string[];
+  stop_token_ids?: number[];
+  max_tokens?: number;
+}
+
+export interface Outcome {
+  text: string;
+  finish_reason: FinishReason;
+  usage: Usage;
+}
+
+/** Every request: what goes with it and what comes back. */
+export interface Requests {
+  load: {
+    body: {
+      source: WireSource;
+      backend: BackendChoice;
+      gpuPrecision: 'auto' | 'f16' | 'f32';
+      contextLength?: number;
+      cache: boolean;
+    };
+    result: EngineInfo;
+  };
+  chat: {
+    body: WireSampling & { messages: ChatMessage[]; template_args: Record<string, unknown> };
+    result: Outcome;
+  };
+  complete: { body: WireSampling & { prompt: string | Uint32Array }; result: Outcome };
+  tokenize: { body: { text: string; addSpecial: boolean; parseSpecial: boolean }; result: Uint32Array };
+  detokenize: { body: { ids: Uint32Array; skipSpecial: boolean }; result: string };
+  template: {
+    body: { messages: ChatMessage[]; addGenerationPrompt: boolean; templateArgs: Record<string, unknown> };
+    result: { text: string; ids: Uint32Array };
+  };
+  forward: { body: { ids: Uint32Array; all: boolean }; result: { logits: Float32Array; nVocab: number } };
+  models: { body: Record<string, never>; result: CachedModel[] };
+  deleteModel: { body: { key: string }; result: null };
+  /** Stops the request `target`, running or waiting. Answered at once. */
+  abort: { body: { target: number }; result: null };
+}
+
+export type RequestType = keyof Requests;
+
+export interface Request<T extends RequestType = RequestType> {
+  v: typeof PROTOCOL_VERSION;
+  id: number;
+  type: T;
+  body: Requests[T]['body'];
+}
+
+/** Sent while a request runs. */
+export type WorkerEvent =
+  /** The request was accepted and its turn has come: what fails later fails while generating. */
+  | { kind: 'started' }
+  | { kind: 'text'; text: string }
+  | { kind: 'progress'; progress: Progress }
+  | { kind: 'warning'; warning: Warning };
+
+export interface WireError {
+  code: LamplightErrorCode;
+  message: string;
+  field?: string;
+}
+
+/** `id` is null when a message was so broken that it had none. */
+export type Reply =
+  | { id: number; type: 'result'; result: unknown }
+  | { id: number | null; type: 'error'; error: WireError }
+  | { id: number; type: 'event'; event: WorkerEvent };
+
+/** Page to worker. `start` is read by worker.ts before the actor exists, the rest by gloo. */
+export type ToWorker =
+  | { start: { wasmUrl?: string } }
+  | { Connected: number }
+  | { ProcessInput: [handler: number, request: Request] };
+
+/** Worker to page. */
+export type FromWorker =
+  | 'WorkerLoaded'
+  | { ProcessOutput: [handler: number, reply: Reply] }
+  /** The wasm core could not be started, or panicked; the worker is of no further use. */
+  | { failed: string };

@@ -1,0 +1,253 @@
+// The page's end of the protocol against a worker that does just what each test says.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { loadEngine } from '../dist/engine.js';
+import { WorkerClient } from '../dist/client.js';
+import { LamplightError } from '../dist/types.js';
+
+const INFO = { backend: 'cpu', model: { name: 'toy', nVocab: 4 } };
+const USAGE = { prompt_tokens: 3, completion_tokens: 2, total_tokens: 5, cached_tokens: 0, timings: {} };
+
+/** Answers requests with `handlers[type](request, reply)`; keeps what it was sent. */
+class FakeWorker {
+  sent = [];
+  terminated = false;
+  constructor(handlers = {}, { loads = true } = {}) {
+    this.handlers = handlers;
+    this.loads = loads;
+  }
+  say(data) { queueMicrotask(() => this.onmessage?.({ data })); }
+  reply(reply) { this.say({ ProcessOutput: [0, reply] }); }
+  postMessage(message) {
+    structuredClone(message);
+    this.sent.push(message);
+    if ('start' in message && this.loads) this.say('WorkerLoaded');
+    if (!('ProcessInput' in message)) return;
+    const request = message.ProcessInput[1];
+    this.handlers[request.type]?.(request, {
+      result: (result) => this.reply({ id: request.id, type: 'result', result }),
+      error: (error) => this.reply({ id: request.id, type: 'error', error }),
+      event: (event) => this.reply({ id: request.id, type: 'event', event }),
+      to: (id, rest) => this.reply({ id, ...rest }),
+    });
+  }
+  terminate() { this.terminated = true; }
+  get requests() { return this.sent.flatMap((m) => ('ProcessInput' in m ? [m.ProcessInput[1]] : [])); }
+}
+
+const load = (_request, reply) => reply.result(INFO);
+const engineWith = (handlers, options = {}) => {
+  const worker = new FakeWorker({ load, ...handlers });
+  return loadEngine({ model: 'https://host/dir/m.gguf?token=1#x', ...options }, worker).then((engine) => ({ engine, worker }));
+};
+
+test('a load sends what it was given and gives the info', async () => {
+  const { engine, worker } = await engineWith({}, { backend: 'cpu', contextLength: 512, wasmUrl: 'https://host/l.wasm' });
+  assert.deepEqual(worker.sent[0], { start: { wasmUrl: 'https://host/l.wasm' } });
+  assert.deepEqual(worker.sent[1], { Connected: 0 });
+  const { v, type, body } = worker.requests[0];
+  assert.deepEqual({ v, type }, { v: 1, type: 'load' });
+  assert.deepEqual(body.source, { kind: 'url', url: 'https://host/dir/m.gguf?token=1#x', headers: {} });
+  assert.deepEqual([body.backend, body.contextLength, body.cache], ['cpu', 512, true]);
+  assert.equal(engine.info, INFO);
+});
+
+test('progress never falls, and begins at once', async () => {
+  const seen = [];
+  const progress = (fraction) => ({ kind: 'progress', progress: { phase: 'downloading', loadedBytes: 0, totalBytes: 1, fraction } });
+  await engineWith({
+    load: (_r, reply) => { for (const f of [0.2, 0.1, 0.7, 1]) reply.event(progress(f)); reply.result(INFO); },
+  }, { onProgress: (p) => seen.push(p.fraction) });
+  assert.deepEqual(seen, [0, 0.2, 0.2, 0.7, 1]);
+});
+
+test('a failed load rejects with code, message and field unchanged, and ends the worker', async () => {
+  const worker = new FakeWorker({
+    load: (_r, reply) => reply.error({ code: 'missing-tensor', message: 'no head', field: 'output.weight' }),
+  });
+  await assert.rejects(loadEngine({ model: 'https://h/m' }, worker), (error) => {
+    assert.ok(error instanceof LamplightError);
+    assert.deepEqual([error.code, error.message, error.field], ['missing-tensor', 'no head', 'output.weight']);
+    return true;
+  });
+  assert.ok(worker.terminated);
+});
+
+test('an abort stops a load even when the worker never speaks', async () => {
+  const worker = new FakeWorker({}, { loads: false });
+  const abort = new AbortController();
+  const engine = loadEngine({ model: 'https://h/m', signal: abort.signal }, worker);
+  abort.abort('why not');
+  await assert.rejects(engine, { code: 'aborted', cause: 'why not' });
+  assert.ok(worker.terminated);
+});
+
+for (const [name, fail] of [
+  ['an error event', (w) => w.onerror({ message: 'RuntimeError: unreachable' })],
+  ['an unreadable message', (w) => w.onmessageerror({})],
+  ['its own word', (w) => w.onmessage({ data: { failed: 'the wasm core panicked' } })],
+]) {
+  test(`a worker that dies (${name}) rejects what runs and what comes later`, async () => {
+    const { engine, worker } = await engineWith({});
+    const call = engine.tokenize('a');
+    fail(worker);
+    await assert.rejects(call, { code: 'worker-failed' });
+    await assert.rejects(engine.tokenize('b'), { code: 'worker-failed' });
+    assert.ok(worker.terminated);
+  });
+}
+
+test('dispose ends the worker, rejects what runs, and may be called twice', async () => {
+  const { engine, worker } = await engineWith({});
+  const call = engine.detokenize([1]);
+  await engine.dispose();
+  await engine.dispose();
+  await assert.rejects(call, { code: 'disposed' });
+  await assert.rejects(engine.tokenize('a'), { code: 'disposed' });
+  assert.ok(worker.terminated);
+});
+
+test('a chat completion has the shape of OpenAI, and unknown settings stay behind', async () => {
+  const { engine, worker } = await engineWith({
+    chat: (_r, reply) => reply.result({ text: 'Hi!', finish_reason: 'stop', usage: USAGE }),
+  });
+  const messages = [{ role: 'user', content: 'Hello', extra: 1 }];
+  const answer = await engine.chat.completions.create({ messages, model: 'x', temperature: 0, stop: '\n', top_p: null });
+  assert.equal(answer.object, 'chat.completion');
+  assert.deepEqual(answer.choices, [{ index: 0, message: { role: 'assistant', content: 'Hi!' }, finish_reason: 'stop' }]);
+  assert.deepEqual([answer.model, answer.usage], ['toy', USAGE]);
+  assert.deepEqual(worker.requests[1].body, {
+    temperature: 0, stop: ['\n'], messages: [{ role: 'user', content: 'Hello' }], template_args: {},
+  });
+});
+
+const streaming = {
+  chat: (_r, reply) => {
+    reply.event({ kind: 'started' });
+    reply.event({ kind: 'text', text: 'Hel' });
+    reply.event({ kind: 'text', text: 'lo' });
+    reply.result({ text: 'Hello', finish_reason: 'stop', usage: USAGE });
+  },
+};
+
+test('a stream gives role, text and a last chunk with reason and usage', async () => {
+  const { engine } = await engineWith(streaming);
+  const stream = await engine.chat.completions.create({ messages: [{ role: 'user', content: 'x' }], stream: true });
+  const chunks = [];
+  for await (const chunk of stream) chunks.push(chunk);
+  assert.deepEqual(chunks.map((c) => c.choices[0].delta), [
+    { role: 'assistant', content: '' }, { content: 'Hel' }, { content: 'lo' }, {},
+  ]);
+  assert.deepEqual(chunks.map((c) => c.choices[0].finish_reason), [null, null, null, 'stop']);
+  assert.deepEqual(chunks.at(-1).usage, USAGE);
+  assert.equal(new Set(chunks.map((c) => c.id)).size, 1);
+});
+
+test('a stream is a ReadableStream too', async () => {
+  const { engine } = await engineWith(streaming);
+  const stream = await engine.chat.completions.create({ messages: [{ role: 'user', content: 'x' }], stream: true });
+  assert.ok(stream instanceof ReadableStream);
+  const reader = stream.getReader();
+  assert.equal((await reader.read()).value.choices[0].delta.role, 'assistant');
+});
+
+test('a stream can be iterated where the browser has no async iteration of streams', async () => {
+  const own = Object.getOwnPropertyDescriptor(ReadableStream.prototype, Symbol.asyncIterator);
+  delete ReadableStream.prototype[Symbol.asyncIterator];
+  try {
+    const { engine, worker } = await engineWith({
+      chat: (r, reply) => { reply.event({ kind: 'started' }); reply.event({ kind: 'text', text: 'a' }); },
+      abort: () => {},
+    });
+    const stream = await engine.chat.completions.create({ messages: [{ role: 'user', content: 'x' }], stream: true });
+    let n = 0;
+    for await (const _chunk of stream) if (++n === 2) break;
+    assert.deepEqual(worker.requests.at(-1).body, { target: worker.requests[1].id });
+  } finally {
+    Object.defineProperty(ReadableStream.prototype, Symbol.asyncIterator, own);
+  }
+});
+
+test('leaving the loop aborts the request', async () => {
+  const { engine, worker } = await engineWith({
+    chat: (r, reply) => { reply.event({ kind: 'started' }); reply.event({ kind: 'text', text: 'a' }); },
+  });
+  const stream = await engine.chat.completions.create({ messages: [{ role: 'user', content: 'x' }], stream: true });
+  for await (const _chunk of stream) break;
+  const last = worker.requests.at(-1);
+  assert.deepEqual([last.type, last.body.target], ['abort', worker.requests[1].id]);
+});
+
+test('a signal sends an abort; the stream then ends with the reason abort', async () => {
+  let running;
+  const { engine } = await engineWith({
+    chat: (r, reply) => { running = r.id; reply.event({ kind: 'started' }); reply.event({ kind: 'text', text: 'a' }); },
+    abort: (r, reply) => {
+      assert.equal(r.body.target, running);
+      reply.to(running, { type: 'result', result: { text: 'a', finish_reason: 'abort', usage: USAGE } });
+    },
+  });
+  const abort = new AbortController();
+  const request = { messages: [{ role: 'user', content: 'x' }], stream: true, signal: abort.signal };
+  const reasons = [];
+  for await (const chunk of await engine.chat.completions.create(request)) {
+    reasons.push(chunk.choices[0].finish_reason);
+    if (chunk.choices[0].delta.content) abort.abort();
+  }
+  assert.deepEqual(reasons, [null, null, 'abort']);
+});
+
+test('an aborted request without stream rejects, with the reason of its signal', async () => {
+  const { engine } = await engineWith({
+    abort: (r, reply) => reply.to(r.body.target, { type: 'result', result: { text: 'a', finish_reason: 'abort', usage: USAGE } }),
+  });
+  const abort = new AbortController();
+  const answer = engine.completions.create({ prompt: 'x', signal: abort.signal });
+  abort.abort('enough');
+  await assert.rejects(answer, { code: 'aborted', cause: 'enough' });
+});
+
+test('an error before the first token rejects the call, one after it fails the stream', async () => {
+  const error = { code: 'context-length-exceeded', message: 'too long' };
+  const early = await engineWith({ chat: (_r, reply) => reply.error(error) });
+  const request = { messages: [{ role: 'user', content: 'x' }], stream: true };
+  await assert.rejects(early.engine.chat.completions.create(request), { code: 'context-length-exceeded' });
+  const late = await engineWith({
+    chat: (_r, reply) => { reply.event({ kind: 'started' }); reply.error({ code: 'gpu-lost', message: 'gone' }); },
+  });
+  const reader = (await late.engine.chat.completions.create(request)).getReader();
+  await assert.rejects(reader.read().then(() => reader.read()), { code: 'gpu-lost' });
+});
+
+test('bad arguments are refused with the field at fault and never reach the worker', async () => {
+  const { engine, worker } = await engineWith({});
+  const bad = [
+    [() => engine.chat.completions.create({}), 'messages'],
+    [() => engine.chat.completions.create(undefined), 'messages'],
+    [() => engine.chat.completions.create({ messages: [{ role: 'user' }] }), 'messages[0].content'],
+    [() => engine.chat.completions.create({ messages: [null] }), 'messages[0].role'],
+    [() => engine.chat.completions.create({ messages: [{ role: 'user', content: 'x' }], temperature: 'hot' }), 'temperature'],
+    [() => engine.completions.create({ prompt: [1, -1] }), 'prompt[1]'],
+    [() => engine.completions.create({ prompt: 7 }), 'prompt'],
+    [() => engine.forward([1.5]), 'ids[0]'],
+    [() => engine.tokenize(5), 'text'],
+  ];
+  for (const [call, field] of bad) await assert.rejects(call, { code: 'invalid-request', field });
+  await assert.rejects(loadEngine({}, new FakeWorker()), { code: 'invalid-request', field: 'model' });
+  await assert.rejects(loadEngine({ model: 'https://h/', backend: 'tpu' }, new FakeWorker()), { field: 'backend' });
+  assert.equal(worker.requests.length, 1);
+});
+
+test('what cannot be cloned is the caller\'s error, not a dead worker', async () => {
+  const { engine } = await engineWith({ tokenize: (_r, reply) => reply.result(new Uint32Array([1])) });
+  const request = { messages: [{ role: 'user', content: 'x' }], template_args: { f: () => {} } };
+  await assert.rejects(engine.chat.completions.create(request), { code: 'invalid-request' });
+  assert.deepEqual(await engine.tokenize('a'), new Uint32Array([1]));
+});
+
+test('answers to nobody, and unknown messages, are ignored', async () => {
+  const worker = new FakeWorker({ models: (_r, reply) => { reply.to(99, { type: 'result', result: 1 }); reply.result([]); } });
+  const client = new WorkerClient({}, worker);
+  worker.onmessage({ data: { other: 1 } });
+  assert.deepEqual(await client.call('models', {}), []);
+});
