@@ -1,0 +1,371 @@
+//! The decode loop: sample, show, stop or go on.
+//!
+//! Principal function: [`generate`]. Must not know tokenizers (see [`TextDecoder`]) or backends beyond their trait.
+
+use serde::{Deserialize, Serialize};
+use web_time::Instant;
+
+use super::metrics::{Metrics, per_second};
+use super::stop::{Matched, StopMatcher};
+use super::{Pause, Prefilled, Sampler, SamplingParams, Session};
+use crate::backend::Backend;
+use crate::error::Result;
+
+/// Turns tokens into text, one after the other.
+pub trait TextDecoder {
+    /// The text that becomes certain with `id`; bytes of an unfinished character are held back.
+    fn push(&mut self, id: u32) -> String;
+    /// What was held back.
+    fn finish(&mut self) -> String;
+    /// Whether `id` ends the model's turn.
+    fn is_end(&self, id: u32) -> bool;
+}
+
+/// Why the text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// The model ended its turn, or a stop string or token came.
+    Stop,
+    /// `max_tokens` were generated, or the context is full.
+    Length,
+    /// [`Pause`] said stop.
+    Abort,
+}
+
+/// What happens while a request runs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// This many of the prompt's tokens are in the KV cache.
+    Prefill {
+        /// Tokens in place.
+        done: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+    /// New text, often that of one token; all pieces together are [`Generated::text`].
+    Text {
+        /// The token just generated; none when held back text is let go after the last token.
+        id: Option<u32>,
+        /// Empty while a character is unfinished or a stop string may be coming.
+        text: String,
+    },
+}
+
+/// A finished generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// All generated tokens, the one that ended the turn included.
+    pub ids: Vec<u32>,
+    /// The text, without end tokens and stop strings.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Tokens of the prompt that were in the KV cache.
+    pub n_cached: usize,
+    /// Speeds and work.
+    pub metrics: Metrics,
+}
+
+/// Generates from `prompt` until something ends the text; see [`FinishReason`]. Whatever ends it, an error included,
+/// the session stays usable.
+/// # Errors
+/// `InvalidRequest` for wrong settings or tokens, `ContextLengthExceeded` for a prompt longer than the context, and
+/// what the backend says.
+pub async fn generate<B: Backend, D: TextDecoder>(
+    session: &mut Session<B>,
+    prompt: &[u32],
+    params: SamplingParams,
+    decoder: D,
+    pause: &impl Pause,
+    mut on_event: impl FnMut(Event),
+) -> Result<Generated> {
+    let start = Instant::now();
+    let counters = session.backend().counters();
+    let mut run = Run::new(params, decoder, session.n_ctx())?;
+    let total = prompt.len();
+    let progress = |done| on_event(Event::Prefill { done, total });
+    let prefilled = session.prefill(prompt, pause, progress).await?;
+
+    let mut metrics = Metrics::default();
+    let mut n_cached = 0;
+    let mut finish_reason = FinishReason::Abort;
+    if let Some(Prefilled { mut logits, n_cached: cached }) = prefilled {
+        n_cached = cached;
+        metrics.ttft_ms = milliseconds(start);
+        metrics.prefill_tok_s = per_second(total - cached, metrics.ttft_ms);
+        let first = Instant::now();
+        finish_reason = loop {
+            if let Some(reason) = run.next(&mut logits, session.tokens(), &mut on_event)? {
+                break reason;
+            }
+            if !pause.pause().await {
+                break FinishReason::Abort;
+            }
+            let last = run.ids.last().expect("invariant: going on means that a token was chosen");
+            logits = session.decode(*last).await?;
+        };
+        metrics.decode_tok_s = per_second(run.ids.len().saturating_sub(1), milliseconds(first));
+    }
+    run.let_go(&mut on_event);
+    metrics.counters = session.counters_since(counters);
+    Ok(Generated { ids: run.ids, text: run.text, finish_reason, n_cached, metrics })
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// One generation under way: how tokens are chosen, and what they have become so far.
+struct Run<D> {
+    sampler: Sampler,
+    decoder: D,
+    stop: StopMatcher,
+    stop_token_ids: Vec<u32>,
+    max_tokens: usize,
+    n_ctx: usize,
+    ids: Vec<u32>,
+    text: String,
+    /// A stop string has come: what is held back is not part of the text.
+    stopped: bool,
+}
+
+impl<D: TextDecoder> Run<D> {
+    fn new(params: SamplingParams, decoder: D, n_ctx: usize) -> Result<Self> {
+        Ok(Self {
+            stop: StopMatcher::new(params.stop.clone()),
+            stop_token_ids: params.stop_token_ids.clone(),
+            max_tokens: params.max_tokens.map_or(usize::MAX, |n| n as usize),
+            sampler: Sampler::new(params)?,
+            decoder,
+            n_ctx,
+            ids: Vec::new(),
+            text: String::new(),
+            stopped: false,
+        })
+    }
+
+    /// Chooses and shows one token after `tokens`; a reason when it was the last one.
+    fn next(
+        &mut self,
+        logits: &mut [f32],
+        tokens: &[u32],
+        on_event: &mut impl FnMut(Event),
+    ) -> Result<Option<FinishReason>> {
+        if self.max_tokens == 0 {
+            return Ok(Some(FinishReason::Length));
+        }
+        let id = self.sampler.sample(logits, tokens)?;
+        self.ids.push(id);
+        if self.decoder.is_end(id) || self.stop_token_ids.contains(&id) {
+            return Ok(Some(FinishReason::Stop));
+        }
+        let piece = self.decoder.push(id);
+        let text = self.add(&piece);
+        on_event(Event::Text { id: Some(id), text });
+        let full = self.ids.len() >= self.max_tokens || tokens.len() >= self.n_ctx;
+        Ok(match (self.stopped, full) {
+            (true, _) => Some(FinishReason::Stop),
+            (false, true) => Some(FinishReason::Length),
+            (false, false) => None,
+        })
+    }
+
+    /// Adds decoded text and gives the part of it that is certain.
+    fn add(&mut self, piece: &str) -> String {
+        let text = match self.stop.push(piece) {
+            Matched::No(text) => text,
+            Matched::Stop(text) => {
+                self.stopped = true;
+                text
+            }
+        };
+        self.text.push_str(&text);
+        text
+    }
+
+    /// No more tokens come: shows what was held back.
+    fn let_go(&mut self, on_event: &mut impl FnMut(Event)) {
+        if self.stopped {
+            return;
+        }
+        let held = self.decoder.finish();
+        let mut text = self.add(&held);
+        if !self.stopped {
+            let rest = self.stop.finish();
+            self.text.push_str(&rest);
+            text.push_str(&rest);
+        }
+        if !text.is_empty() {
+            on_event(Event::Text { id: None, text });
+        }
+    }
+}
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use pollster::block_on;
+
+    use super::super::test_backend::{HashBackend, StopAfter, expected_logits};
+    use super::super::{NoPause, argmax};
+    use super::*;
+    use crate::error::ErrorCode;
+
+    /// Token `id` is the letter `a + id`; letters come out one token late, as unfinished characters do.
+    #[derive(Default)]
+    struct Letters {
+        held: Option<u32>,
+        end: Option<u32>,
+    }
+
+    impl TextDecoder for Letters {
+        fn push(&mut self, id: u32) -> String {
+            self.held.replace(id).map_or(String::new(), letter)
+        }
+        fn finish(&mut self) -> String {
+            self.held.take().map_or(String::new(), letter)
+        }
+        fn is_end(&self, id: u32) -> bool {
+            self.end == Some(id)
+        }
+    }
+
+    fn letter(id: u32) -> String {
+        char::from_u32('a' as u32 + id).unwrap().to_string()
+    }
+
+    fn session(n_ctx: usize) -> Session<HashBackend> {
+        Session::new(HashBackend::new(n_ctx, 4), n_ctx, 4, HashBackend::N_VOCAB)
+    }
+
+    /// The greedy continuation of `prompt`, computed the slow way.
+    fn greedy(prompt: &[u32], n: usize) -> Vec<u32> {
+        let mut ids = prompt.to_vec();
+        for _ in 0..n {
+            ids.push(argmax(&expected_logits(&ids)).unwrap());
+        }
+        ids.split_off(prompt.len())
+    }
+
+    fn params(change: impl FnOnce(&mut SamplingParams)) -> SamplingParams {
+        let mut params = SamplingParams { max_tokens: Some(12), ..SamplingParams::greedy() };
+        change(&mut params);
+        params
+    }
+
+    /// Runs and checks that the events' texts add up to the whole.
+    fn run(
+        session: &mut Session<HashBackend>,
+        params: SamplingParams,
+        decoder: Letters,
+        pause: &impl Pause,
+    ) -> Result<Generated> {
+        let mut shown = String::new();
+        let on_event = |event| {
+            if let Event::Text { text, .. } = event {
+                shown += &text;
+            }
+        };
+        let generated = block_on(generate(session, &[1, 2, 3], params, decoder, pause, on_event))?;
+        assert_eq!(generated.text, shown);
+        Ok(generated)
+    }
+
+    fn text_of(ids: &[u32]) -> String {
+        ids.iter().map(|id| letter(*id)).collect()
+    }
+
+    #[test]
+    fn greedy_text_follows_the_logits_up_to_max_tokens() {
+        let expected = greedy(&[1, 2, 3], 12);
+        let generated = run(&mut session(64), params(|_| ()), Letters::default(), &NoPause).unwrap();
+        assert_eq!(generated.ids, expected);
+        assert_eq!(generated.text, text_of(&expected));
+        assert_eq!(generated.finish_reason, FinishReason::Length);
+        // One step for the prompt, one for every token but the last.
+        assert_eq!(generated.metrics.counters.steps, 12);
+        let none = run(&mut session(64), params(|p| p.max_tokens = Some(0)), Letters::default(), &NoPause);
+        assert!(none.unwrap().ids.is_empty());
+    }
+
+    #[test]
+    fn a_full_context_ends_the_text() {
+        let unlimited = params(|p| p.max_tokens = None);
+        let generated = run(&mut session(8), unlimited, Letters::default(), &NoPause).unwrap();
+        // Five more positions, and one token whose own position is not needed.
+        assert_eq!(generated.ids, greedy(&[1, 2, 3], 6));
+        assert_eq!(generated.finish_reason, FinishReason::Length);
+    }
+
+    #[test]
+    fn end_tokens_and_stop_tokens_end_the_text() {
+        let expected = greedy(&[1, 2, 3], 12);
+        let at = (0..12).rev().find(|at| !expected[..*at].contains(&expected[*at])).unwrap();
+        assert!(at > 2, "the test needs a continuation that is not a loop");
+        let decoder = Letters { end: Some(expected[at]), ..Letters::default() };
+        let ended = run(&mut session(64), params(|_| ()), decoder, &NoPause).unwrap();
+        let extra = params(|p| p.stop_token_ids = vec![expected[at]]);
+        let stopped = run(&mut session(64), extra, Letters::default(), &NoPause).unwrap();
+        for generated in [ended, stopped] {
+            assert_eq!(generated.ids, expected[..=at], "the token itself is counted");
+            assert_eq!(generated.text, text_of(&expected[..at]), "and not shown");
+            assert_eq!(generated.finish_reason, FinishReason::Stop);
+        }
+    }
+
+    #[test]
+    fn a_stop_string_across_tokens_ends_the_text() {
+        let text = text_of(&greedy(&[1, 2, 3], 12));
+        let stop = text[5..8].to_owned();
+        let shown = &text[..text.find(&stop).unwrap()];
+        let params = params(|p| p.stop = vec!["~~".into(), stop]);
+        let generated = run(&mut session(64), params, Letters::default(), &NoPause).unwrap();
+        assert_eq!(generated.text, shown);
+        assert_eq!(generated.finish_reason, FinishReason::Stop);
+    }
+
+    #[test]
+    fn a_stop_string_in_the_held_back_end_is_not_shown() {
+        let text = text_of(&greedy(&[1, 2, 3], 12));
+        let stop = text[11..].to_owned();
+        assert!(!text[..11].contains(&stop));
+        let generated = run(&mut session(64), params(|p| p.stop = vec![stop]), Letters::default(), &NoPause);
+        assert_eq!(generated.unwrap().text, text[..11]);
+    }
+
+    #[test]
+    fn aborting_anywhere_leaves_a_usable_session() {
+        let expected = greedy(&[1, 2, 3], 12);
+        let mut session = session(64);
+        for n in 0..6 {
+            let generated =
+                run(&mut session, params(|_| ()), Letters::default(), &StopAfter::new(n)).unwrap();
+            assert_eq!(generated.finish_reason, FinishReason::Abort);
+            assert_eq!(generated.ids, expected[..n]);
+            assert_eq!(generated.text, text_of(&expected[..n]), "held back text is let go");
+        }
+        let generated = run(&mut session, params(|_| ()), Letters::default(), &NoPause).unwrap();
+        assert_eq!((generated.ids, generated.n_cached), (expected, 2));
+    }
+
+    #[test]
+    fn wrong_settings_are_refused_before_any_work() {
+        let mut session = session(64);
+        let wrong = params(|p| p.temperature = f32::NAN);
+        let error = run(&mut session, wrong, Letters::default(), &NoPause).unwrap_err();
+        assert_eq!((error.code(), error.field()), (ErrorCode::InvalidRequest, Some("temperature")));
+        assert_eq!(session.backend().counters().steps, 0);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_text() {
+        let text = |session: &mut Session<HashBackend>, seed| {
+            let params = params(|p| (p.temperature, p.seed) = (1.5, Some(seed)));
+            run(session, params, Letters::default(), &NoPause).unwrap().text
+        };
+        let mut session = session(64);
+        let first = text(&mut session, 5);
+        assert_eq!(text(&mut session, 5), first);
+        assert_ne!(text(&mut session, 6), first);
+    }
+}

@@ -1,0 +1,314 @@
+//! From logits to the next token.
+//!
+//! Principal type: [`Sampler`]. The steps, in order: penalties, temperature, top-k, top-p, min-p, draw; each works on
+//! what the one before left. The vocabulary is never sorted whole. Must not know models or text.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::params::{REPETITION_WINDOW, SamplingParams};
+use super::rng;
+use crate::bail;
+use crate::error::Result;
+
+/// Chooses the tokens of one request.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    params: SamplingParams,
+    seed: u64,
+    /// Tokens chosen so far: the counter of the random numbers.
+    step: u32,
+    /// How often each token was generated, for the presence and frequency penalties.
+    counts: BTreeMap<u32, u32>,
+    /// Reused between steps.
+    candidates: Vec<Candidate>,
+}
+
+/// A token that may yet be drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Candidate {
+    /// Penalised logit, then its unnormalised probability.
+    weight: f32,
+    id: u32,
+}
+
+/// How many of the most probable tokens top-p looks at first; most distributions need no more.
+const FIRST_HEAD: usize = 128;
+
+impl Sampler {
+    /// A sampler for one request.
+    /// # Errors
+    /// `InvalidRequest` naming the field, from [`SamplingParams::validate`].
+    pub fn new(params: SamplingParams) -> Result<Self> {
+        params.validate()?;
+        let seed = params.seed.unwrap_or_else(seed_from_clock);
+        Ok(Self { params, seed, step: 0, counts: BTreeMap::new(), candidates: Vec::new() })
+    }
+
+    /// The seed in use, also when it came from the clock.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Chooses a token. `logits` is `[n_vocab]` and is changed; `history` is everything before the new token, prompt
+    /// and generated, of which the last [`REPETITION_WINDOW`] count.
+    /// # Errors
+    /// `Internal` when no logit is a finite number: the computation went wrong, and any token would hide it.
+    pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
+        self.penalise(logits, history);
+        let best = argmax(logits);
+        let Some(best) = best.filter(|best| logits[*best as usize].is_finite()) else {
+            bail!(Internal, "no finite number among {} logits", logits.len());
+        };
+        let id = match self.params.temperature == 0.0 {
+            true => best,
+            false => self.draw(logits, logits[best as usize]),
+        };
+        self.step = self.step.wrapping_add(1);
+        *self.counts.entry(id).or_default() += 1;
+        Ok(id)
+    }
+
+    /// Repetition over the last tokens of prompt and text, as llama.cpp and Hugging Face do it; presence and
+    /// frequency over the generated text alone, as OpenAI does it.
+    fn penalise(&self, logits: &mut [f32], history: &[u32]) {
+        let SamplingParams { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.params;
+        if repetition_penalty != 1.0 {
+            let mut recent = history[history.len().saturating_sub(REPETITION_WINDOW)..].to_vec();
+            recent.sort_unstable();
+            recent.dedup();
+            for id in recent {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    *logit = match *logit > 0.0 {
+                        true => *logit / repetition_penalty,
+                        false => *logit * repetition_penalty,
+                    };
+                }
+            }
+        }
+        if presence_penalty != 0.0 || frequency_penalty != 0.0 {
+            for (id, count) in &self.counts {
+                if let Some(logit) = logits.get_mut(*id as usize) {
+                    *logit -= presence_penalty + frequency_penalty * *count as f32;
+                }
+            }
+        }
+    }
+
+    /// Temperature, top-k, top-p, min-p, draw. `max` is the largest logit.
+    fn draw(&mut self, logits: &[f32], max: f32) -> u32 {
+        let SamplingParams { temperature, top_p, top_k, min_p, .. } = self.params;
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        // A NaN weighs nothing. Subtracting the maximum first keeps tiny temperatures from overflowing.
+        candidates.extend(logits.iter().zip(0..).filter_map(|(logit, id)| {
+            let weight = ((logit - max) / temperature).exp();
+            (weight > 0.0).then_some(Candidate { weight, id })
+        }));
+        if top_k > 0 {
+            keep_most_probable(candidates, top_k as usize);
+        }
+        if top_p < 1.0 {
+            keep_nucleus(candidates, f64::from(top_p));
+        }
+        // The most probable token weighs 1, so its share is the threshold itself.
+        candidates.retain(|candidate| candidate.weight >= min_p);
+        let total: f64 = total(candidates);
+        let mut rest = f64::from(rng::unit(self.seed, self.step)) * total;
+        for candidate in candidates.iter() {
+            rest -= f64::from(candidate.weight);
+            if rest < 0.0 {
+                return candidate.id;
+            }
+        }
+        // Rounding may leave a crumb: it belongs to the last one.
+        let last = candidates.last();
+        last.expect("invariant: the most probable token is always kept").id
+    }
+}
+
+/// The index of the largest logit, the lowest one on ties; NaN is passed over.
+pub fn argmax(logits: &[f32]) -> Option<u32> {
+    let mut best = None;
+    let mut max = f32::NEG_INFINITY;
+    for (logit, id) in logits.iter().zip(0..) {
+        if *logit > max {
+            (best, max) = (Some(id), *logit);
+        }
+    }
+    best
+}
+
+/// Most probable first, lowest id first on ties.
+fn by_weight(a: &Candidate, b: &Candidate) -> Ordering {
+    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
+}
+
+fn total(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|candidate| f64::from(candidate.weight)).sum()
+}
+
+/// Keeps the `k` most probable candidates, in no particular order.
+fn keep_most_probable(candidates: &mut Vec<Candidate>, k: usize) {
+    if k < candidates.len() {
+        candidates.select_nth_unstable_by(k, by_weight);
+        candidates.truncate(k);
+        // The selection's own order is not promised from one release of Rust to the next; the draw depends on it.
+        candidates.sort_unstable_by_key(|candidate| candidate.id);
+    }
+}
+
+/// Keeps the fewest most probable candidates whose share reaches `top_p`, at least one, most probable first.
+fn keep_nucleus(candidates: &mut Vec<Candidate>, top_p: f64) {
+    let wanted = total(candidates) * top_p;
+    let mut head = FIRST_HEAD;
+    loop {
+        let n = head.min(candidates.len());
+        if n < candidates.len() {
+            candidates.select_nth_unstable_by(n, by_weight);
+        }
+        candidates[..n].sort_unstable_by(by_weight);
+        let mut reached = 0.0;
+        let inside = candidates[..n].iter().position(|candidate| {
+            reached += f64::from(candidate.weight);
+            reached >= wanted
+        });
+        match inside {
+            Some(last) => return candidates.truncate(last + 1),
+            None if n == candidates.len() => return,
+            // A flat distribution: look at more of it.
+            None => head *= 8,
+        }
+    }
+}
+
+/// A seed for requests that bring none.
+fn seed_from_clock() -> u64 {
+    let now = web_time::SystemTime::now().duration_since(web_time::UNIX_EPOCH);
+    // 53 bits: a seed that JavaScript can show and give back.
+    rng::mix(now.map_or(0, |elapsed| elapsed.as_nanos() as u64)) >> 11
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(change: impl FnOnce(&mut SamplingParams)) -> Sampler {
+        let mut params = SamplingParams { seed: Some(7), ..SamplingParams::default() };
+        change(&mut params);
+        Sampler::new(params).unwrap()
+    }
+
+    /// How often each token is drawn from `logits` in `n` steps, penalties aside.
+    fn histogram(sampler: &mut Sampler, logits: &[f32], n: usize) -> Vec<usize> {
+        let mut counts = vec![0; logits.len()];
+        for _ in 0..n {
+            counts[sampler.sample(&mut logits.to_vec(), &[]).unwrap() as usize] += 1;
+        }
+        counts
+    }
+
+    fn drawn(counts: &[usize]) -> Vec<usize> {
+        (0..counts.len()).filter(|id| counts[*id] > 0).collect()
+    }
+
+    #[test]
+    fn greedy_takes_the_largest_and_the_lowest_id_on_ties() {
+        let mut greedy = sampler(|p| p.temperature = 0.0);
+        assert_eq!(greedy.sample(&mut [0.0, 3.0, f32::NAN, 3.0, -1.0], &[]).unwrap(), 1);
+        assert_eq!(greedy.sample(&mut [-5.0, -5.0], &[]).unwrap(), 0);
+    }
+
+    #[test]
+    fn logits_without_a_finite_number_are_an_error() {
+        for logits in [vec![], vec![f32::NAN; 3], vec![f32::NEG_INFINITY; 3], vec![0.0, f32::INFINITY]] {
+            for temperature in [0.0, 1.0] {
+                let mut sampler = sampler(|p| p.temperature = temperature);
+                assert!(sampler.sample(&mut logits.clone(), &[]).is_err(), "{logits:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn draws_follow_the_softmax_of_the_scaled_logits() {
+        let logits = [1.0_f32, 2.0, 0.0, f32::NEG_INFINITY];
+        for temperature in [0.5_f32, 1.0, 2.0] {
+            let counts = histogram(&mut sampler(|p| p.temperature = temperature), &logits, 20_000);
+            let weights = logits.map(|l| (l / temperature).exp());
+            let sum: f32 = weights.iter().sum();
+            for (count, weight) in counts.iter().zip(weights) {
+                let expected = 20_000.0 * weight / sum;
+                // Five standard deviations of a binomial, which is at most 71 here.
+                assert!((*count as f32 - expected).abs() <= 355.0, "{count} against {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tiny_temperature_is_greedy_and_not_a_nan() {
+        let mut sampler = sampler(|p| p.temperature = f32::MIN_POSITIVE);
+        assert_eq!(histogram(&mut sampler, &[1.0, 3.0, 2.9], 50), [0, 50, 0]);
+    }
+
+    #[test]
+    fn top_k_top_p_and_min_p_keep_what_they_say() {
+        // Probabilities 0.1, 0.4, 0.2, 0.3.
+        let logits = [0.1_f32, 0.4, 0.2, 0.3].map(f32::ln);
+        let keep = |change: fn(&mut SamplingParams)| drawn(&histogram(&mut sampler(change), &logits, 500));
+        assert_eq!(keep(|_| ()), [0, 1, 2, 3]);
+        assert_eq!(keep(|p| p.top_k = 1), [1]);
+        assert_eq!(keep(|p| p.top_k = 3), [1, 2, 3]);
+        assert_eq!(keep(|p| p.top_k = 99), [0, 1, 2, 3]);
+        assert_eq!(keep(|p| p.top_p = 0.0), [1]);
+        assert_eq!(keep(|p| p.top_p = 0.35), [1]);
+        assert_eq!(keep(|p| p.top_p = 0.65), [1, 3]);
+        assert_eq!(keep(|p| p.top_p = 0.85), [1, 2, 3]);
+        assert_eq!(keep(|p| p.min_p = 0.6), [1, 3]);
+        assert_eq!(keep(|p| p.min_p = 1.0), [1]);
+        // Top-p sees the distribution that top-k left: 4/7 and 3/7.
+        assert_eq!(keep(|p| (p.top_k, p.top_p) = (2, 0.55)), [1]);
+        assert_eq!(keep(|p| (p.top_k, p.top_p) = (2, 0.6)), [1, 3]);
+    }
+
+    #[test]
+    fn top_p_over_a_flat_vocabulary_goes_beyond_its_first_head() {
+        let n = 3 * FIRST_HEAD;
+        let counts = histogram(&mut sampler(|p| p.top_p = 0.5), &vec![0.25; n], 20_000);
+        // Ties: the lower half of the ids, all of it.
+        assert_eq!(drawn(&counts), (0..n / 2).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_repetition_penalty_sees_the_last_64_tokens() {
+        let mut greedy = sampler(|p| (p.temperature, p.repetition_penalty) = (0.0, 2.0));
+        assert_eq!(greedy.sample(&mut [3.0, 2.0], &[0]).unwrap(), 1);
+        assert_eq!(greedy.sample(&mut [-2.0, -3.0], &[0]).unwrap(), 1);
+        let mut old = vec![1; 65];
+        old[0] = 0;
+        assert_eq!(greedy.sample(&mut [3.0, 2.9], &old).unwrap(), 0);
+        // However often a token stands there, it is penalised once.
+        assert_eq!(greedy.sample(&mut [3.0, 1.4], &[0, 0, 0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn presence_and_frequency_count_generated_tokens_only() {
+        let mut greedy = sampler(|p| (p.temperature, p.presence_penalty) = (0.0, 1.0));
+        assert_eq!(greedy.sample(&mut [3.0, 2.5], &[0, 0, 0]).unwrap(), 0);
+        assert_eq!(greedy.sample(&mut [3.0, 2.5], &[]).unwrap(), 1);
+        assert_eq!(greedy.sample(&mut [3.0, 2.5], &[]).unwrap(), 0);
+        let mut greedy = sampler(|p| (p.temperature, p.frequency_penalty) = (0.0, 0.4));
+        let ids: Vec<u32> = (0..4).map(|_| greedy.sample(&mut [3.0, 2.5], &[]).unwrap()).collect();
+        assert_eq!(ids, [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_tokens() {
+        let logits: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin() * 4.0).collect();
+        let run = |seed| -> Vec<u32> {
+            let mut sampler = sampler(|p| (p.seed, p.top_k, p.top_p) = (Some(seed), 200, 0.9));
+            (0..64).map(|_| sampler.sample(&mut logits.clone(), &[]).unwrap()).collect()
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+    }
+}

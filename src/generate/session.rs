@@ -1,0 +1,300 @@
+//! A backend together with the tokens that its KV cache holds.
+//!
+//! Principal type: [`Session`]. A prompt that begins like the last one is computed only from where they part.
+//! Must not know sampling or text.
+
+use web_time::Instant;
+
+use super::Pause;
+use super::metrics::difference;
+use crate::backend::{Backend, Counters, Outputs};
+use crate::bail;
+use crate::error::{Error, ErrorCode, Result};
+
+/// A backend and the state of its KV cache.
+#[derive(Debug)]
+pub struct Session<B> {
+    backend: B,
+    n_ctx: usize,
+    n_batch: usize,
+    n_vocab: usize,
+    /// Token of each filled position of the KV cache.
+    tokens: Vec<u32>,
+    /// Tokens of the next prefill chunk, as measured on the last ones; 0 before the first.
+    chunk: usize,
+}
+
+/// The first chunk, before anything was measured: long enough to measure, short enough for a phone.
+const FIRST_CHUNK: usize = 16;
+
+/// A finished prefill.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prefilled {
+    /// Logits after the last token, `[n_vocab]`.
+    pub logits: Vec<f32>,
+    /// Tokens at the beginning of the prompt that were in the KV cache already.
+    pub n_cached: usize,
+}
+
+impl<B: Backend> Session<B> {
+    /// A session over a filled backend that was planned for `n_ctx` positions and steps of `n_batch` tokens.
+    pub fn new(backend: B, n_ctx: usize, n_batch: usize, n_vocab: usize) -> Self {
+        Self { backend, n_ctx, n_batch: n_batch.max(1), n_vocab, tokens: Vec::new(), chunk: 0 }
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The backend, to run steps by hand; what the KV cache holds is forgotten, because it may change.
+    pub fn backend_mut(&mut self) -> &mut B {
+        self.tokens.clear();
+        &mut self.backend
+    }
+
+    /// Positions of the KV cache.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// Most tokens of one step.
+    pub fn n_batch(&self) -> usize {
+        self.n_batch
+    }
+
+    /// The tokens in the KV cache, by position.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Backend work since `before`.
+    pub fn counters_since(&self, before: Counters) -> Counters {
+        difference(self.backend.counters(), before)
+    }
+
+    /// Makes the KV cache hold exactly `ids` and gives the logits after the last of them; `on_progress` gets the
+    /// number of tokens in place after each chunk. `None` when `pause` said stop; the work done so far stays of use.
+    /// # Errors
+    /// `InvalidRequest` for no or unknown tokens, `ContextLengthExceeded`, and what the backend says.
+    pub async fn prefill(
+        &mut self,
+        ids: &[u32],
+        pause: &impl Pause,
+        mut on_progress: impl FnMut(usize),
+    ) -> Result<Option<Prefilled>> {
+        self.check(ids)?;
+        let common = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        // The last token is always computed: the cache holds keys and values, not logits.
+        let n_cached = common.min(ids.len() - 1);
+        self.tokens.truncate(n_cached);
+        loop {
+            if !pause.pause().await {
+                return Ok(None);
+            }
+            let pos = self.tokens.len();
+            let end = ids.len().min(pos + self.chunk_len(pause));
+            let outputs = match end == ids.len() {
+                true => Outputs::Last,
+                false => Outputs::None,
+            };
+            let start = Instant::now();
+            let logits = self.forward(&ids[pos..end], outputs).await?;
+            self.adapt_chunk(end - pos, start.elapsed().as_secs_f64() * 1e3, pause);
+            on_progress(end);
+            if end == ids.len() {
+                return Ok(Some(Prefilled { logits, n_cached }));
+            }
+        }
+    }
+
+    /// Appends one token and gives the logits after it, `[n_vocab]`.
+    /// # Errors
+    /// `ContextLengthExceeded` when the KV cache is full, and what the backend says.
+    pub async fn decode(&mut self, id: u32) -> Result<Vec<f32>> {
+        if self.tokens.len() >= self.n_ctx {
+            bail!(ContextLengthExceeded, "the context of {} tokens is full", self.n_ctx);
+        }
+        self.forward(&[id], Outputs::Last).await
+    }
+
+    /// Logits of the last or of all of `ids`, `[n_outputs, n_vocab]`, computed afresh from position 0. `None` when
+    /// `pause` said stop.
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub async fn logits(&mut self, ids: &[u32], all: bool, pause: &impl Pause) -> Result<Option<Vec<f32>>> {
+        self.tokens.clear();
+        if !all {
+            let prefilled = self.prefill(ids, pause, |_| ()).await?;
+            return Ok(prefilled.map(|prefilled| prefilled.logits));
+        }
+        self.check(ids)?;
+        let mut logits = Vec::with_capacity(ids.len() * self.n_vocab);
+        while self.tokens.len() < ids.len() {
+            if !pause.pause().await {
+                return Ok(None);
+            }
+            let pos = self.tokens.len();
+            let chunk = &ids[pos..ids.len().min(pos + self.chunk_len(pause))];
+            let start = Instant::now();
+            logits.extend(self.forward(chunk, Outputs::All).await?);
+            self.adapt_chunk(chunk.len(), start.elapsed().as_secs_f64() * 1e3, pause);
+        }
+        Ok(Some(logits))
+    }
+
+    /// One step behind the cached tokens. A step that fails, or is dropped half way, leaves only tokens of whole
+    /// steps in the log; the next one overwrites the rest.
+    async fn forward(&mut self, ids: &[u32], outputs: Outputs) -> Result<Vec<f32>> {
+        let pos = self.tokens.len();
+        let logits = self.backend.forward(ids, pos, outputs).await?;
+        let expected = outputs.n_rows(ids.len()) * self.n_vocab;
+        if logits.len() != expected {
+            bail!(Internal, "the backend gave {} logits instead of {expected}", logits.len());
+        }
+        self.tokens.extend_from_slice(ids);
+        Ok(logits)
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::new(ErrorCode::InvalidRequest, "there are no tokens to compute").at("prompt"));
+        }
+        if let Some(index) = ids.iter().position(|id| *id as usize >= self.n_vocab) {
+            let message = format!("{} is no token: the vocabulary has {}", ids[index], self.n_vocab);
+            return Err(Error::new(ErrorCode::InvalidRequest, message).at(format!("prompt[{index}]")));
+        }
+        if ids.len() > self.n_ctx {
+            let message = format!(
+                "the prompt has {} tokens, the context holds {}: shorten it, or load the model with a larger context",
+                ids.len(),
+                self.n_ctx
+            );
+            return Err(Error::new(ErrorCode::ContextLengthExceeded, message).at("prompt"));
+        }
+        Ok(())
+    }
+
+    fn chunk_len(&self, pause: &impl Pause) -> usize {
+        match (pause.step_budget_ms(), self.chunk) {
+            (None, _) => self.n_batch,
+            (Some(_), 0) => FIRST_CHUNK.min(self.n_batch),
+            (Some(_), chunk) => chunk,
+        }
+    }
+
+    /// Sets the next chunk to what fits the budget, given that `n` tokens took `ms`.
+    fn adapt_chunk(&mut self, n: usize, ms: f64, pause: &impl Pause) {
+        if let Some(budget) = pause.step_budget_ms() {
+            self.chunk = next_chunk(n, ms, budget).min(self.n_batch);
+        }
+    }
+}
+
+/// How many tokens fit `budget` when `n` took `ms`: growing at most to double, because short chunks measure badly
+/// (attention grows with the position, a first step compiles and warms up).
+fn next_chunk(n: usize, ms: f64, budget: f64) -> usize {
+    let fitting = n as f64 * budget / ms.max(1e-3);
+    // Whole groups of 8 where there are that many: the tiled kernels' unit.
+    let fitting = fitting.min(2.0 * n.max(8) as f64) as usize;
+    match fitting {
+        0 => 1,
+        1..8 => fitting,
+        _ => fitting / 8 * 8,
+    }
+}
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use pollster::block_on;
+
+    use super::super::NoPause;
+    use super::super::test_backend::{HashBackend, StopAfter, expected_logits};
+    use super::*;
+
+    fn session(n_ctx: usize, n_batch: usize) -> Session<HashBackend> {
+        Session::new(HashBackend::new(n_ctx, n_batch), n_ctx, n_batch, HashBackend::N_VOCAB)
+    }
+
+    #[test]
+    fn prefill_in_chunks_gives_the_logits_of_the_whole() {
+        let ids: Vec<u32> = (0..37).map(|i| i * 7 % 31).collect();
+        for n_batch in [1, 5, 16, 64] {
+            let mut session = session(64, n_batch);
+            let mut progress = Vec::new();
+            let prefilled = block_on(session.prefill(&ids, &NoPause, |n| progress.push(n))).unwrap().unwrap();
+            assert_eq!(prefilled.logits, expected_logits(&ids));
+            assert_eq!(prefilled.n_cached, 0);
+            assert_eq!(progress.len(), ids.len().div_ceil(n_batch));
+            assert_eq!(progress.last(), Some(&37));
+            assert_eq!(session.tokens(), ids);
+        }
+    }
+
+    #[test]
+    fn a_common_beginning_is_not_computed_again() {
+        let mut session = session(64, 8);
+        let run = |session: &mut Session<HashBackend>, ids: &[u32]| {
+            let prefilled = block_on(session.prefill(ids, &NoPause, |_| ())).unwrap().unwrap();
+            assert_eq!(prefilled.logits, expected_logits(ids));
+            prefilled.n_cached
+        };
+        assert_eq!(run(&mut session, &[1, 2, 3, 4]), 0);
+        assert_eq!(block_on(session.decode(5)).unwrap(), expected_logits(&[1, 2, 3, 4, 5]));
+        assert_eq!(run(&mut session, &[1, 2, 3, 4, 5, 6, 7]), 5);
+        assert_eq!(run(&mut session, &[1, 2, 9]), 2);
+        assert_eq!(run(&mut session, &[1, 2, 9]), 2, "the last token is always computed");
+        assert_eq!(run(&mut session, &[2]), 0);
+    }
+
+    #[test]
+    fn all_logits_are_those_of_every_prefix() {
+        let ids: Vec<u32> = (0..20).map(|i| i * 5 % 31).collect();
+        let mut session = session(32, 6);
+        let all = block_on(session.logits(&ids, true, &NoPause)).unwrap().unwrap();
+        let expected: Vec<f32> = (1..=ids.len()).flat_map(|n| expected_logits(&ids[..n])).collect();
+        assert_eq!(all, expected);
+        let last = block_on(session.logits(&ids, false, &NoPause)).unwrap().unwrap();
+        assert_eq!(last, expected_logits(&ids));
+    }
+
+    #[test]
+    fn wrong_prompts_are_refused_with_their_place() {
+        let mut session = session(8, 8);
+        for (ids, code, field) in [
+            (&[][..], ErrorCode::InvalidRequest, "prompt"),
+            (&[1, 99], ErrorCode::InvalidRequest, "prompt[1]"),
+            (&[1; 9], ErrorCode::ContextLengthExceeded, "prompt"),
+        ] {
+            let error = block_on(session.prefill(ids, &NoPause, |_| ())).unwrap_err();
+            assert_eq!((error.code(), error.field()), (code, Some(field)));
+            let error = block_on(session.logits(ids, true, &NoPause)).unwrap_err();
+            assert_eq!((error.code(), error.field()), (code, Some(field)));
+        }
+        block_on(session.prefill(&[1; 8], &NoPause, |_| ())).unwrap();
+        assert_eq!(block_on(session.decode(1)).unwrap_err().code(), ErrorCode::ContextLengthExceeded);
+    }
+
+    #[test]
+    fn stopping_and_failing_leave_a_usable_session() {
+        let ids: Vec<u32> = (0..20).collect();
+        let mut session = session(32, 4);
+        assert_eq!(block_on(session.prefill(&ids, &StopAfter::new(2), |_| ())).unwrap(), None);
+        assert_eq!(session.tokens(), &ids[..8], "two chunks were done");
+        session.backend.fail_at_step = Some(session.backend.counters().steps + 1);
+        assert!(block_on(session.prefill(&ids, &NoPause, |_| ())).is_err());
+        assert_eq!(session.tokens(), &ids[..12], "one more chunk was done before the failing one");
+        let prefilled = block_on(session.prefill(&ids, &NoPause, |_| ())).unwrap().unwrap();
+        assert_eq!((prefilled.n_cached, prefilled.logits), (12, expected_logits(&ids)));
+    }
+
+    #[test]
+    fn chunks_follow_the_budget() {
+        assert_eq!(next_chunk(16, 400.0, 100.0), 4);
+        assert_eq!(next_chunk(16, 100.0, 100.0), 16);
+        assert_eq!(next_chunk(16, 1.0, 100.0), 32, "growing is gradual");
+        assert_eq!(next_chunk(1, 0.0, 100.0), 16);
+        assert_eq!(next_chunk(1, 500.0, 100.0), 1);
+        assert_eq!(next_chunk(64, 110.0, 100.0), 56);
+    }
+}
