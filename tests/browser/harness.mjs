@@ -1,0 +1,120 @@
+// What the browser tests share: where things lie, how each browser set-up is launched, and the page that holds the package.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { chromium } from 'playwright-core';
+import { startServer } from './server.mjs';
+
+export const ROOT = path.resolve(import.meta.dirname, '../..');
+const TOOLS = process.env.LAMPLIGHT_TOOLS ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(os.homedir(), '.cache'), 'lamplight');
+const LAVAPIPE_DIR = process.env.LAVAPIPE_DIR ?? path.join(TOOLS, 'chromium-lavapipe');
+
+/** The real model (fetched by scripts/model.sh) and the URL path it is served at. */
+export const MODEL_FILE = process.env.LAMPLIGHT_MODEL ?? path.join(ROOT, 'models', 'SmolLM2-135M-Instruct.Q4_1.gguf');
+export const MODEL_PATH = '/models/smollm2.gguf';
+export const MODEL_BYTES = 98_362_432;
+export const PART_BYTES = 16 * 1024 * 1024;
+
+const BASE_ARGS = [
+  '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
+  '--disable-sync', '--disable-dev-shm-usage',
+];
+/** Browser set-ups: `lavapipe` has shader-f16 and subgroups, `swiftshader` neither f16 nor speed, `none` no adapter. */
+const GPU_ARGS = {
+  none: ['--disable-gpu'],
+  swiftshader: ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
+  lavapipe: ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--use-angle=vulkan'],
+};
+
+/** Launches Chromium with its own profile (or the one given, to come back to a cache). `close()` ends it and removes a profile it made. */
+export async function launch({ gpu = 'none', profile } = {}) {
+  const lavapipe = gpu === 'lavapipe';
+  const executablePath = lavapipe
+    ? path.join(LAVAPIPE_DIR, 'browser', 'chromium')
+    : process.env.CHROMIUM_BIN || '/usr/bin/chromium';
+  const dir = profile ?? fs.mkdtempSync(path.join(os.tmpdir(), 'lamplight-profile-'));
+  const env = { ...process.env };
+  if (lavapipe) env.VK_DRIVER_FILES = path.join(LAVAPIPE_DIR, 'lvp.json');
+  const context = await chromium.launchPersistentContext(dir, {
+    executablePath, env, headless: true, args: [...BASE_ARGS, ...GPU_ARGS[gpu]], timeout: 120_000,
+  });
+  context.setDefaultTimeout(300_000);
+  return {
+    context,
+    profile: dir,
+    async close() {
+      await context.close();
+      if (!profile) fs.rmSync(dir, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A server with the test page at /, the package under /pkg/ and the real model. */
+export function startPackageServer({ headers, files = {} } = {}) {
+  return startServer({
+    mounts: {
+      '/': path.join(ROOT, 'tests/browser/pages'),
+      '/pkg/': path.join(ROOT, 'pkg/dist'),
+      '/golden/': path.join(ROOT, 'tests/golden'),
+    },
+    files: { [MODEL_PATH]: MODEL_FILE, ...files },
+    headers,
+  });
+}
+
+/**
+ * Opens the test page, whose `window.lamplight` is the package's module. Errors of the page are collected in `page.problems`:
+ * uncaught exceptions, security policy violations, and console errors (failed requests that a test asked for excepted).
+ */
+export async function openPage(browser, server, { url = '/' } = {}) {
+  const page = await browser.context.newPage();
+  page.problems = [];
+  page.on('pageerror', (error) => page.problems.push(`exception: ${error.message}`));
+  page.on('console', (message) => {
+    if (process.env.LAMPLIGHT_VERBOSE) console.log(`[page ${message.type()}] ${message.text()}`);
+    if (message.type() === 'error' && !/Failed to load resource/.test(message.text())) page.problems.push(`console: ${message.text()}`);
+  });
+  await page.goto(server.origin + url);
+  await page.waitForFunction(() => globalThis.ready === true);
+  return page;
+}
+
+/** Asserts that nothing went wrong on the page behind the test's back. */
+export function assertNoProblems(page) {
+  assert.deepEqual(page.problems, []);
+}
+
+/**
+ * Loads an engine in the page as `window.engine`; resolves with its info, the progress values and the seconds it took.
+ * `options` is what `createEngine` takes, except that functions and signals stay out (they do not cross into the page).
+ */
+export function load(page, options) {
+  return page.evaluate(async (engineOptions) => {
+    await globalThis.engine?.dispose();
+    globalThis.engine = undefined;
+    const progress = [];
+    const started = performance.now();
+    globalThis.engine = await globalThis.lamplight.createEngine({ ...engineOptions, onProgress: (value) => progress.push({ ...value }) });
+    return { info: globalThis.engine.info, progress, seconds: (performance.now() - started) / 1000 };
+  }, options);
+}
+
+/** Runs `createEngine` expecting it to fail; resolves with the error's fields. */
+export function loadError(page, options) {
+  return page.evaluate(async (engineOptions) => {
+    try {
+      const engine = await globalThis.lamplight.createEngine(engineOptions);
+      await engine.dispose();
+      return { name: null, message: 'no error' };
+    } catch (error) {
+      return { name: error.name, code: error.code, field: error.field, message: error.message };
+    }
+  }, options);
+}
+
+/** A file of the reference data beside the clone, or null when the clone stands by itself. */
+export function sharedOracle(file) {
+  const full = path.resolve(ROOT, '../shared/oracle', file);
+  return fs.existsSync(full) ? full : null;
+}
