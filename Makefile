@@ -8,7 +8,7 @@ PORT ?= 8080
 TOOLS := $(or $(LAMPLIGHT_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamplight)
 export PATH := $(TOOLS)/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
-.PHONY: help demo build test test-all lint size bench clean
+.PHONY: help setup demo build test test-all lint size bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -16,6 +16,9 @@ help: ## this list
 demo: build ## set everything up, fetch the model, serve the chat page (MODEL=path.gguf, PORT=8080)
 	@model="$(MODEL)"; [ -n "$$model" ] || model=$$(scripts/model.sh | tail -n 1) || exit 1; \
 	exec node scripts/serve.mjs www/dist --port $(PORT) --model "$$model"
+
+setup: ## only the set-up of `make build`
+	@scripts/setup.sh build
 
 build: ## wasm, npm package and page into pkg/dist and www/dist
 	@scripts/setup.sh build
