@@ -19,13 +19,8 @@ fn dequant_is_bit_exact() {
                 continue;
             };
             let values = file.tensor(&format!("{name}.values")).unwrap();
-            let expected: Vec<u32> = values
-                .data()
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|bytes| u32::from_le_bytes(*bytes))
-                .collect();
+            let expected: Vec<u32> =
+                values.data().as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
             let mut out = vec![f32::NAN; expected.len()];
             // From an odd address: files do not promise more than their own alignment, and slices of them less.
             let mut shifted = vec![0];

@@ -11,9 +11,7 @@ pub(super) const F32: Format = Format {
     block_len: 1,
     block_bytes: 4,
     dequant: |bytes, out| {
-        decode(bytes, out, |x: &[u8; 4], [out]: &mut [f32; 1]| {
-            *out = f32::from_le_bytes(*x)
-        })
+        decode(bytes, out, |x: &[u8; 4], [out]: &mut [f32; 1]| *out = f32::from_le_bytes(*x))
     },
     non_finite: |bytes| first_block(bytes, |x: &[u8; 4]| f32::from_le_bytes(*x).is_finite()),
     wgsl: "",
@@ -26,11 +24,7 @@ pub(super) const F16: Format = Format {
     ggml_id: 1,
     block_len: 1,
     block_bytes: 2,
-    dequant: |bytes, out| {
-        decode(bytes, out, |x: &[u8; 2], [out]: &mut [f32; 1]| {
-            *out = f16_value(*x)
-        })
-    },
+    dequant: |bytes, out| decode(bytes, out, |x: &[u8; 2], [out]: &mut [f32; 1]| *out = f16_value(*x)),
     non_finite: |bytes| first_block(bytes, |x: &[u8; 2]| f16_is_finite(*x)),
     wgsl: "",
 };
@@ -42,11 +36,7 @@ pub(super) const BF16: Format = Format {
     ggml_id: 30,
     block_len: 1,
     block_bytes: 2,
-    dequant: |bytes, out| {
-        decode(bytes, out, |x: &[u8; 2], [out]: &mut [f32; 1]| {
-            *out = bf16_value(*x)
-        })
-    },
+    dequant: |bytes, out| decode(bytes, out, |x: &[u8; 2], [out]: &mut [f32; 1]| *out = bf16_value(*x)),
     non_finite: |bytes| first_block(bytes, |x: &[u8; 2]| bf16_value(*x).is_finite()),
     wgsl: "",
 };

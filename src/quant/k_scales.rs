@@ -8,9 +8,6 @@ pub fn k_scale_min(scales: &[u8; 12], j: usize) -> (u8, u8) {
     if j < 4 {
         (scales[j] & 63, scales[j + 4] & 63)
     } else {
-        (
-            scales[j + 4] & 15 | scales[j - 4] >> 6 << 4,
-            scales[j + 4] >> 4 | scales[j] >> 6 << 4,
-        )
+        (scales[j + 4] & 15 | scales[j - 4] >> 6 << 4, scales[j + 4] >> 4 | scales[j] >> 6 << 4)
     }
 }

@@ -96,9 +96,7 @@ pub fn format_by_ggml_id(id: u32) -> Option<&'static Format> {
 
 /// The format of this name in either case, such as `q4_1` or `Q4_1`, if it is supported.
 pub fn format_by_name(name: &str) -> Option<&'static Format> {
-    FORMATS
-        .iter()
-        .find(|format| format.name.eq_ignore_ascii_case(name))
+    FORMATS.iter().find(|format| format.name.eq_ignore_ascii_case(name))
 }
 
 /// The value of a half float stored little-endian.

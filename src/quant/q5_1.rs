@@ -28,9 +28,7 @@ pub(super) const FORMAT: Format = Format {
     block_bytes: size_of::<BlockQ5_1>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
     non_finite: |bytes| {
-        first_block(bytes, |block: &BlockQ5_1| {
-            f16_is_finite(block.d) && f16_is_finite(block.m)
-        })
+        first_block(bytes, |block: &BlockQ5_1| f16_is_finite(block.d) && f16_is_finite(block.m))
     },
     wgsl: "",
 };

@@ -30,9 +30,7 @@ pub(super) const FORMAT: Format = Format {
     block_bytes: size_of::<BlockQ5K>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
     non_finite: |bytes| {
-        first_block(bytes, |block: &BlockQ5K| {
-            f16_is_finite(block.d) && f16_is_finite(block.dmin)
-        })
+        first_block(bytes, |block: &BlockQ5K| f16_is_finite(block.d) && f16_is_finite(block.dmin))
     },
     wgsl: "",
 };
