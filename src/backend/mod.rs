@@ -90,3 +90,62 @@ pub trait Backend {
     /// Bytes held: weights, KV cache and workspace.
     fn memory_bytes(&self) -> u64;
 }
+
+/// What one step computed, op by op: finds the first op where two backends part.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trace {
+    /// For each op in order of execution, [`trace_name`] and the rows it wrote, row-major.
+    pub values: Vec<(String, Vec<f32>)>,
+}
+
+/// Where two traces part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parting {
+    /// [`trace_name`] of the op.
+    pub name: String,
+    /// Index of the element that differs most.
+    pub index: usize,
+    /// That element in the trace, and in the other one.
+    pub values: (f32, f32),
+    /// The difference as a share of the value's root mean square.
+    pub relative: f32,
+}
+
+impl Trace {
+    /// The first op whose values differ by more than `tolerance` times their root mean square (NaN always differs).
+    /// Ops that only one of the traces has are skipped, so a backend that fuses ops can still be compared.
+    pub fn first_parting(&self, other: &Trace, tolerance: f32) -> Option<Parting> {
+        let shared = self.values.iter().filter_map(|(name, ours)| {
+            let (_, theirs) = other.values.iter().find(|(other, _)| other == name)?;
+            Some((name, ours, theirs))
+        });
+        for (name, ours, theirs) in shared {
+            let square_sum: f64 = ours.iter().map(|v| f64::from(*v).powi(2)).sum();
+            let rms = (square_sum / ours.len().max(1) as f64).sqrt().max(1e-30) as f32;
+            let mut worst = (ours.len() != theirs.len()).then(|| {
+                let index = ours.len().min(theirs.len());
+                Parting { name: name.clone(), index, values: (f32::NAN, f32::NAN), relative: f32::INFINITY }
+            });
+            for (index, (a, b)) in ours.iter().zip(theirs).enumerate() {
+                let relative = (a - b).abs() / rms;
+                let within = relative <= worst.as_ref().map_or(tolerance, |worst| worst.relative);
+                if !within {
+                    let name = name.clone();
+                    let relative = if relative.is_nan() { f32::INFINITY } else { relative };
+                    worst = Some(Parting { name, index, values: (*a, *b), relative });
+                }
+            }
+            if worst.is_some() {
+                return worst;
+            }
+        }
+        None
+    }
+}
+
+/// Name of what op `index` writes, such as `7:layers.0.q`: an op's index makes it unique, for the residual stream is
+/// written many times.
+pub fn trace_name(graph: &Graph, index: usize) -> String {
+    let value = &graph.values[graph.ops[index].writes().0];
+    format!("{index}:{}", value.name)
+}

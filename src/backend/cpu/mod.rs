@@ -1,2 +1,300 @@
-//! The CPU backend.
+//! Runs graphs on the CPU, on one thread.
+//!
+//! Principal type: [`CpuBackend`]. It walks the ops and hands each to one of two sets of kernels: `exact` is the
+//! executable specification (f32 activations, weights decoded as the file's format says), `fast` is what users run.
+//! Must not know a family name, and nothing of the web.
+
+mod exact;
+mod plan;
+mod rope;
 pub mod simd;
+
+use crate::backend::{Backend, Counters, ModelPlan, Outputs, Trace, trace_name};
+use crate::bail;
+use crate::error::{Error, ErrorCode, Result};
+use crate::model::graph::{Op, Rows, ValueId, WeightDecl, WeightId};
+use crate::model::spec::{Activation, NormSpec};
+use plan::{Workspace, check};
+use rope::RopeTable;
+
+/// Which kernels run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuMode {
+    /// Repacked weights, activations rounded to 16-bit integers per block of 32, KV cache in f16.
+    Fast,
+    /// Weights as in the file, everything else in f32: slow, and what the other backends are compared with.
+    Exact,
+}
+
+/// A model on the CPU.
+pub struct CpuBackend {
+    plan: ModelPlan,
+    kernels: Box<dyn Kernels>,
+    workspace: Workspace,
+    /// One for each of the graph's ropes; empty until all weights are there.
+    ropes: Vec<RopeTable>,
+    ready: bool,
+    counters: Counters,
+}
+
+/// The arithmetic of the ops and the storage of weights and KV cache. Slices have the lengths that the graph says for
+/// the step's number of rows, and ids are in range: [`plan::check`] and [`CpuBackend::forward`] see to it.
+trait Kernels {
+    /// Stores a piece of a weight, as [`Backend::upload`] has it.
+    fn upload(&mut self, weight: WeightId, offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Fails when a weight is not complete; frees what only the upload needed.
+    fn finish_upload(&mut self) -> Result<()>;
+
+    /// A weight of one row, decoded.
+    fn vector(&self, weight: WeightId) -> &[f32];
+
+    /// [`Op::Embed`]
+    fn embed(&mut self, table: WeightId, tokens: &[u32], scale: f32, out: &mut [f32]);
+
+    /// [`Op::Norm`]
+    fn norm(&self, norm: NormSpec, weight: WeightId, bias: Option<WeightId>, x: &[f32], out: &mut [f32]);
+
+    /// [`Op::MatMul`]; `x_id` names the source, so that what is derived from it can be kept for the next op.
+    fn matmul(&mut self, op: &MatMul, x_id: ValueId, x: &[f32], out: &mut [f32]);
+
+    /// Stores one token's rotated keys and its values, both `[n_kv_heads, head_dim]`.
+    fn write_kv(&mut self, kv: usize, pos: usize, k: &[f32], v: &[f32]);
+
+    /// [`Op::Attention`]
+    fn attention(&mut self, op: &Attention, q: &[f32], out: &mut [f32]);
+
+    /// [`Op::GatedActivation`] with the gate in `out`.
+    fn gated_activation(&self, activation: Activation, up: &[f32], out: &mut [f32]);
+
+    /// Told after every op: what was derived from `value` is out of date.
+    fn written(&mut self, value: ValueId);
+
+    /// Fills caches and scratch with NaN from position `pos` on.
+    fn poison(&mut self, pos: usize);
+
+    /// Bytes held.
+    fn memory_bytes(&self) -> u64;
+}
+
+/// The constant operands of [`Op::MatMul`]: `out = (weight · x + bias (+ out)) * scale`.
+struct MatMul {
+    weight: WeightId,
+    bias: Option<WeightId>,
+    /// Whether the residual is in the destination.
+    accumulate: bool,
+    scale: f32,
+}
+
+/// The constant operands of [`Op::Attention`].
+struct Attention {
+    kv: usize,
+    n_heads: usize,
+    scale: f32,
+    window: Option<usize>,
+    softcap: Option<f32>,
+    /// Position of the step's first token.
+    pos: usize,
+}
+
+impl CpuBackend {
+    /// Allocates everything but the weights, which arrive through [`Backend::upload`].
+    /// # Errors
+    /// `WrongShape` or `Internal` when the plan does not fit together, `OutOfMemory`.
+    pub fn new(plan: ModelPlan, mode: CpuMode) -> Result<CpuBackend> {
+        check(&plan)?;
+        let kernels: Box<dyn Kernels> = match mode {
+            // The fast kernels come with the next commits; until then both modes are exact.
+            CpuMode::Fast | CpuMode::Exact => Box::new(exact::Exact::new(&plan)?),
+        };
+        let workspace = Workspace::new(&plan)?;
+        let (ropes, counters) = (Vec::new(), Counters::default());
+        Ok(CpuBackend { plan, kernels, workspace, ropes, ready: false, counters })
+    }
+
+    /// Runs a step like [`Backend::forward`] with all outputs, and returns what every op wrote. All buffers are
+    /// filled with NaN before, and the KV cache from `pos` on, so that reading what was never written shows.
+    /// # Errors
+    /// As [`Backend::forward`].
+    pub fn forward_traced(&mut self, tokens: &[u32], pos: usize) -> Result<Trace> {
+        self.workspace.poison();
+        self.kernels.poison(pos);
+        let mut trace = Trace::default();
+        self.step(tokens, pos, Outputs::All, Some(&mut trace))?;
+        Ok(trace)
+    }
+
+    fn check_step(&self, tokens: &[u32], pos: usize) -> Result<()> {
+        let ModelPlan { graph, n_ctx, n_batch, .. } = &self.plan;
+        if !self.ready {
+            bail!(Internal, "a step before finish_upload; upload the weights first");
+        }
+        if tokens.is_empty() || tokens.len() > *n_batch {
+            bail!(InvalidRequest, "a step of {} tokens; it takes 1 to {n_batch}", tokens.len());
+        }
+        if pos.checked_add(tokens.len()).is_none_or(|end| end > *n_ctx) {
+            bail!(InvalidRequest, "{} tokens at position {pos} pass the context of {n_ctx}", tokens.len());
+        }
+        let tables = graph.ops.iter().filter_map(|op| match op {
+            Op::Embed { table, .. } => Some(graph.weights[table.0].n_rows),
+            _ => None,
+        });
+        let n_vocab = tables.min().unwrap_or(usize::MAX);
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= n_vocab) {
+            bail!(InvalidRequest, "token id {token} is not in the vocabulary of {n_vocab}");
+        }
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        tokens: &[u32],
+        pos: usize,
+        outputs: Outputs,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<Vec<f32>> {
+        self.check_step(tokens, pos)?;
+        let n_outputs = outputs.n_rows(tokens.len());
+        for rope in &mut self.ropes {
+            rope.set(pos, tokens.len());
+        }
+        let logits = self.plan.graph.logits.expect("invariant: checked plans compute logits");
+        let n_logits = n_outputs * self.plan.graph.values[logits.0].width;
+        self.workspace.put(logits, plan::zeroed(n_logits, "logits")?);
+        for index in 0..self.plan.graph.ops.len() {
+            let out = self.plan.graph.ops[index].writes();
+            let n_rows = match self.plan.graph.values[out.0].rows {
+                Rows::Tokens => tokens.len(),
+                Rows::Outputs => n_outputs,
+            };
+            if n_rows == 0 {
+                continue;
+            }
+            self.run_op(index, tokens, pos, n_rows);
+            self.kernels.written(out);
+            if let Some(trace) = &mut trace {
+                let len = n_rows * self.plan.graph.values[out.0].width;
+                let name = trace_name(&self.plan.graph, index);
+                trace.values.push((name, self.workspace.get(out, len).to_vec()));
+            }
+        }
+        self.counters.steps += 1;
+        Ok(self.workspace.take(logits))
+    }
+
+    /// Runs one op, which writes `n_rows` rows.
+    fn run_op(&mut self, index: usize, tokens: &[u32], pos: usize, n_rows: usize) {
+        let CpuBackend { plan, kernels, workspace, ropes, .. } = self;
+        let graph = &plan.graph;
+        let op = &graph.ops[index];
+        let width = |id: ValueId| graph.values[id.0].width;
+        let out_id = op.writes();
+        let mut buffer = workspace.take(out_id);
+        let out = &mut buffer[..n_rows * width(out_id)];
+        let read = |id: ValueId| workspace.get(id, n_rows * width(id));
+        match *op {
+            Op::Embed { table, scale, .. } => kernels.embed(table, tokens, scale, out),
+            Op::Norm { x, norm, weight, bias, .. } => kernels.norm(norm, weight, bias, read(x), out),
+            Op::MatMul { x, weight, bias, add, scale, .. } => {
+                if let Some(add) = add.filter(|add| *add != out_id) {
+                    out.copy_from_slice(read(add));
+                }
+                let op = MatMul { weight, bias, accumulate: add.is_some(), scale };
+                kernels.matmul(&op, x, read(x), out);
+            }
+            Op::RopeKvWrite { k, v, rope, kv, .. } => {
+                let head_dim = graph.kv[kv].head_dim;
+                let rope = rope.map(|rope| &ropes[rope.0]);
+                // The keys' own buffer is rotated: nothing reads it afterwards but the cache.
+                let k_id = k;
+                let mut k = workspace.take(k_id);
+                let (q_width, k_width) = (width(out_id), width(k_id));
+                for token in 0..n_rows {
+                    let k = &mut k[token * k_width..][..k_width];
+                    if let Some(rope) = rope {
+                        rope.rotate(token, &mut out[token * q_width..][..q_width], head_dim);
+                        rope.rotate(token, k, head_dim);
+                    }
+                    let v = &workspace.get(v, n_rows * k_width)[token * k_width..][..k_width];
+                    kernels.write_kv(kv, pos + token, k, v);
+                }
+                workspace.put(k_id, k);
+                kernels.written(k_id);
+            }
+            Op::Attention { q, kv, n_heads, scale, window, softcap, .. } => {
+                let op = Attention { kv, n_heads, scale, window, softcap, pos };
+                kernels.attention(&op, read(q), out);
+            }
+            Op::GatedActivation { gate, up, activation, .. } => {
+                if gate != out_id {
+                    out.copy_from_slice(read(gate));
+                }
+                kernels.gated_activation(activation, read(up), out);
+            }
+            Op::TakeOutputs { x, .. } => {
+                let n_all = tokens.len() * width(x);
+                out.copy_from_slice(&workspace.get(x, n_all)[n_all - out.len()..]);
+            }
+        }
+        workspace.put(out_id, buffer);
+    }
+}
+
+/// Whether a piece continues a weight of which `received` of `n_bytes` bytes are there.
+/// # Errors
+/// `Internal` names the weight: the loader sends pieces in order and cuts them to the tensor.
+fn check_piece(decl: &WeightDecl, received: usize, n_bytes: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+    if offset != received as u64 || bytes.len() > n_bytes - received {
+        let message = format!(
+            "a piece of {} bytes at {offset}, where {received} of {n_bytes} bytes are there",
+            bytes.len()
+        );
+        return Err(Error::new(ErrorCode::Internal, message).at(decl.name.clone()));
+    }
+    Ok(())
+}
+
+/// Whether all of a weight is there.
+/// # Errors
+/// `Truncated` names the weight.
+fn check_complete(decl: &WeightDecl, received: usize, n_bytes: usize) -> Result<()> {
+    if received != n_bytes {
+        let message = format!("only {received} of {n_bytes} bytes arrived; load the model again");
+        return Err(Error::new(ErrorCode::Truncated, message).at(decl.name.clone()));
+    }
+    Ok(())
+}
+
+impl Backend for CpuBackend {
+    fn upload(&mut self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        if weight >= self.plan.graph.weights.len() {
+            bail!(Internal, "weight {weight} of {}", self.plan.graph.weights.len());
+        }
+        self.kernels.upload(WeightId(weight), offset, bytes)
+    }
+
+    async fn finish_upload(&mut self) -> Result<()> {
+        self.kernels.finish_upload()?;
+        let ModelPlan { graph, n_batch, .. } = &self.plan;
+        let table = |(spec, factors): &(_, Option<WeightId>)| {
+            let factors = factors.map(|factors| self.kernels.vector(factors));
+            RopeTable::new(spec, factors, *n_batch)
+        };
+        self.ropes = graph.ropes.iter().map(table).collect::<Result<_>>()?;
+        self.ready = true;
+        Ok(())
+    }
+
+    async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
+        self.step(tokens, pos, outputs, None)
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let ropes: u64 = self.ropes.iter().map(RopeTable::memory_bytes).sum();
+        self.kernels.memory_bytes() + self.workspace.memory_bytes() + ropes
+    }
+}

@@ -1,0 +1,170 @@
+//! The executable specification: every op in its plainest form.
+//!
+//! Principal type: [`Exact`]. Weights stay as the file has them and are decoded row by row by their format; everything
+//! else is f32, with sums in f64 except dot products, which use [`LANES`] f32 partial sums. Must not use `simd`.
+
+mod ops;
+
+use super::plan::zeroed;
+use super::{Attention, Kernels, MatMul};
+use crate::backend::ModelPlan;
+use crate::error::{Error, ErrorCode, Result};
+use crate::model::graph::ValueId;
+use crate::model::graph::{KvDecl, WeightDecl, WeightId, WeightKind};
+use crate::model::spec::{Activation, NormSpec};
+use crate::quant::{self, Format};
+
+/// Partial sums of a dot product: element `i` goes to sum `i % LANES`, and the sums are added pairwise. A fixed number
+/// makes results independent of the machine's vector width.
+pub(super) const LANES: usize = 16;
+
+/// Weights, caches and scratch of the exact kernels.
+pub(super) struct Exact {
+    weights: Vec<FileWeight>,
+    caches: Vec<Cache>,
+    /// One decoded row of the widest matrix.
+    row: Vec<f32>,
+    /// Scores of one query, `[n_ctx]`.
+    scores: Vec<f32>,
+}
+
+/// A weight in the layout of its file.
+struct FileWeight {
+    decl: WeightDecl,
+    format: &'static Format,
+    bytes: Vec<u8>,
+    n_bytes: usize,
+    /// The decoded row of a vector.
+    vector: Vec<f32>,
+}
+
+/// Keys and values of one layer, `[n_ctx, n_kv_heads, head_dim]` each.
+struct Cache {
+    decl: KvDecl,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Exact {
+    pub(super) fn new(plan: &ModelPlan) -> Result<Exact> {
+        let mut weights = Vec::new();
+        for (decl, dtype) in plan.graph.weights.iter().zip(&plan.dtypes) {
+            let format = quant::format(*dtype);
+            let n_bytes = decl.n_cols / format.block_len * format.block_bytes * decl.n_rows;
+            let weight =
+                FileWeight { decl: decl.clone(), format, bytes: Vec::new(), n_bytes, vector: Vec::new() };
+            weights.push(weight);
+        }
+        let mut caches = Vec::new();
+        for decl in &plan.graph.kv {
+            let len = plan.n_ctx * decl.n_kv_heads * decl.head_dim;
+            caches.push(Cache { decl: *decl, k: zeroed(len, "KV cache")?, v: zeroed(len, "KV cache")? });
+        }
+        let widest = plan.graph.weights.iter().map(|decl| decl.n_cols).max().unwrap_or(0);
+        let (row, scores) = (zeroed(widest, "workspace")?, zeroed(plan.n_ctx, "workspace")?);
+        Ok(Exact { weights, caches, row, scores })
+    }
+}
+
+impl FileWeight {
+    /// Decodes row `index` into `row: [n_cols]`.
+    fn decode(&self, index: usize, row: &mut [f32]) {
+        let row_bytes = self.n_bytes / self.decl.n_rows;
+        (self.format.dequant)(&self.bytes[index * row_bytes..][..row_bytes], row);
+    }
+}
+
+impl Kernels for Exact {
+    fn upload(&mut self, weight: WeightId, offset: u64, bytes: &[u8]) -> Result<()> {
+        let weight = &mut self.weights[weight.0];
+        if weight.bytes.is_empty() {
+            weight.bytes.try_reserve_exact(weight.n_bytes).map_err(|error| {
+                let message = format!("{} bytes of weights do not fit into memory", weight.n_bytes);
+                Error::new(ErrorCode::OutOfMemory, message).caused_by(error)
+            })?;
+        }
+        super::check_piece(&weight.decl, weight.bytes.len(), weight.n_bytes, offset, bytes)?;
+        weight.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish_upload(&mut self) -> Result<()> {
+        for weight in &mut self.weights {
+            super::check_complete(&weight.decl, weight.bytes.len(), weight.n_bytes)?;
+            if weight.decl.kind == WeightKind::Vector {
+                let mut vector = vec![0.0; weight.decl.n_cols];
+                weight.decode(0, &mut vector);
+                weight.vector = vector;
+            }
+        }
+        Ok(())
+    }
+
+    fn vector(&self, weight: WeightId) -> &[f32] {
+        &self.weights[weight.0].vector
+    }
+
+    fn embed(&mut self, table: WeightId, tokens: &[u32], scale: f32, out: &mut [f32]) {
+        let table = &self.weights[table.0];
+        for (token, row) in tokens.iter().zip(out.chunks_exact_mut(table.decl.n_cols)) {
+            table.decode(*token as usize, row);
+            row.iter_mut().for_each(|value| *value *= scale);
+        }
+    }
+
+    fn norm(&self, norm: NormSpec, weight: WeightId, bias: Option<WeightId>, x: &[f32], out: &mut [f32]) {
+        let bias = bias.map(|bias| self.vector(bias));
+        ops::norm(norm, self.vector(weight), bias, x, out);
+    }
+
+    /// Each row of the weight is decoded once and used for all tokens.
+    fn matmul(&mut self, op: &MatMul, _: ValueId, x: &[f32], out: &mut [f32]) {
+        let weight = &self.weights[op.weight.0];
+        let WeightDecl { n_cols, n_rows, .. } = weight.decl;
+        let bias = op.bias.map(|bias| self.weights[bias.0].vector.as_slice());
+        let row = &mut self.row[..n_cols];
+        for index in 0..n_rows {
+            weight.decode(index, row);
+            let bias = bias.map_or(0.0, |bias| bias[index]);
+            for (x, out) in x.chunks_exact(n_cols).zip(out.chunks_exact_mut(n_rows)) {
+                let residual = if op.accumulate { out[index] } else { 0.0 };
+                out[index] = (ops::dot(row, x) + bias + residual) * op.scale;
+            }
+        }
+    }
+
+    fn write_kv(&mut self, kv: usize, pos: usize, k: &[f32], v: &[f32]) {
+        let cache = &mut self.caches[kv];
+        cache.k[pos * k.len()..][..k.len()].copy_from_slice(k);
+        cache.v[pos * v.len()..][..v.len()].copy_from_slice(v);
+    }
+
+    fn attention(&mut self, op: &Attention, q: &[f32], out: &mut [f32]) {
+        let Cache { decl, k, v } = &self.caches[op.kv];
+        ops::attention(op, *decl, k, v, q, &mut self.scores, out);
+    }
+
+    fn gated_activation(&self, activation: Activation, up: &[f32], out: &mut [f32]) {
+        for (out, up) in out.iter_mut().zip(up) {
+            *out = ops::activation(activation, *out) * up;
+        }
+    }
+
+    fn written(&mut self, _: ValueId) {}
+
+    fn poison(&mut self, pos: usize) {
+        for cache in &mut self.caches {
+            let width = cache.decl.n_kv_heads * cache.decl.head_dim;
+            cache.k[pos * width..].fill(f32::NAN);
+            cache.v[pos * width..].fill(f32::NAN);
+        }
+        self.row.fill(f32::NAN);
+        self.scores.fill(f32::NAN);
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let weights = self.weights.iter().map(|weight| weight.bytes.len() + 4 * weight.vector.len());
+        let caches = self.caches.iter().map(|cache| 4 * (cache.k.len() + cache.v.len()));
+        (weights.chain(caches).sum::<usize>() + 4 * (self.row.len() + self.scores.len())) as u64
+    }
+}

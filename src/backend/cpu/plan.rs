@@ -1,0 +1,206 @@
+//! What is decided before the first step: that the graph fits together, and where its values live.
+//!
+//! Principal type: [`Workspace`]. After [`check`] no op can meet a slice of another length than it expects, so the
+//! kernels need no error path. Must not know how an op is computed.
+
+use crate::backend::ModelPlan;
+use crate::error::{Error, ErrorCode, Result};
+use crate::model::graph::{Graph, Op, Rows, ValueId, WeightId};
+use crate::quant;
+
+/// Checks `plan` as a whole.
+/// # Errors
+/// `InvalidRequest` for empty batches or contexts, `WrongShape` for a weight whose rows are not whole blocks of its
+/// format, `Internal` for a graph that contradicts itself.
+pub(super) fn check(plan: &ModelPlan) -> Result<()> {
+    let graph = &plan.graph;
+    if plan.n_ctx == 0 || plan.n_batch == 0 {
+        let message = format!("n_ctx {} and n_batch {} must be above zero", plan.n_ctx, plan.n_batch);
+        return Err(Error::new(ErrorCode::InvalidRequest, message));
+    }
+    if plan.dtypes.len() != graph.weights.len() {
+        return Err(internal(format!("{} formats for {} weights", plan.dtypes.len(), graph.weights.len())));
+    }
+    for (weight, dtype) in graph.weights.iter().zip(&plan.dtypes) {
+        let block_len = quant::format(*dtype).block_len;
+        if weight.n_cols == 0 || weight.n_rows == 0 || !weight.n_cols.is_multiple_of(block_len) {
+            let message = format!(
+                "{} rows of {} elements cannot be stored as {dtype:?}, whose blocks have {block_len}",
+                weight.n_rows, weight.n_cols
+            );
+            return Err(Error::new(ErrorCode::WrongShape, message).at(weight.name.clone()));
+        }
+    }
+    let mut written = vec![false; graph.values.len()];
+    for (index, op) in graph.ops.iter().enumerate() {
+        let known = |id: &ValueId| written.get(id.0).copied().unwrap_or(false);
+        if !op.reads().iter().all(known) || op.writes().0 >= graph.values.len() || !op_fits(graph, op) {
+            return Err(internal(format!("op {index} does not fit its operands: {op:?}")));
+        }
+        written[op.writes().0] = true;
+    }
+    match graph.logits {
+        Some(id) if written.get(id.0) == Some(&true) && graph.values[id.0].rows == Rows::Outputs => Ok(()),
+        _ => Err(internal("the graph computes no logits".into())),
+    }
+}
+
+fn internal(message: String) -> Error {
+    Error::new(ErrorCode::Internal, message)
+}
+
+/// Whether the widths and rows of the operands of `op` agree.
+fn op_fits(graph: &Graph, op: &Op) -> bool {
+    let value = |id: ValueId| (graph.values[id.0].width, graph.values[id.0].rows);
+    let matrix = |id: WeightId, shape: (usize, usize)| {
+        graph.weights.get(id.0).is_some_and(|weight| (weight.n_rows, weight.n_cols) == shape)
+    };
+    let vector = |id: Option<WeightId>, width: usize| id.is_none_or(|id| matrix(id, (1, width)));
+    match *op {
+        Op::Embed { table, out, .. } => {
+            let (width, rows) = value(out);
+            rows == Rows::Tokens && graph.weights.get(table.0).is_some_and(|table| table.n_cols == width)
+        }
+        Op::Norm { x, weight, bias, out, .. } => {
+            let (width, _) = value(out);
+            x != out && value(x) == value(out) && vector(Some(weight), width) && vector(bias, width)
+        }
+        Op::MatMul { x, weight, bias, add, out, .. } => {
+            let ((n_in, rows_in), (n_out, rows_out)) = (value(x), value(out));
+            x != out
+                && rows_in == rows_out
+                && matrix(weight, (n_out, n_in))
+                && vector(bias, n_out)
+                && add.is_none_or(|add| value(add) == value(out))
+        }
+        Op::RopeKvWrite { q, k, v, n_heads, rope, kv } => {
+            let Some(kv) = graph.kv.get(kv) else { return false };
+            let width = kv.n_kv_heads * kv.head_dim;
+            let rope_fits = rope.is_none_or(|rope| {
+                graph.ropes.get(rope.0).is_some_and(|(rope, factors)| {
+                    rope.n_dims <= kv.head_dim
+                        && rope.n_dims.is_multiple_of(2)
+                        && vector(*factors, rope.n_dims / 2)
+                })
+            });
+            rope_fits
+                && q != k
+                && q != v
+                && k != v
+                && value(q) == (n_heads * kv.head_dim, Rows::Tokens)
+                && value(k) == (width, Rows::Tokens)
+                && value(v) == (width, Rows::Tokens)
+        }
+        Op::Attention { q, kv, n_heads, window, out, .. } => {
+            let Some(kv) = graph.kv.get(kv) else { return false };
+            q != out
+                && window != Some(0)
+                && value(q) == value(out)
+                && value(q) == (n_heads * kv.head_dim, Rows::Tokens)
+                && kv.n_kv_heads > 0
+                && n_heads.is_multiple_of(kv.n_kv_heads)
+        }
+        Op::GatedActivation { gate, up, out, .. } => {
+            up != out && value(gate) == value(out) && value(up) == value(out)
+        }
+        Op::TakeOutputs { x, out } => {
+            let ((n_in, rows_in), (n_out, rows_out)) = (value(x), value(out));
+            n_in == n_out && rows_in == Rows::Tokens && rows_out == Rows::Outputs
+        }
+    }
+}
+
+/// Buffers of the intermediate values. Values that are never needed at the same time share a buffer, so the size does
+/// not grow with the number of layers. The logits are not here: they are computed straight into the result.
+pub(super) struct Workspace {
+    buffers: Vec<Vec<f32>>,
+    /// For each value its buffer; the logits' is one past the last.
+    buffer_of: Vec<usize>,
+}
+
+impl Workspace {
+    /// Allocates for steps of up to `n_batch` tokens. The plan must have been checked.
+    /// # Errors
+    /// `OutOfMemory`.
+    pub(super) fn new(plan: &ModelPlan) -> Result<Workspace> {
+        let graph = &plan.graph;
+        let mut last_use = vec![0; graph.values.len()];
+        for (index, op) in graph.ops.iter().enumerate() {
+            for id in op.reads().into_iter().chain([op.writes()]) {
+                last_use[id.0] = index;
+            }
+        }
+        let mut widths: Vec<usize> = Vec::new();
+        let mut busy_until: Vec<usize> = Vec::new();
+        let mut buffer_of = vec![usize::MAX; graph.values.len()];
+        for (index, op) in graph.ops.iter().enumerate() {
+            let id = op.writes();
+            if buffer_of[id.0] != usize::MAX || Some(id) == graph.logits {
+                continue;
+            }
+            let width = graph.values[id.0].width;
+            // A buffer read by this very op is still busy, so an op never writes over its own sources.
+            let free = (0..widths.len()).filter(|slot| busy_until[*slot] < index);
+            let slot = free.min_by_key(|slot| widths[*slot].abs_diff(width)).unwrap_or_else(|| {
+                widths.push(0);
+                busy_until.push(0);
+                widths.len() - 1
+            });
+            widths[slot] = widths[slot].max(width);
+            busy_until[slot] = last_use[id.0];
+            buffer_of[id.0] = slot;
+        }
+        if let Some(logits) = graph.logits {
+            buffer_of[logits.0] = widths.len();
+        }
+        let mut buffers = Vec::with_capacity(widths.len() + 1);
+        for width in widths {
+            buffers.push(zeroed(width * plan.n_batch, "workspace")?);
+        }
+        buffers.push(Vec::new());
+        Ok(Workspace { buffers, buffer_of })
+    }
+
+    /// The first `len` elements of the buffer of `id`.
+    pub(super) fn get(&self, id: ValueId, len: usize) -> &[f32] {
+        &self.buffers[self.buffer_of[id.0]][..len]
+    }
+
+    /// Takes the buffer of `id` out, so that the others can be read while it is written. It must be put back.
+    pub(super) fn take(&mut self, id: ValueId) -> Vec<f32> {
+        std::mem::take(&mut self.buffers[self.buffer_of[id.0]])
+    }
+
+    /// Puts the buffer of `id` back, or the logits' in.
+    pub(super) fn put(&mut self, id: ValueId, buffer: Vec<f32>) {
+        self.buffers[self.buffer_of[id.0]] = buffer;
+    }
+
+    /// Fills everything with NaN, so that reading what was never written shows.
+    pub(super) fn poison(&mut self) {
+        for buffer in &mut self.buffers {
+            buffer.fill(f32::NAN);
+        }
+    }
+
+    /// Bytes held.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.buffers.iter().map(|buffer| 4 * buffer.len() as u64).sum()
+    }
+}
+
+/// `len` zeros.
+/// # Errors
+/// `OutOfMemory`, naming `what`.
+pub(super) fn zeroed<T: Clone + bytemuck::Zeroable>(len: usize, what: &str) -> Result<Vec<T>> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(len).map_err(|error| {
+        let n_bytes = len.saturating_mul(size_of::<T>());
+        let message = format!(
+            "{n_bytes} bytes for the {what} do not fit into memory; choose a smaller context or model"
+        );
+        Error::new(ErrorCode::OutOfMemory, message).caused_by(error)
+    })?;
+    buffer.resize(len, T::zeroed());
+    Ok(buffer)
+}

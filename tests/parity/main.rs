@@ -1,0 +1,6 @@
+//! Parity of the backends: every op, format and odd shape against a naive f64 interpreter, and the fast kernels
+//! against the exact ones. All inputs come from seeds that a failing test prints.
+
+mod cpu_exact;
+mod naive;
+mod support;

@@ -1,0 +1,170 @@
+//! The ops once more, from their definitions alone, in f64 and without any care for speed.
+
+use lamplight::backend::{Trace, trace_name};
+use lamplight::model::graph::{Op, Rows, ValueId, WeightId};
+use lamplight::model::spec::{Activation, NormKind, RopeLayout};
+
+use crate::support::{Model, decoded};
+
+/// Interprets a model's graph; keeps the KV cache between steps.
+pub(crate) struct Naive<'a> {
+    model: &'a Model,
+    weights: Vec<Vec<f64>>,
+    values: Vec<Vec<f64>>,
+    /// Per cache and position: rotated keys and values, `[n_kv_heads * head_dim]`.
+    caches: Vec<Vec<(Vec<f64>, Vec<f64>)>>,
+}
+
+impl<'a> Naive<'a> {
+    pub(crate) fn new(model: &'a Model) -> Self {
+        let weights = model.plan.dtypes.iter().zip(&model.bytes);
+        let weights = weights
+            .map(|(dtype, bytes)| decoded(*dtype, bytes).into_iter().map(f64::from).collect())
+            .collect();
+        let values = vec![Vec::new(); model.plan.graph.values.len()];
+        let caches = vec![Vec::new(); model.plan.graph.kv.len()];
+        Naive { model, weights, values, caches }
+    }
+
+    /// One step with all outputs.
+    pub(crate) fn forward(&mut self, tokens: &[u32], pos: usize) -> Trace {
+        let graph = &self.model.plan.graph;
+        let mut trace = Trace::default();
+        for (index, op) in graph.ops.iter().enumerate() {
+            let out = op.writes();
+            self.values[out.0] = self.run(op, tokens, pos);
+            assert_eq!(self.values[out.0].len(), tokens.len() * graph.values[out.0].width);
+            let rows = self.values[out.0].iter().map(|v| *v as f32).collect();
+            trace.values.push((trace_name(graph, index), rows));
+        }
+        assert_eq!(graph.values[graph.logits.expect("logits").0].rows, Rows::Outputs);
+        trace
+    }
+
+    fn rows(&self, id: ValueId) -> impl Iterator<Item = &[f64]> {
+        self.values[id.0].chunks(self.model.plan.graph.values[id.0].width)
+    }
+
+    fn weight(&self, id: WeightId) -> &[f64] {
+        &self.weights[id.0]
+    }
+
+    fn run(&mut self, op: &Op, tokens: &[u32], pos: usize) -> Vec<f64> {
+        let graph = &self.model.plan.graph;
+        match *op {
+            Op::Embed { table, scale, .. } => {
+                let n = graph.weights[table.0].n_cols;
+                let row = |t: &u32| self.weight(table)[*t as usize * n..][..n].iter();
+                tokens.iter().flat_map(row).map(|v| v * f64::from(scale)).collect()
+            }
+            Op::Norm { x, norm, weight, bias, .. } => {
+                let mut out = Vec::new();
+                for x in self.rows(x) {
+                    let n = x.len() as f64;
+                    let mean = if norm.kind == NormKind::Layer { x.iter().sum::<f64>() / n } else { 0.0 };
+                    let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
+                    for (i, v) in x.iter().enumerate() {
+                        let normed = (v - mean) / (variance + f64::from(norm.eps)).sqrt();
+                        out.push(normed * self.weight(weight)[i] + bias.map_or(0.0, |b| self.weight(b)[i]));
+                    }
+                }
+                out
+            }
+            Op::MatMul { x, weight, bias, add, scale, .. } => {
+                let mut out = Vec::new();
+                for (t, x) in self.rows(x).enumerate() {
+                    for (i, row) in self.weight(weight).chunks(x.len()).enumerate() {
+                        let product: f64 = row.iter().zip(x).map(|(w, x)| w * x).sum();
+                        let bias = bias.map_or(0.0, |bias| self.weight(bias)[i]);
+                        let add = add.map_or(0.0, |add| self.rows(add).nth(t).expect("row")[i]);
+                        out.push((product + bias + add) * f64::from(scale));
+                    }
+                }
+                out
+            }
+            Op::RopeKvWrite { q, k, v, rope, kv, .. } => {
+                let turn = |row: &[f64], pos: usize| match rope {
+                    None => row.to_vec(),
+                    Some(rope) => self.rotated(rope.0, row, pos, graph.kv[kv].head_dim),
+                };
+                let queries = self.rows(q).enumerate().flat_map(|(t, q)| turn(q, pos + t)).collect();
+                let rows = self.rows(k).zip(self.rows(v)).enumerate();
+                let stored: Vec<_> = rows.map(|(t, (k, v))| (turn(k, pos + t), v.to_vec())).collect();
+                self.caches[kv].truncate(pos);
+                self.caches[kv].extend(stored);
+                queries
+            }
+            Op::Attention { .. } => self.attention(op, pos),
+            Op::GatedActivation { gate, up, activation, .. } => {
+                let gated = self.values[gate.0].iter().zip(&self.values[up.0]);
+                gated.map(|(g, u)| activate(activation, *g) * u).collect()
+            }
+            Op::TakeOutputs { x, .. } => self.values[x.0].clone(),
+        }
+    }
+
+    fn rotated(&self, rope: usize, row: &[f64], pos: usize, head_dim: usize) -> Vec<f64> {
+        let (spec, factors) = &self.model.plan.graph.ropes[rope];
+        let factors: Option<Vec<f32>> =
+            factors.map(|factors| self.weight(factors).iter().map(|v| *v as f32).collect());
+        let frequencies = spec.frequencies(factors.as_deref());
+        let mut row = row.to_vec();
+        for head in row.chunks_mut(head_dim) {
+            for (pair, radians) in frequencies.radians_per_pos.iter().enumerate() {
+                let (i, j) = match spec.layout {
+                    RopeLayout::Norm => (2 * pair, 2 * pair + 1),
+                    RopeLayout::Neox => (pair, pair + spec.n_dims / 2),
+                };
+                let (sin, cos) = (radians * pos as f64).sin_cos();
+                let (a, b) = (head[i], head[j]);
+                head[i] = (a * cos - b * sin) * f64::from(frequencies.magnitude);
+                head[j] = (a * sin + b * cos) * f64::from(frequencies.magnitude);
+            }
+        }
+        row
+    }
+
+    fn attention(&self, op: &Op, pos: usize) -> Vec<f64> {
+        let Op::Attention { q, kv, n_heads, scale, window, softcap, .. } = *op else { unreachable!() };
+        let head_dim = self.model.plan.graph.kv[kv].head_dim;
+        let group = n_heads / self.model.plan.graph.kv[kv].n_kv_heads;
+        let mut out = Vec::new();
+        for (t, row) in self.rows(q).enumerate() {
+            for (head, q) in row.chunks(head_dim).enumerate() {
+                let at = head / group * head_dim;
+                let visible = (0..=pos + t).filter(|p| window.is_none_or(|window| pos + t - p < window));
+                let scores = visible.map(|p| {
+                    let k = &self.caches[kv][p].0[at..][..head_dim];
+                    let score = q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() * f64::from(scale);
+                    let capped = softcap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh());
+                    (p, capped.exp())
+                });
+                let scores: Vec<_> = scores.collect();
+                let sum: f64 = scores.iter().map(|(_, e)| e).sum();
+                for i in 0..head_dim {
+                    out.push(scores.iter().map(|(p, e)| e / sum * self.caches[kv][*p].1[at + i]).sum());
+                }
+            }
+        }
+        out
+    }
+}
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => x * normal_cdf(x),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044715 * x.powi(3))).tanh())
+        }
+    }
+}
+
+/// By Simpson's rule from 0: independent of any series for erf.
+fn normal_cdf(x: f64) -> f64 {
+    let n = 2000;
+    let density = |t: f64| (-0.5 * t * t).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let h = x / f64::from(n);
+    let inner: f64 = (1..n).map(|i| density(f64::from(i) * h) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
+    0.5 + (density(0.0) + inner + density(x)) * h / 3.0
+}

@@ -1,0 +1,251 @@
+//! Seeded random models: specifications, and weight bytes of every format.
+
+use lamplight::backend::{Backend, ModelPlan};
+use lamplight::model::blocks::build_graph;
+use lamplight::model::graph::{Graph, WeightDecl, WeightKind};
+use lamplight::model::spec::{
+    Activation, AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, RopeLayout, RopeScaling,
+    RopeSpec,
+};
+use lamplight::quant::{self, Format};
+use lamplight::tensor::DType;
+
+/// SplitMix64: small, seeded, the same everywhere.
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Uniform in -1..1.
+    pub(crate) fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// All formats.
+pub(crate) const DTYPES: [DType; 11] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+];
+
+/// Random bytes of `n_elements` in `dtype`: quants of full range, and scales that make the elements about `size`.
+pub(crate) fn random_bytes(rng: &mut Rng, dtype: DType, n_elements: usize, size: f32) -> Vec<u8> {
+    let Format { block_len, block_bytes, .. } = quant::format(dtype);
+    let mut bytes = Vec::with_capacity(n_elements / block_len * block_bytes);
+    // Where the f16 scales of a block stand, and how large its elements are at scale 1.
+    let (scales, largest): (&[usize], f32) = match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => (&[], 1.0),
+        DType::Q4_0 => (&[0], 8.0),
+        DType::Q4_1 => (&[0, 2], 16.0),
+        DType::Q5_0 => (&[0], 16.0),
+        DType::Q5_1 => (&[0, 2], 32.0),
+        DType::Q8_0 => (&[0], 128.0),
+        DType::Q4_K => (&[0, 2], 16.0 * 64.0),
+        DType::Q5_K => (&[0, 2], 32.0 * 64.0),
+        DType::Q6_K => (&[208], 32.0 * 128.0),
+    };
+    for _ in 0..n_elements / block_len {
+        match dtype {
+            DType::F32 => bytes.extend((rng.unit() * size).to_le_bytes()),
+            DType::F16 => bytes.extend(half::f16::from_f32(rng.unit() * size).to_le_bytes()),
+            DType::BF16 => bytes.extend(half::bf16::from_f32(rng.unit() * size).to_le_bytes()),
+            _ => {
+                let mut block: Vec<u8> = (0..*block_bytes).map(|_| rng.next() as u8).collect();
+                for at in scales {
+                    let scale = half::f16::from_f32(rng.unit() * 2.0 * size / largest);
+                    block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+                }
+                bytes.extend(block);
+            }
+        }
+    }
+    bytes
+}
+
+/// The elements that `bytes` decode to.
+pub(crate) fn decoded(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    let format = quant::format(dtype);
+    let mut out = vec![0.0; bytes.len() / format.block_bytes * format.block_len];
+    (format.dequant)(bytes, &mut out);
+    out
+}
+
+/// A plan with the bytes of its weights.
+pub(crate) struct Model {
+    pub(crate) plan: ModelPlan,
+    pub(crate) bytes: Vec<Vec<u8>>,
+}
+
+impl Model {
+    /// Random weights for `graph`: matrices in `dtype`, vectors in f32.
+    pub(crate) fn random(rng: &mut Rng, graph: Graph, dtype: DType, n_ctx: usize, n_batch: usize) -> Model {
+        let dtype_of = |decl: &WeightDecl| match decl.kind {
+            WeightKind::Vector => DType::F32,
+            _ => dtype,
+        };
+        let dtypes: Vec<DType> = graph.weights.iter().map(dtype_of).collect();
+        let mut bytes = Vec::new();
+        for (decl, dtype) in graph.weights.iter().zip(&dtypes) {
+            let n_elements = decl.n_cols * decl.n_rows;
+            bytes.push(match decl.kind {
+                // Norm weights, biases and rope factors about 1, as real ones.
+                WeightKind::Vector => {
+                    (0..n_elements).flat_map(|_| (1.0 + 0.5 * rng.unit()).to_le_bytes()).collect()
+                }
+                _ => random_bytes(rng, *dtype, n_elements, 2.0 / (decl.n_cols as f32).sqrt()),
+            });
+        }
+        Model { plan: ModelPlan { graph, dtypes, n_ctx, n_batch }, bytes }
+    }
+
+    /// Uploads everything in pieces of random length (multiples of 4 but for the last of a tensor).
+    pub(crate) fn upload(&self, rng: &mut Rng, backend: &mut impl Backend) {
+        for (weight, bytes) in self.bytes.iter().enumerate() {
+            let mut offset = 0;
+            while offset < bytes.len() {
+                let len = (4 * (1 + rng.below(300))).min(bytes.len() - offset);
+                backend.upload(weight, offset as u64, &bytes[offset..offset + len]).expect("upload");
+                offset += len;
+            }
+        }
+        pollster::block_on(backend.finish_upload()).expect("finish_upload");
+    }
+
+    pub(crate) fn random_tokens(&self, rng: &mut Rng, n_tokens: usize) -> Vec<u32> {
+        let n_vocab = self.plan.graph.weights[0].n_rows;
+        (0..n_tokens).map(|_| rng.below(n_vocab) as u32).collect()
+    }
+}
+
+/// Shape and peculiarities of a two-layer model.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    pub(crate) n_embd: usize,
+    pub(crate) n_heads: usize,
+    pub(crate) n_kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) n_ff: usize,
+    pub(crate) n_vocab: usize,
+    pub(crate) norm: NormKind,
+    pub(crate) rope: Option<(RopeLayout, usize)>,
+    pub(crate) window: Option<usize>,
+    pub(crate) softcap: Option<f32>,
+    pub(crate) activation: Activation,
+    pub(crate) biases: bool,
+    pub(crate) tied: bool,
+}
+
+/// Shapes for formats whose blocks have up to 32 elements, peculiarities spread over them.
+pub(crate) fn shapes() -> Vec<Shape> {
+    let plain = Shape {
+        n_embd: 64,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 16,
+        n_ff: 96,
+        n_vocab: 101,
+        norm: NormKind::Rms,
+        rope: Some((RopeLayout::Norm, 16)),
+        window: None,
+        softcap: None,
+        activation: Activation::Silu,
+        biases: false,
+        tied: true,
+    };
+    vec![
+        plain.clone(),
+        Shape {
+            n_heads: 3,
+            n_kv_heads: 1,
+            head_dim: 64,
+            rope: Some((RopeLayout::Neox, 64)),
+            ..plain.clone()
+        },
+        Shape { window: Some(5), softcap: Some(3.0), activation: Activation::GeluTanh, ..plain.clone() },
+        Shape {
+            norm: NormKind::Layer,
+            biases: true,
+            tied: false,
+            activation: Activation::Gelu,
+            ..plain.clone()
+        },
+        Shape {
+            n_heads: 16,
+            n_kv_heads: 1,
+            head_dim: 10,
+            rope: Some((RopeLayout::Neox, 6)),
+            ..plain.clone()
+        },
+        Shape { rope: None, n_heads: 8, n_kv_heads: 8, head_dim: 4, n_vocab: 3, ..plain },
+    ]
+}
+
+/// The shape with every width a multiple of 256, for the k-quants.
+pub(crate) fn widened(shape: Shape) -> Shape {
+    let head_dim = 256 / shape.n_heads.next_power_of_two().max(2);
+    let n_heads = 256 / head_dim;
+    let n_kv_heads = if n_heads.is_multiple_of(shape.n_kv_heads) { shape.n_kv_heads } else { 1 };
+    let rope = shape.rope.map(|(layout, _)| (layout, head_dim));
+    Shape { n_embd: 256, n_heads, n_kv_heads, head_dim, n_ff: 512, rope, ..shape }
+}
+
+/// The graph of two layers of `shape`.
+pub(crate) fn graph(shape: &Shape) -> Graph {
+    let norm = NormSpec { kind: shape.norm, eps: 1e-5 };
+    let rope = shape.rope.map(|(layout, n_dims)| RopeSpec {
+        layout,
+        n_dims,
+        theta: 10_000.0,
+        scaling: RopeScaling::None,
+        freq_factors: true,
+    });
+    let layer = LayerSpec {
+        attn_norm: norm,
+        attention: AttentionSpec {
+            n_heads: shape.n_heads,
+            n_kv_heads: shape.n_kv_heads,
+            head_dim: shape.head_dim,
+            rope,
+            scale: 1.0 / (shape.head_dim as f32).sqrt(),
+            window: shape.window,
+            softcap: shape.softcap,
+        },
+        ffn_norm: norm,
+        ffn: FfnSpec::Gated { n_ff: shape.n_ff, activation: shape.activation },
+    };
+    let spec = ModelSpec {
+        family: "test",
+        n_vocab: shape.n_vocab,
+        n_embd: shape.n_embd,
+        n_ctx_train: 64,
+        layers: vec![layer.clone(), layer],
+        output_norm: norm,
+        embed_scale: 1.5,
+        logit_scale: 0.5,
+    };
+    let (biases, tied) = (shape.biases, shape.tied);
+    build_graph(&spec, |name| match name {
+        "output.weight" => !tied,
+        name if name.ends_with(".bias") => biases,
+        _ => true,
+    })
+}
