@@ -4,7 +4,7 @@
 //! folders will be mapped to the same keys. Accessors check type and presence and name the key in their errors.
 //! Must not know any model family.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, TryReserveError};
 
 use crate::error::{Error, ErrorCode, Result};
 
@@ -25,6 +25,11 @@ impl StringArray {
         self.bytes.extend_from_slice(string);
         self.ends.push(end);
         true
+    }
+
+    /// Makes room for `n_strings` more, without their bytes.
+    pub fn try_reserve(&mut self, n_strings: usize) -> std::result::Result<(), TryReserveError> {
+        self.ends.try_reserve_exact(n_strings)
     }
 
     /// Number of strings.

@@ -151,6 +151,26 @@ mod tests {
     }
 
     #[test]
+    fn gguf_sizes_agree_with_the_registry() {
+        use crate::formats::gguf::{TypeStatus, ggml_type};
+        let supported = (0..64).filter_map(ggml_type).filter_map(|row| match row.status {
+            TypeStatus::Supported { dtype, block_len, block_bytes } => {
+                Some((row, dtype, block_len, block_bytes))
+            }
+            _ => None,
+        });
+        let mut n_seen = 0;
+        for (row, dtype, block_len, block_bytes) in supported {
+            let format = format_by_ggml_id(row.id).unwrap();
+            assert_eq!(format.dtype, dtype);
+            assert_eq!(format.name, row.name.to_lowercase());
+            assert_eq!((format.block_len as u64, format.block_bytes as u64), (block_len, block_bytes));
+            n_seen += 1;
+        }
+        assert_eq!(n_seen, FORMATS.len());
+    }
+
+    #[test]
     fn rows_must_be_whole_blocks() {
         let q4_k = format(DType::Q4_K);
         assert_eq!(q4_k.row_bytes(512), Some(288));

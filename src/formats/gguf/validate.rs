@@ -1,0 +1,110 @@
+//! Rules that hold between keys, whatever the model: alignment, split files, arrays that run along the vocabulary.
+//! Must not know families or tokenizers.
+
+use super::{DEFAULT_ALIGNMENT, MAX_ALIGNMENT};
+use crate::error::{Error, ErrorCode, Result};
+use crate::formats::{Metadata, Value};
+
+/// `general.alignment`, or its default.
+pub(super) fn alignment(metadata: &Metadata) -> Result<u64> {
+    const KEY: &str = "general.alignment";
+    let alignment = match metadata.get(KEY) {
+        None => return Ok(DEFAULT_ALIGNMENT),
+        Some(Value::Uint(alignment)) => *alignment,
+        Some(other) => {
+            let message = format!("needs an unsigned integer, the file has {}", other.type_name());
+            return Err(Error::new(ErrorCode::WrongType, message).at(KEY));
+        }
+    };
+    if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
+        let message = format!("{alignment} is not a power of two up to {MAX_ALIGNMENT}");
+        return Err(Error::new(ErrorCode::InvalidValue, message).at(KEY));
+    }
+    Ok(alignment)
+}
+
+/// Refuses one shard of a split model, naming the others, and shards that contradict themselves.
+pub(super) fn not_split(metadata: &Metadata, n_tensors: u64) -> Result<()> {
+    const NO: &str = "split.no";
+    const COUNT: &str = "split.count";
+    const TENSORS: &str = "split.tensors.count";
+    let invalid = |message: String, key: &str| Err(Error::new(ErrorCode::InvalidValue, message).at(key));
+    let Some(count) = metadata.u64(COUNT)? else { return Ok(()) };
+    let index = metadata.u64(NO)?.unwrap_or(0);
+    let total = metadata.u64(TENSORS)?;
+    if count == 0 {
+        return invalid("a model of 0 shards".into(), COUNT);
+    }
+    if index >= count {
+        return invalid(format!("shard {} of {count}", index.saturating_add(1)), NO);
+    }
+    match total {
+        Some(total) if total < n_tensors || (count == 1 && total != n_tensors) => {
+            return invalid(format!("{total} tensors in all shards, but {n_tensors} in this one"), TENSORS);
+        }
+        _ if count == 1 => return Ok(()),
+        _ => {}
+    }
+    let message = format!(
+        "this is shard {} of {count} of a split model, without {}; join them with `llama-gguf-split --merge`, or get \
+         the model as one file",
+        index + 1,
+        others(index + 1, count),
+    );
+    Err(Error::new(ErrorCode::MissingTensor, message).at(COUNT))
+}
+
+/// "shards 2 and 3": all shards of `count` but number `own`, counted from 1.
+fn others(own: u64, count: u64) -> String {
+    /// Longer lists are given as a range.
+    const MAX_LISTED: u64 = 8;
+    if count > MAX_LISTED {
+        return format!("the other {} of 1 to {count}", count - 1);
+    }
+    let numbers: Vec<_> =
+        (1..=count).filter(|number| *number != own).map(|number| number.to_string()).collect();
+    match numbers.as_slice() {
+        [only] => format!("shard {only}"),
+        [first @ .., last] => format!("shards {} and {last}", first.join(", ")),
+        [] => String::new(),
+    }
+}
+
+/// Arrays with one element per token must be as long as the vocabulary, and special ids within it.
+pub(super) fn vocabulary(metadata: &Metadata) -> Result<()> {
+    /// More tokens than this are no vocabulary; the largest known have 262 144.
+    const MAX_TOKENS: usize = 1 << 20;
+    const TOKENS: &str = "tokenizer.ggml.tokens";
+    let Some(tokens) = metadata.strings(TOKENS)? else { return Ok(()) };
+    if tokens.len() > MAX_TOKENS {
+        let message = format!("{} tokens; at most {MAX_TOKENS} are accepted", tokens.len());
+        return Err(Error::new(ErrorCode::LimitExceeded, message).at(TOKENS));
+    }
+    for (key, wanted) in [("tokenizer.ggml.scores", "floats"), ("tokenizer.ggml.token_type", "integers")] {
+        let len = match (metadata.get(key), wanted) {
+            (None, _) => continue,
+            (Some(Value::Floats(values)), "floats") => values.len(),
+            (Some(Value::Ints(values)), "integers") => values.len(),
+            (Some(Value::Uints(values)), "integers") => values.len(),
+            (Some(other), _) => {
+                let message = format!("needs an array of {wanted}, the file has {}", other.type_name());
+                return Err(Error::new(ErrorCode::WrongType, message).at(key));
+            }
+        };
+        if len != tokens.len() {
+            let message = format!("has {len} values for {} tokens", tokens.len());
+            return Err(Error::new(ErrorCode::InvalidValue, message).at(key));
+        }
+    }
+    // Only ids that the file names; defaults are the tokenizer's to check, since they depend on its kind.
+    let special = |key: &&str| key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id");
+    for key in metadata.iter().map(|(key, _)| key).filter(special) {
+        let id = metadata.u64(key)?.unwrap_or(0);
+        // 2^32 - 1 is -1 as an unsigned number, by which some writers mean "none".
+        if id >= tokens.len() as u64 && id != u64::from(u32::MAX) {
+            let message = format!("token {id} of a vocabulary of {}", tokens.len());
+            return Err(Error::new(ErrorCode::InvalidValue, message).at(key));
+        }
+    }
+    Ok(())
+}

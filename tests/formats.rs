@@ -1,0 +1,5 @@
+//! GGUF headers: real files, malformed ones, and the limits on memory.
+
+mod common;
+#[path = "formats/files.rs"]
+mod files;
