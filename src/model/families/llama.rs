@@ -9,7 +9,12 @@ use crate::model::spec::{
     Activation, AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, RopeLayout,
 };
 
-pub(super) const FAMILY: Family = Family { name: "llama", architectures: &["llama"], spec };
+pub(super) const FAMILY: Family = Family {
+    name: "llama",
+    models: "Llama 2, 3, 3.1, 3.2; SmolLM, SmolLM2; Mistral 7B; TinyLlama; MobileLLaMA",
+    architectures: &["llama"],
+    spec,
+};
 
 /// Layers beyond this are a broken file, not a model.
 const MAX_LAYERS: usize = 1024;

@@ -10,6 +10,8 @@ use crate::formats::Metadata;
 pub struct Family {
     /// Short name, as shown to users.
     pub name: &'static str,
+    /// Published models that it covers, for the support matrix.
+    pub models: &'static str,
     /// Values of `general.architecture`.
     pub architectures: &'static [&'static str],
     /// Reads the specification.
