@@ -1,0 +1,54 @@
+/** The loaded model: name, architecture, parameters, formats, size, context, licence, and where it came from. */
+import type { EngineInfo } from 'lamplight';
+import type { CatalogModel } from './catalog';
+import { fill, h, icon } from './dom';
+import { factList } from './facts';
+import { bytes, count, duration, formatName, parameters } from './format';
+
+export class ModelCard {
+  readonly root = h('div', { class: 'model-card' });
+
+  constructor(unload: () => void) {
+    this.#unload = h('button', { type: 'button', class: 'button small', on: { click: unload } }, 'Unload');
+    this.clear();
+  }
+
+  readonly #unload: HTMLButtonElement;
+
+  clear(): void {
+    fill(this.root, h('p', { class: 'note' }, 'No model is loaded.'));
+  }
+
+  /** `entry` is the catalog's line for the model, when it has one. */
+  show(info: EngineInfo, entry?: CatalogModel): void {
+    const { model } = info;
+    const formats = Object.entries(model.formats).sort(([, a], [, b]) => b - a);
+    fill(this.root,
+      h('p', { class: 'model-name' }, model.name),
+      factList([
+        ['Architecture', `${model.architecture}, ${count(model.nLayers)} layers`],
+        ['Parameters', parameters(model.nParams)],
+        ['Weights', formats.map(([name, size]) => `${formatName(name)} ${bytes(size)}`.replaceAll(' ', '\u00a0')).join(', ')],
+        ['File', bytes(model.fileBytes)],
+        ['Vocabulary', `${count(model.nVocab)} tokens`],
+        ['Context', contextText(info)],
+        ['Chat template', model.hasChatTemplate ? 'in the file' : 'none: plain turns are used'],
+        ['Loaded', `${info.load.fromCache ? 'from this browser’s storage' : 'from its source'} in ${duration(info.load.seconds * 1000)}`],
+        ['Kept for next time', info.load.cached ? 'yes' : 'no'],
+        ['Licence', entry?.license],
+        ['About', entry?.homepage ? link(entry.homepage) : undefined],
+      ]),
+      ...info.warnings.map(({ code, message }) => h('p', { class: 'warning' }, icon('alert'), h('span', {}, `${message} (${code})`))),
+      h('div', { class: 'button-row' }, this.#unload));
+  }
+}
+
+function contextText({ contextLength, model }: EngineInfo): string {
+  const trained = model.contextLengthTrained;
+  const used = `${count(contextLength)} tokens`;
+  return trained === contextLength ? used : `${used} (trained for ${count(trained)})`;
+}
+
+function link(address: string): HTMLAnchorElement {
+  return h('a', { href: address, target: '_blank', rel: 'noopener noreferrer' }, new URL(address).host);
+}
