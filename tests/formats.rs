@@ -3,3 +3,7 @@
 mod common;
 #[path = "formats/files.rs"]
 mod files;
+#[path = "formats/malformed.rs"]
+mod malformed;
+#[path = "formats/table.rs"]
+mod table;

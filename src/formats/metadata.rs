@@ -8,6 +8,10 @@ use std::collections::{BTreeMap, TryReserveError};
 
 use crate::error::{Error, ErrorCode, Result};
 
+/// Largest count that a model may have of anything (layers, width, context): larger than any published, and small
+/// enough that sums of a few do not overflow anywhere.
+pub const MAX_COUNT: u64 = 1 << 24;
+
 /// Many strings in one allocation: a vocabulary of 150 000 tokens is two `Vec`s, not 150 000 `String`s.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StringArray {
@@ -132,7 +136,7 @@ impl Metadata {
         }
     }
 
-    /// A required count that must fit `usize` and be at least 1.
+    /// A required count, 1 to [`MAX_COUNT`].
     pub fn count(&self, key: &str) -> Result<usize> {
         let value = self.u64(key)?.ok_or_else(|| missing(key))?;
         positive(key, value)
@@ -190,19 +194,17 @@ impl Metadata {
     /// A count that GGUF writes as a scalar or as one value per layer; always `n_layers` values here.
     /// Zero is allowed within arrays (layers without attention), the length is not negotiable.
     pub fn per_layer(&self, key: &str, n_layers: usize, default: Option<usize>) -> Result<Vec<usize>> {
-        let convert = |value: u64| {
-            usize::try_from(value)
-                .map_err(|_| Error::new(ErrorCode::InvalidValue, format!("{value} is too large")).at(key))
-        };
         let values = match self.values.get(key) {
             None => {
                 let default = default.ok_or_else(|| missing(key))?;
                 return Ok(vec![default; n_layers]);
             }
-            Some(Value::Uints(values)) => values.iter().map(|v| convert(*v)).collect::<Result<Vec<_>>>()?,
+            Some(Value::Uints(values)) => {
+                values.iter().map(|v| bounded(key, *v)).collect::<Result<Vec<_>>>()?
+            }
             Some(Value::Ints(values)) => values
                 .iter()
-                .map(|v| convert(u64::try_from(*v).unwrap_or(u64::MAX)))
+                .map(|v| bounded(key, u64::try_from(*v).unwrap_or(u64::MAX)))
                 .collect::<Result<Vec<_>>>()?,
             Some(_) => return Ok(vec![self.count(key)?; n_layers]),
         };
@@ -215,9 +217,17 @@ impl Metadata {
 }
 
 fn positive(key: &str, value: u64) -> Result<usize> {
+    if value == 0 {
+        return Err(Error::new(ErrorCode::InvalidValue, "0 is not a usable count").at(key));
+    }
+    bounded(key, value)
+}
+
+fn bounded(key: &str, value: u64) -> Result<usize> {
     match usize::try_from(value) {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err(Error::new(ErrorCode::InvalidValue, format!("{value} is not a usable count")).at(key)),
+        Ok(count) if value <= MAX_COUNT => Ok(count),
+        _ => Err(Error::new(ErrorCode::LimitExceeded, format!("{value}; at most {MAX_COUNT} are accepted"))
+            .at(key)),
     }
 }
 

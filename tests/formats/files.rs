@@ -1,12 +1,13 @@
 //! Valid files: what the parser makes of them, whole and in growing prefixes.
 
 use crate::common::gguf_writer::{Kv, Tensor, Writer, tiny_llama};
+use lamplight::error::ErrorCode;
 use lamplight::formats::Value;
 use lamplight::formats::gguf::{GgufHeader, Parsed, parse};
 use lamplight::tensor::DType;
 
 fn header(file: &[u8]) -> GgufHeader {
-    match parse(file, Some(file.len() as u64)).unwrap() {
+    match parse(file, Some(file.len() as u64)).expect("a valid file") {
         Parsed::Header(header) => *header,
         Parsed::NeedMore(n_bytes) => panic!("asks for {n_bytes} of {}", file.len()),
     }
@@ -122,4 +123,32 @@ fn one_shard_that_is_the_whole_model_is_no_split() {
         .set("split.count", Kv::U16(1))
         .set("split.tensors.count", Kv::I32(n_tensors));
     assert_eq!(header(&writer.file()).tensors.len(), n_tensors as usize);
+}
+
+#[test]
+fn sizes_that_wrap_when_added_up_are_refused_without_the_file_size_too() {
+    const HUGE: u64 = i64::MAX as u64 - 1023;
+    let mut writer = tiny_llama();
+    for (index, tensor) in writer.tensors[..3].iter_mut().enumerate() {
+        tensor.dims = vec![HUGE / 4];
+        tensor.offset = Some(index as u64 * HUGE);
+    }
+    let error = parse(&writer.file(), None).unwrap_err();
+    assert_eq!((error.code(), error.field()), (ErrorCode::Malformed, Some("tensors[2].offset")), "{error}");
+}
+
+/// The golden files as every reader sees them: header at once, whole map, every byte in one piece of one weight.
+#[test]
+fn golden_files_are_valid() {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut n_files = 0;
+    for entry in std::fs::read_dir(golden).unwrap() {
+        let path = entry.unwrap().path().join("model.gguf");
+        if let Ok(file) = std::fs::read(&path) {
+            super::table::load(&file, file.len() as u64)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            n_files += 1;
+        }
+    }
+    assert!(n_files >= 12, "only {n_files} golden files");
 }

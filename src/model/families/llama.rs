@@ -16,6 +16,9 @@ pub(super) const FAMILY: Family = Family {
     spec,
 };
 
+/// Widest `n_heads * head_dim`: far beyond any model, and safe to multiply on a 32-bit machine.
+const MAX_ATTENTION_WIDTH: usize = 1 << 20;
+
 /// Layers beyond this are a broken file, not a model.
 const MAX_LAYERS: usize = 1024;
 
@@ -36,6 +39,10 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let eps = meta
         .f32(&key("attention.layer_norm_rms_epsilon"))?
         .ok_or_else(|| missing(&key("attention.layer_norm_rms_epsilon")))?;
+    if eps < 0.0 {
+        let at = key("attention.layer_norm_rms_epsilon");
+        return Err(Error::new(ErrorCode::InvalidValue, format!("{eps} is below zero")).at(at));
+    }
     let activation = super::activation(meta, "llama", Activation::Silu)?;
     let norm = NormSpec { kind: NormKind::Rms, eps };
 
@@ -70,6 +77,11 @@ fn attention(meta: &Metadata, n_embd: usize, n_heads: usize, n_kv_heads: usize) 
             return invalid(format!("width {n_embd} does not divide into {n_heads} heads"), HEADS);
         }
     };
+    if n_heads.saturating_mul(head_dim) > MAX_ATTENTION_WIDTH {
+        let message =
+            format!("{n_heads} heads of {head_dim}; at most {MAX_ATTENTION_WIDTH} elements are supported");
+        return Err(Error::new(ErrorCode::LimitExceeded, message).at(HEADS));
+    }
     if meta.count_or("llama.attention.value_length", head_dim)? != head_dim {
         return invalid("value heads of another width than key heads".into(), "llama.attention.value_length");
     }
