@@ -1,6 +1,7 @@
 # Shared by the shell scripts: messages, where tools and caches lie, and whether a tool is there.
 # Sourced, never run. Sets ROOT, TOOLS and PATH; must not install anything.
 
+: "${HOME:=/root}"; export HOME
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Tools built by cargo and the lavapipe Chromium are kept outside the clone, so that a second clone finds them.
 TOOLS=${LAMPLIGHT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/lamplight}

@@ -14,11 +14,11 @@ missing() { problems+=("$1"); warn "$1"; }
 check_basics() {
   have rustup || have rustc || die "Rust is missing: install it with rustup (https://rustup.rs), then run this again."
   have cargo || die "cargo is missing: install Rust with rustup (https://rustup.rs)."
-  have node || die "Node.js 20 or later is missing: install it (https://nodejs.org or your package manager), then run this again."
+  have node || die "Node.js 20.19 or later is missing: install it (https://nodejs.org or your package manager), then run this again."
   have npm || die "npm is missing: it comes with Node.js; on Debian: apt-get install npm."
-  local node_major need rustc_minor
-  node_major=$(node -p 'process.versions.node.split(".")[0]')
-  [ "$node_major" -ge 20 ] || die "Node.js $(node --version) is too old: 20 or later is needed."
+  local need rustc_minor
+  node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' ||
+    die "Node.js $(node --version) is too old: 20.19 or later is needed."
   need=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*"/\1/p' Cargo.toml)
   rustc_minor=$(rustc --version | sed -n 's/^rustc 1\.\([0-9]*\)\..*/\1/p')
   if [ "${rustc_minor:-0}" -lt "$need" ]; then

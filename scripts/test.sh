@@ -72,7 +72,7 @@ wasm_tests() {
   wasm-pack test --headless "${driver[@]}" --mode no-install . --test wasm
 }
 
-page_tests() { LAMPLIGHT_MODEL=$(scripts/model.sh | tail -n 1) node --test --test-concurrency=1 --test-timeout=600000 "$@"; }
+page_tests() { LAMPLIGHT_MODEL=$(scripts/model.sh | tail -n 1) node --test --test-reporter=spec --test-concurrency=1 --test-timeout=600000 "$@"; }
 package_tests() { npm test --workspaces --if-present; }
 has_wasm_test() { [ -e tests/wasm.rs ]; }
 can_chrome() { has_wasm_test && have_chrome_tests; }
@@ -88,8 +88,8 @@ ring size true node scripts/size.mjs
 ring package true package_tests
 ring wasm-chrome-swiftshader can_chrome wasm_tests chrome-swiftshader
 ring wasm-chrome-lavapipe can_lavapipe wasm_tests chrome-lavapipe
-ring wasm-chrome-cpu can_chrome wasm_tests chrome-cpu
 ring wasm-firefox-webgpu can_firefox wasm_tests firefox-webgpu
+ring wasm-chrome-cpu can_chrome wasm_tests chrome-cpu
 ring wasm-firefox-cpu can_firefox wasm_tests firefox-cpu
 ring e2e can_e2e page_tests tests/browser/*.test.mjs
 ring webkit have_webkit_tests page_tests tests/browser/webkit.mjs
