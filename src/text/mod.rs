@@ -1,1 +1,19 @@
-//! text
+//! Text in, token ids out, and back: tokenizers, the incremental detokenizer and chat templates.
+//!
+//! Principal types: [`Tokenizer`], [`Detokenizer`], [`ChatTemplate`]. A leaf module: it reads
+//! [`Metadata`](crate::formats::metadata::Metadata) and must not know models, backends or the browser.
+
+mod bpe;
+mod chars;
+mod detokenizer;
+mod pretokenize;
+mod specials;
+mod spm;
+mod template;
+mod tokenizer;
+mod unicode_tables;
+mod vocab;
+
+pub use detokenizer::Detokenizer;
+pub use template::{ChatMessage, ChatTemplate, Clock, Rendered};
+pub use tokenizer::{EncodeOptions, Tokenizer};

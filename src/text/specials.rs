@@ -1,0 +1,154 @@
+//! Special tokens within text: a sorted list, narrowed byte by byte like a trie.
+//!
+//! Principal type: [`Specials`]. Must not know how the text between special tokens is encoded.
+
+use super::vocab::{TokenKind, Vocab};
+
+/// Special tokens that are matched literally, before the text is split.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Specials {
+    /// Sorted by text; texts are distinct and not empty.
+    entries: Vec<Special>,
+    /// Whether any entry begins with this byte: most positions of a text are dismissed by it.
+    first: Vec<bool>,
+}
+
+/// One special token.
+#[derive(Clone, Debug)]
+pub(crate) struct Special {
+    pub(crate) text: Box<[u8]>,
+    pub(crate) id: u32,
+    pub(crate) control: bool,
+}
+
+/// How far the text at a position follows special tokens.
+pub(crate) struct Walk {
+    /// Bytes that agree with at least one of the accepted special tokens.
+    pub(crate) depth: usize,
+    /// The longest accepted special token that is there in full.
+    pub(crate) longest: Option<(u32, usize)>,
+}
+
+impl Specials {
+    /// Control and user-defined tokens of a vocabulary (the unknown token is matched too: it is a control in spirit).
+    pub(crate) fn of(vocab: &Vocab) -> Specials {
+        let mut entries = Vec::new();
+        for (id, kind) in vocab.kinds().iter().enumerate() {
+            let control = match kind {
+                TokenKind::Control | TokenKind::Unknown => true,
+                TokenKind::UserDefined => false,
+                TokenKind::Normal | TokenKind::Unused | TokenKind::Byte => continue,
+            };
+            let text: Box<[u8]> = vocab.text(id as u32).unwrap_or_default().into();
+            if !text.is_empty() {
+                entries.push(Special {
+                    text,
+                    id: id as u32,
+                    control,
+                });
+            }
+        }
+        Specials::new(entries)
+    }
+
+    fn new(mut entries: Vec<Special>) -> Specials {
+        entries.sort_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
+        entries.dedup_by(|later, earlier| later.text == earlier.text);
+        let mut first = vec![false; 256];
+        for entry in &entries {
+            first[usize::from(entry.text[0])] = true;
+        }
+        Specials { entries, first }
+    }
+
+    pub(crate) fn entries(&self) -> &[Special] {
+        &self.entries
+    }
+
+    /// Whether a special token may begin with `byte`.
+    pub(crate) fn may_start(&self, byte: u8) -> bool {
+        self.first.get(usize::from(byte)).copied().unwrap_or(false)
+    }
+
+    /// Follows `text` from its beginning along the special tokens that `accept` lets in.
+    pub(crate) fn walk(&self, text: &[u8], accept: impl Fn(&Special) -> bool) -> Walk {
+        let mut walk = Walk {
+            depth: 0,
+            longest: None,
+        };
+        let mut live = &self.entries[..];
+        for (at, byte) in text.iter().enumerate() {
+            let from = live.partition_point(|entry| entry.text.get(at).is_none_or(|b| b < byte));
+            live = &live[from..];
+            let to = live.partition_point(|entry| entry.text.get(at) == Some(byte));
+            live = &live[..to];
+            // The list is short (tens, at most thousands) and shrinks at once, so a scan for `accept` is cheap.
+            if !live.iter().any(&accept) {
+                break;
+            }
+            walk.depth = at + 1;
+            // Sorted, so the entry that ends here comes first.
+            if live[0].text.len() == at + 1 && accept(&live[0]) {
+                walk.longest = Some((live[0].id, at + 1));
+            }
+        }
+        walk
+    }
+
+    /// Next special token at or after `from`: its range in `text` and id, leftmost and then longest. With
+    /// `controls` false only user-defined tokens match. None may begin at a position in `guards` (sorted).
+    pub(crate) fn find(
+        &self,
+        text: &[u8],
+        from: usize,
+        controls: bool,
+        guards: &[usize],
+    ) -> Option<(std::ops::Range<usize>, u32)> {
+        for at in from..text.len() {
+            if !self.may_start(text[at]) || guards.binary_search(&at).is_ok() {
+                continue;
+            }
+            let walk = self.walk(&text[at..], |entry| controls || !entry.control);
+            if let Some((id, len)) = walk.longest {
+                return Some((at..at + len, id));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn specials() -> Specials {
+        let texts = [("<|a|>", true), ("<|a|>b", true), ("<t>", false), ("  ", false)];
+        let entry = |(i, (text, control)): (usize, &(&str, bool))| Special {
+            text: text.as_bytes().into(),
+            id: i as u32,
+            control: *control,
+        };
+        Specials::new(texts.iter().enumerate().map(entry).collect())
+    }
+
+    #[test]
+    fn the_leftmost_and_then_longest_wins() {
+        let found = specials().find(b"x<|a|>b<t>", 0, true, &[]);
+        assert_eq!(found, Some((1..7, 1)));
+        assert_eq!(specials().find(b"x<|a|>b<t>", 2, true, &[]), Some((7..10, 2)));
+    }
+
+    #[test]
+    fn guards_and_missing_consent_hide_tokens() {
+        assert_eq!(specials().find(b"<|a|> <|a|>", 0, true, &[0]), Some((6..11, 0)));
+        assert_eq!(specials().find(b"<|a|>", 0, false, &[]), None);
+        assert_eq!(specials().find(b"<|a|>  ", 0, false, &[]), Some((5..7, 3)));
+    }
+
+    #[test]
+    fn depth_tells_a_prefix_from_nothing() {
+        assert_eq!(specials().walk(b"<|a", |_| true).depth, 3);
+        assert_eq!(specials().walk(b"<|x", |_| true).depth, 2);
+        assert_eq!(specials().walk(b"<|x", |entry| !entry.control).depth, 1);
+    }
+}

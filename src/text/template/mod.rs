@@ -1,0 +1,217 @@
+//! A model's own chat template: messages to prompt text.
+//!
+//! Principal type: [`ChatTemplate`]. The template is a program by a stranger, so it runs with bounded steps, depth,
+//! source and output, and knows no functions but those that templates are written for. What messages say can never
+//! become a special token: see [`guard`]. Must not know models or how the prompt is used.
+
+mod guard;
+mod json;
+mod runtime;
+mod time;
+
+use minijinja::Environment;
+use minijinja::value::Value;
+use serde::{Deserialize, Serialize};
+
+use self::guard::{Guard, Source};
+use self::runtime::{BoundedOutput, OrderedMap};
+pub use self::time::Clock;
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, ErrorCode, Result};
+use crate::formats::metadata::Metadata;
+
+/// Metadata key of the template.
+const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
+/// Longest template accepted, in bytes.
+const MAX_SOURCE: usize = 256 << 10;
+
+/// The prompt may be this many bytes plus [`OUTPUT_FACTOR`] times what the caller passed in.
+const OUTPUT_BASE: usize = 1 << 20;
+const OUTPUT_FACTOR: usize = 4;
+
+/// One message of a conversation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// Who speaks: `system`, `user`, `assistant` or what else the template knows.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+    /// The speaker's name, for templates that show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl ChatMessage {
+    /// A message without a name.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> ChatMessage {
+        ChatMessage {
+            role: role.into(),
+            content: content.into(),
+            name: None,
+        }
+    }
+}
+
+/// A prompt, and where special tokens spelled in it came from messages and are therefore text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rendered {
+    text: String,
+    /// Byte offsets in `text` at which no special token may begin, ascending.
+    guards: Vec<usize>,
+}
+
+impl Rendered {
+    /// The prompt as text, exactly as the template gives it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Byte offsets at which no special token may begin, for [`Tokenizer::encode_guarded`].
+    pub fn guards(&self) -> &[usize] {
+        &self.guards
+    }
+
+    /// The prompt as token ids. No token is added: a template writes its own beginning-of-text token.
+    pub fn encode(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        tokenizer.encode_guarded(&self.text, &self.guards)
+    }
+}
+
+/// A compiled chat template.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    guard: Guard,
+    bos_token: String,
+    eos_token: String,
+}
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatTemplate")
+            .field("bos_token", &self.bos_token)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ChatTemplate {
+    /// Compiles a template for a tokenizer, whose special tokens messages may not forge.
+    ///
+    /// # Errors
+    /// `limit-exceeded` for a source over 256 KiB, `template-error` for one that does not compile.
+    pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
+        if source.len() > MAX_SOURCE {
+            let message = format!(
+                "the chat template has {} bytes, at most {MAX_SOURCE} are accepted",
+                source.len()
+            );
+            return Err(Error::new(ErrorCode::LimitExceeded, message).at(CHAT_TEMPLATE));
+        }
+        let name = |id: Option<u32>| {
+            let bytes = id.map(|id| tokenizer.token_bytes(id)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        Ok(ChatTemplate {
+            environment: runtime::environment(source).map_err(|error| runtime::convert(&error))?,
+            guard: Guard::new(tokenizer.specials().clone(), source),
+            bos_token: name(tokenizer.bos()),
+            eos_token: name(tokenizer.eos()),
+        })
+    }
+
+    /// The template of a model file, if it has one.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`], and `wrong-type`.
+    pub fn from_metadata(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        metadata
+            .str(CHAT_TEMPLATE)?
+            .map(|source| ChatTemplate::new(source, tokenizer))
+            .transpose()
+    }
+
+    /// The same template, taking the time for `strftime_now` from `clock`.
+    pub fn with_clock(mut self, clock: Clock) -> ChatTemplate {
+        runtime::set_clock(&mut self.environment, clock);
+        self
+    }
+
+    /// Renders a conversation. `args` become variables of the template (`enable_thinking`, `date_string`, `tools`…).
+    ///
+    /// # Errors
+    /// `template-error` with the template's own words when it refuses the messages, or saying which allowance is
+    /// used up.
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+        args: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Rendered> {
+        let mut size = 0;
+        for message in messages {
+            size += message.role.len() + message.content.len() + message.name.as_ref().map_or(0, String::len);
+        }
+        let mut strings: Vec<&str> = Vec::with_capacity(messages.len() * 3);
+        for message in messages {
+            strings.extend([message.role.as_str(), &message.content]);
+            strings.extend(message.name.as_deref());
+        }
+        for value in args.values() {
+            size += json::collect_strings(value, &mut strings);
+        }
+        let marks = self.guard.marks_for(&strings)?;
+        let list: Vec<Value> = messages
+            .iter()
+            .map(|message| message_value(message, &marks))
+            .collect();
+        let mut variables = vec![
+            ("messages".to_string(), Value::from(list)),
+            (
+                "add_generation_prompt".to_string(),
+                Value::from(add_generation_prompt),
+            ),
+            ("bos_token".to_string(), Value::from(self.bos_token.as_str())),
+            ("eos_token".to_string(), Value::from(self.eos_token.as_str())),
+            // Transformers passes these as None, and templates tell None from undefined.
+            ("tools".to_string(), Value::from(())),
+            ("documents".to_string(), Value::from(())),
+        ];
+        for (name, value) in args {
+            variables.retain(|(known, _)| known != name);
+            let mark = |text: &str| marks.mark(text, Source::Other).into_owned();
+            variables.push((name.clone(), json::to_value(value, &mark)));
+        }
+        let mut output = BoundedOutput::new(OUTPUT_BASE + OUTPUT_FACTOR * size);
+        self.environment
+            .get_template(runtime::NAME)
+            .and_then(|template| {
+                template.render_captured_to(Value::from_object(OrderedMap::new(variables)), &mut output)
+            })
+            .map_err(|error| output.error().unwrap_or_else(|| runtime::convert(&error)))?;
+        let (text, guards) = marks.unmark(&output.into_string()?);
+        Ok(Rendered { text, guards })
+    }
+}
+
+/// A message as the template sees it, in the order in which Python's dict has the keys.
+fn message_value(message: &ChatMessage, marks: &guard::Marks<'_>) -> Value {
+    let source = if message.role == "assistant" {
+        Source::Assistant
+    } else {
+        Source::Other
+    };
+    let mut fields = vec![
+        (
+            "role".to_string(),
+            Value::from(marks.mark(&message.role, Source::Other)),
+        ),
+        (
+            "content".to_string(),
+            Value::from(marks.mark(&message.content, source)),
+        ),
+    ];
+    if let Some(name) = &message.name {
+        fields.push(("name".to_string(), Value::from(marks.mark(name, Source::Other))));
+    }
+    Value::from_object(OrderedMap::new(fields))
+}
