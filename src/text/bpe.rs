@@ -111,20 +111,13 @@ impl Bpe {
                 return Err(Error::new(ErrorCode::InvalidValue, message).at(format!("{MERGES}[{rank}]")));
             };
             // The first mention of a pair is the one that counts.
-            map.entry(pair(left, right)).or_insert(Merge {
-                rank: rank as u32,
-                id,
-            });
+            map.entry(pair(left, right)).or_insert(Merge { rank: rank as u32, id });
         }
         let mut byte_ids = [None; 256];
         for (byte, id) in byte_ids.iter_mut().enumerate() {
             *id = vocab.find_text(&[byte as u8]);
         }
-        Ok(Bpe {
-            merges: map,
-            byte_ids,
-            ignore_merges,
-        })
+        Ok(Bpe { merges: map, byte_ids, ignore_merges })
     }
 
     /// Appends the tokens of one pre-token. A byte without a token becomes `unknown`, or nothing when there is none.
@@ -145,16 +138,9 @@ impl Bpe {
         let Scratch { symbols, heap } = scratch;
         symbols.clear();
         heap.clear();
-        for id in piece
-            .iter()
-            .filter_map(|byte| self.byte_ids[usize::from(*byte)].or(unknown))
-        {
+        for id in piece.iter().filter_map(|byte| self.byte_ids[usize::from(*byte)].or(unknown)) {
             let at = symbols.len() as u32;
-            symbols.push(Symbol {
-                id,
-                prev: at.wrapping_sub(1),
-                next: at + 1,
-            });
+            symbols.push(Symbol { id, prev: at.wrapping_sub(1), next: at + 1 });
         }
         let Some(last) = symbols.last_mut() else {
             return;
@@ -198,9 +184,7 @@ impl Bpe {
         let left = candidate.left as usize;
         let right = symbols[left].next as usize;
         if symbols[left].id != candidate.left_id
-            || symbols
-                .get(right)
-                .is_none_or(|symbol| symbol.id != candidate.right_id)
+            || symbols.get(right).is_none_or(|symbol| symbol.id != candidate.right_id)
         {
             return;
         }
@@ -224,16 +208,11 @@ fn pair(left: u32, right: u32) -> u64 {
 fn read_merge(vocab: &Vocab, line: &[u8]) -> std::result::Result<(u32, u32), String> {
     let separator = line.iter().skip(1).position(|byte| *byte == b' ');
     let Some(separator) = separator.map(|at| at + 1) else {
-        return Err(format!(
-            "\"{}\" is not two tokens parted by a space",
-            line.escape_ascii()
-        ));
+        return Err(format!("\"{}\" is not two tokens parted by a space", line.escape_ascii()));
     };
     let find = |text: &[u8]| {
         let bytes = bytes_of_alphabet(text);
-        vocab
-            .find(&bytes)
-            .ok_or_else(|| format!("names \"{}\", which is no token", text.escape_ascii()))
+        vocab.find(&bytes).ok_or_else(|| format!("names \"{}\", which is no token", text.escape_ascii()))
     };
     Ok((find(&line[..separator])?, find(&line[separator + 1..])?))
 }
@@ -302,10 +281,8 @@ mod tests {
 
     #[test]
     fn merges_go_by_rank_and_then_from_the_left() {
-        let vocab = Vocab::new(
-            strings(&["a", "b", "c", "ab", "bc", "aa", "abc"]),
-            vec![TokenKind::Normal; 7],
-        );
+        let vocab =
+            Vocab::new(strings(&["a", "b", "c", "ab", "bc", "aa", "abc"]), vec![TokenKind::Normal; 7]);
         let bpe = Bpe::new(&vocab, &strings(&["b c", "a a", "a b", "ab c"]), false).expect("valid");
         assert_eq!(encode(&bpe, &vocab, b"abc"), [0, 4]);
         assert_eq!(encode(&bpe, &vocab, b"aaab"), [5, 3]);
@@ -327,15 +304,9 @@ mod tests {
     #[test]
     fn bad_merges_are_named_with_their_index() {
         let vocab = Vocab::new(strings(&["a", "b", "ab"]), vec![TokenKind::Normal; 3]);
-        for (line, what) in [
-            ("ab", "parted"),
-            ("a x", "no token"),
-            ("b a", "merges to"),
-            ("a ", "no token"),
-        ] {
-            let error = Bpe::new(&vocab, &strings(&["a b", line]), false)
-                .err()
-                .expect("must fail");
+        for (line, what) in [("ab", "parted"), ("a x", "no token"), ("b a", "merges to"), ("a ", "no token")]
+        {
+            let error = Bpe::new(&vocab, &strings(&["a b", line]), false).err().expect("must fail");
             assert_eq!(error.code(), ErrorCode::InvalidValue);
             assert_eq!(error.field(), Some("tokenizer.ggml.merges[1]"), "{line}");
             assert!(error.message().contains(what), "{line}: {error}");

@@ -80,10 +80,7 @@ mod tests {
         }
         assert_eq!(seen, "é你🦀");
         assert_eq!(char_at(b"\xff\xfe", 0), Some((char::REPLACEMENT_CHARACTER, 1)));
-        assert_eq!(
-            char_at(b"\xf0\x9f\xa6", 0),
-            Some((char::REPLACEMENT_CHARACTER, 3))
-        );
+        assert_eq!(char_at(b"\xf0\x9f\xa6", 0), Some((char::REPLACEMENT_CHARACTER, 3)));
         assert_eq!(char_at(b"a", 1), None);
     }
 

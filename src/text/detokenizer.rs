@@ -18,20 +18,12 @@ pub struct Detokenizer {
 impl Detokenizer {
     /// For ids that stand at the beginning of a text, as a reply does: SentencePiece's leading space is dropped.
     pub fn new(tokenizer: &Tokenizer) -> Detokenizer {
-        Detokenizer {
-            pending: Vec::new(),
-            drop_space: tokenizer.has_space_prefix(),
-            show_special: false,
-        }
+        Detokenizer { pending: Vec::new(), drop_space: tokenizer.has_space_prefix(), show_special: false }
     }
 
     /// For ids that continue a text: a leading space is part of it.
     pub fn continuing() -> Detokenizer {
-        Detokenizer {
-            pending: Vec::new(),
-            drop_space: false,
-            show_special: false,
-        }
+        Detokenizer { pending: Vec::new(), drop_space: false, show_special: false }
     }
 
     /// The same, giving out the names of control tokens too.

@@ -59,21 +59,12 @@ pub(crate) fn pre_kind(name: Option<&str>) -> Result<PreKind> {
     let name = name.unwrap_or("default");
     for (pre, ignore_merges, add_bos, names) in KNOWN {
         if names.contains(&name) {
-            return Ok(PreKind {
-                pre: *pre,
-                ignore_merges: *ignore_merges,
-                add_bos: *add_bos,
-            });
+            return Ok(PreKind { pre: *pre, ignore_merges: *ignore_merges, add_bos: *add_bos });
         }
     }
-    let known: Vec<&str> = KNOWN
-        .iter()
-        .flat_map(|(.., names)| names.iter().copied())
-        .collect();
-    let message = format!(
-        "pre-tokenizer \"{name}\" is not supported; the known ones are {}",
-        known.join(", ")
-    );
+    let known: Vec<&str> = KNOWN.iter().flat_map(|(.., names)| names.iter().copied()).collect();
+    let message =
+        format!("pre-tokenizer \"{name}\" is not supported; the known ones are {}", known.join(", "));
     Err(Error::new(ErrorCode::UnsupportedTokenizer, message).at("tokenizer.ggml.pre"))
 }
 
@@ -174,11 +165,7 @@ fn space_end(text: &[u8], at: usize) -> usize {
         last = end;
         end += len;
     }
-    if end == text.len() || last == at {
-        end
-    } else {
-        last
-    }
+    if end == text.len() || last == at { end } else { last }
 }
 
 /// End of GPT-2's pre-token at `at`.
@@ -217,11 +204,7 @@ fn llama3_end(text: &[u8], at: usize, digits: usize) -> usize {
         return class_run_end(text, at + len, CharClass::Letter);
     }
     // ` ?[^\s\p{L}\p{N}]+[\r\n]*`
-    let marks = if c == ' ' && next == Some(CharClass::Other) {
-        at + 1
-    } else {
-        at
-    };
+    let marks = if c == ' ' && next == Some(CharClass::Other) { at + 1 } else { at };
     let end = class_run_end(text, marks, CharClass::Other);
     if end > marks {
         return run_end(text, end, newline, usize::MAX);
@@ -232,9 +215,7 @@ fn llama3_end(text: &[u8], at: usize, digits: usize) -> usize {
 /// `\s*[\r\n]+`: up to the last line break of the whitespace run at `at`.
 fn newline_end(text: &[u8], at: usize) -> Option<usize> {
     let run = class_run_end(text, at, CharClass::Space);
-    let last = text[at..run]
-        .iter()
-        .rposition(|byte| matches!(byte, b'\r' | b'\n'))?;
+    let last = text[at..run].iter().rposition(|byte| matches!(byte, b'\r' | b'\n'))?;
     Some(at + last + 1)
 }
 
@@ -244,10 +225,7 @@ fn split_default<'t>(text: &'t [u8], emit: &mut dyn FnMut(&'t [u8])) {
     let number = |c: char| class_of(c) == CharClass::Number;
     let mut triples = |piece: &'t [u8]| {
         let mut rest = piece;
-        while let Some(at) = rest
-            .windows(3)
-            .position(|window| window.iter().all(u8::is_ascii_digit))
-        {
+        while let Some(at) = rest.windows(3).position(|window| window.iter().all(u8::is_ascii_digit)) {
             if at > 0 {
                 emit(&rest[..at]);
             }

@@ -41,11 +41,7 @@ impl Specials {
             };
             let text: Box<[u8]> = vocab.text(id as u32).unwrap_or_default().into();
             if !text.is_empty() {
-                entries.push(Special {
-                    text,
-                    id: id as u32,
-                    control,
-                });
+                entries.push(Special { text, id: id as u32, control });
             }
         }
         Specials::new(entries)
@@ -72,10 +68,7 @@ impl Specials {
 
     /// Follows `text` from its beginning along the special tokens that `accept` lets in.
     pub(crate) fn walk(&self, text: &[u8], accept: impl Fn(&Special) -> bool) -> Walk {
-        let mut walk = Walk {
-            depth: 0,
-            longest: None,
-        };
+        let mut walk = Walk { depth: 0, longest: None };
         let mut live = &self.entries[..];
         for (at, byte) in text.iter().enumerate() {
             let from = live.partition_point(|entry| entry.text.get(at).is_none_or(|b| b < byte));

@@ -42,9 +42,7 @@ struct Candidate {
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.score
-            .total_cmp(&other.score)
-            .then(other.left.cmp(&self.left))
+        self.score.total_cmp(&other.score).then(other.left.cmp(&self.left))
     }
 }
 
@@ -73,20 +71,14 @@ impl Spm {
             }
             let text = vocab.text(id as u32).unwrap_or_default();
             let Some(byte) = byte_of_token(text) else {
-                let message = format!(
-                    "\"{}\" is a byte token and not of the form <0xNN>",
-                    text.escape_ascii()
-                );
+                let message =
+                    format!("\"{}\" is a byte token and not of the form <0xNN>", text.escape_ascii());
                 return Err(Error::new(ErrorCode::InvalidValue, message).at(format!("{TOKENS}[{id}]")));
             };
             bytes.push((id as u32, byte));
             byte_ids[usize::from(byte)].get_or_insert(id as u32);
         }
-        Ok(Spm {
-            scores,
-            byte_ids,
-            bytes,
-        })
+        Ok(Spm { scores, byte_ids, bytes })
     }
 
     /// The byte that token `id` stands for, if it is a byte token.
@@ -123,12 +115,7 @@ impl Spm {
             self.offer(vocab, text, &symbols, &mut heap, left);
         }
         for symbol in symbols.iter().filter(|symbol| symbol.len > 0) {
-            self.emit(
-                vocab,
-                &text[symbol.start..symbol.start + symbol.len],
-                unknown,
-                out,
-            );
+            self.emit(vocab, &text[symbol.start..symbol.start + symbol.len], unknown, out);
         }
     }
 
@@ -150,12 +137,7 @@ impl Spm {
         };
         let len = symbol.len + neighbour.len;
         if let Some(id) = vocab.find_text(&text[symbol.start..symbol.start + len]) {
-            heap.push(Candidate {
-                score: self.scores[id as usize],
-                left,
-                right,
-                len,
-            });
+            heap.push(Candidate { score: self.scores[id as usize], left, right, len });
         }
     }
 
@@ -164,9 +146,7 @@ impl Spm {
             out.push(id);
             return;
         }
-        let known = piece
-            .iter()
-            .all(|byte| self.byte_ids[usize::from(*byte)].is_some());
+        let known = piece.iter().all(|byte| self.byte_ids[usize::from(*byte)].is_some());
         if known {
             out.extend(piece.iter().filter_map(|byte| self.byte_ids[usize::from(*byte)]));
         } else {
@@ -181,12 +161,7 @@ fn split(text: &[u8]) -> Vec<Symbol> {
     let mut start = 0;
     while let Some((_, len)) = char_at(text, start) {
         let at = symbols.len();
-        symbols.push(Symbol {
-            start,
-            len,
-            prev: at.wrapping_sub(1),
-            next: at + 1,
-        });
+        symbols.push(Symbol { start, len, prev: at.wrapping_sub(1), next: at + 1 });
         start += len;
     }
     if let Some(last) = symbols.last_mut() {

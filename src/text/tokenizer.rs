@@ -124,10 +124,7 @@ impl Tokenizer {
                 _ => texts.push(text),
             };
             if !fits {
-                return Err(Error::new(
-                    ErrorCode::LimitExceeded,
-                    "the vocabulary is over 4 GiB",
-                ));
+                return Err(Error::new(ErrorCode::LimitExceeded, "the vocabulary is over 4 GiB"));
             }
         }
         let vocab = Vocab::new(texts, kinds);
@@ -144,10 +141,7 @@ impl Tokenizer {
         let vocab = Vocab::new(texts.clone(), kinds);
         let spm = Spm::new(&vocab, scores)?;
         let add_space_prefix = metadata.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-        let model = Model::Spm {
-            spm,
-            add_space_prefix,
-        };
+        let model = Model::Spm { spm, add_space_prefix };
         Self::with_ids(metadata, vocab, model, [Some(1), Some(2), Some(0)], true)
     }
 
@@ -195,10 +189,7 @@ impl Tokenizer {
     /// (sorted). So text from elsewhere may spell special tokens and stay text, and every other text is tokenised
     /// exactly as without guards: they do not cut it.
     pub fn encode_guarded(&self, text: &str, guards: &[usize]) -> Vec<u32> {
-        let options = EncodeOptions {
-            add_special: false,
-            parse_special: true,
-        };
+        let options = EncodeOptions { add_special: false, parse_special: true };
         self.encode_parsed(text.as_bytes(), options, guards)
     }
 
@@ -233,10 +224,7 @@ impl Tokenizer {
                     bpe.encode(&self.vocab, piece, self.unknown, scratch, out);
                 });
             }
-            Model::Spm {
-                spm,
-                add_space_prefix,
-            } => {
+            Model::Spm { spm, add_space_prefix } => {
                 let prefix = if *add_space_prefix { SPACE } else { "" };
                 let mut text = Vec::with_capacity(bytes.len() * 3 / 2);
                 text.extend_from_slice(prefix.as_bytes());
@@ -325,13 +313,7 @@ impl Tokenizer {
 
     /// Whether decoded text begins with a space that encoding has put there.
     pub(crate) fn has_space_prefix(&self) -> bool {
-        matches!(
-            &self.model,
-            Model::Spm {
-                add_space_prefix: true,
-                ..
-            }
-        )
+        matches!(&self.model, Model::Spm { add_space_prefix: true, .. })
     }
 }
 
@@ -341,12 +323,7 @@ fn kinds_of(metadata: &Metadata, texts: &StringArray) -> Result<Vec<TokenKind>> 
     let told = kinds.is_some();
     let mut kinds = kinds.unwrap_or_else(|| vec![TokenKind::Normal; texts.len()]);
     for (kind, text) in kinds.iter_mut().zip(texts.iter()) {
-        let structural = || {
-            END_NAMES
-                .iter()
-                .chain(TURN_NAMES)
-                .any(|name| name.as_bytes() == text)
-        };
+        let structural = || END_NAMES.iter().chain(TURN_NAMES).any(|name| name.as_bytes() == text);
         // "</s>" may be an ordinary token of a vocabulary that knows HTML; "<|im_end|>" is not.
         let pipes = text.starts_with(b"<|") && text.ends_with(b"|>");
         let doubtful = match kind {
@@ -384,11 +361,7 @@ fn end_tokens(vocab: &Vocab, ids: [Option<u32>; 3]) -> Vec<u32> {
     // In gpt-oss's harmony format <|end|> closes a message, and the reply goes on with another.
     let harmony = special(&"<|return|>").is_some() && special(&"<|call|>").is_some();
     let names = END_NAMES.iter().filter(|name| !(harmony && **name == "<|end|>"));
-    let mut ends: Vec<u32> = ids
-        .into_iter()
-        .flatten()
-        .chain(names.filter_map(special))
-        .collect();
+    let mut ends: Vec<u32> = ids.into_iter().flatten().chain(names.filter_map(special)).collect();
     ends.sort_unstable();
     ends.dedup();
     ends

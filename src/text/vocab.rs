@@ -64,13 +64,7 @@ impl Vocab {
     pub(crate) fn new(texts: StringArray, kinds: Vec<TokenKind>) -> Vocab {
         let longest = texts.iter().map(<[u8]>::len).max().unwrap_or(0);
         let slots = vec![EMPTY; (texts.len() * 2).next_power_of_two().max(2)];
-        let mut vocab = Vocab {
-            texts,
-            kinds,
-            slots,
-            hasher: RandomState::new(),
-            longest,
-        };
+        let mut vocab = Vocab { texts, kinds, slots, hasher: RandomState::new(), longest };
         for ordinary in [true, false] {
             for id in 0..vocab.kinds.len() {
                 if (vocab.kinds[id] == TokenKind::Normal) == ordinary {
@@ -82,10 +76,7 @@ impl Vocab {
     }
 
     fn index(&mut self, id: u32) {
-        let text = self
-            .texts
-            .get(id as usize)
-            .expect("invariant: kinds and texts are of one length");
+        let text = self.texts.get(id as usize).expect("invariant: kinds and texts are of one length");
         let slot = self.slot_of(text);
         if self.slots[slot] == EMPTY {
             self.slots[slot] = id;
@@ -120,8 +111,7 @@ impl Vocab {
 
     /// The token of these bytes that plain text may become: special tokens are not text.
     pub(crate) fn find_text(&self, text: &[u8]) -> Option<u32> {
-        self.find(text)
-            .filter(|id| self.kinds[*id as usize] == TokenKind::Normal)
+        self.find(text).filter(|id| self.kinds[*id as usize] == TokenKind::Normal)
     }
 
     pub(crate) fn text(&self, id: u32) -> Option<&[u8]> {
@@ -160,11 +150,9 @@ pub(crate) fn read_kinds(metadata: &Metadata, n_vocab: usize) -> Result<Option<V
     };
     let kinds = match metadata.get(TOKEN_TYPE) {
         None => return Ok(None),
-        Some(Value::Ints(codes)) => codes
-            .iter()
-            .enumerate()
-            .map(|(i, code)| convert(i, *code))
-            .collect::<Result<Vec<_>>>()?,
+        Some(Value::Ints(codes)) => {
+            codes.iter().enumerate().map(|(i, code)| convert(i, *code)).collect::<Result<Vec<_>>>()?
+        }
         Some(Value::Uints(codes)) => codes
             .iter()
             .enumerate()

@@ -8,13 +8,11 @@ const USER_DEFINED: i64 = 4;
 const BYTE: i64 = 6;
 
 fn insert(metadata: &mut Metadata, key: &str, value: Value) {
-    metadata
-        .insert(format!("tokenizer.ggml.{key}"), value)
-        .expect("a key is set once");
+    metadata.insert(format!("tokenizer.ggml.{key}"), value).expect("a key is set once");
 }
 
 /// Strings as a metadata value.
-pub fn strings<S: AsRef<str>>(list: impl IntoIterator<Item = S>) -> Value {
+pub(crate) fn strings<S: AsRef<str>>(list: impl IntoIterator<Item = S>) -> Value {
     let mut array = StringArray::default();
     for text in list {
         assert!(array.push(text.as_ref().as_bytes()));
@@ -28,11 +26,7 @@ fn pre_name(tokenizer: &Json) -> &'static str {
     if text.contains("Digits") {
         "smollm"
     } else if text.contains("{1,3}") {
-        if tokenizer["model"]["ignore_merges"] == true {
-            "llama-bpe"
-        } else {
-            "smaug-bpe"
-        }
+        if tokenizer["model"]["ignore_merges"] == true { "llama-bpe" } else { "smaug-bpe" }
     } else if text.contains("\\\\p{N}|") {
         "qwen2"
     } else {
@@ -41,7 +35,7 @@ fn pre_name(tokenizer: &Json) -> &'static str {
 }
 
 /// Merges as pairs; files have "a b" or ["a", "b"].
-pub fn merges(tokenizer: &Json) -> Vec<(String, String)> {
+pub(crate) fn merges(tokenizer: &Json) -> Vec<(String, String)> {
     let list = tokenizer["model"]["merges"].as_array().expect("merges");
     list.iter()
         .map(|merge| match merge {
@@ -49,44 +43,29 @@ pub fn merges(tokenizer: &Json) -> Vec<(String, String)> {
                 let (left, right) = text.split_once(' ').expect("two tokens");
                 (left.to_string(), right.to_string())
             }
-            pair => (
-                pair[0].as_str().expect("text").into(),
-                pair[1].as_str().expect("text").into(),
-            ),
+            pair => (pair[0].as_str().expect("text").into(), pair[1].as_str().expect("text").into()),
         })
         .collect()
 }
 
 /// Metadata of a BPE tokenizer.json, byte-level or with byte fallback (SentencePiece).
-pub fn to_metadata(tokenizer: &Json) -> Metadata {
+pub(crate) fn to_metadata(tokenizer: &Json) -> Metadata {
     let vocab = tokenizer["model"]["vocab"].as_object().expect("a BPE vocabulary");
     let added = tokenizer["added_tokens"].as_array().expect("added tokens");
     let id_of = |value: &Json| value.as_u64().expect("an id") as usize;
-    let last = vocab
-        .values()
-        .map(id_of)
-        .chain(added.iter().map(|token| id_of(&token["id"])))
-        .max();
+    let last = vocab.values().map(id_of).chain(added.iter().map(|token| id_of(&token["id"]))).max();
     let n_vocab = last.expect("tokens") + 1;
     let mut texts: Vec<String> = (0..n_vocab).map(|id| format!("[PAD{id}]")).collect();
     let mut kinds = vec![5i64; n_vocab];
     for (text, id) in vocab {
         let id = id_of(id);
         texts[id] = text.clone();
-        kinds[id] = if text.starts_with("<0x") && text.len() == 6 {
-            BYTE
-        } else {
-            1
-        };
+        kinds[id] = if text.starts_with("<0x") && text.len() == 6 { BYTE } else { 1 };
     }
     for token in added {
         let id = id_of(&token["id"]);
         texts[id] = token["content"].as_str().expect("text").to_string();
-        kinds[id] = if token["special"] == true {
-            CONTROL
-        } else {
-            USER_DEFINED
-        };
+        kinds[id] = if token["special"] == true { CONTROL } else { USER_DEFINED };
     }
     let merges = merges(tokenizer);
     let mut metadata = Metadata::default();
@@ -126,8 +105,5 @@ pub fn to_metadata(tokenizer: &Json) -> Metadata {
 }
 
 fn kinds_is_control(kinds: &[i64], texts: &[String], text: &String) -> bool {
-    texts
-        .iter()
-        .zip(kinds)
-        .any(|(other, kind)| other == text && *kind == CONTROL)
+    texts.iter().zip(kinds).any(|(other, kind)| other == text && *kind == CONTROL)
 }

@@ -55,11 +55,7 @@ impl Guard {
                 firsts.push(c);
             }
         }
-        Guard {
-            specials,
-            firsts,
-            used: private_use(template).collect(),
-        }
+        Guard { specials, firsts, used: private_use(template).collect() }
     }
 
     /// Chooses marks that occur in none of the strings.
@@ -71,14 +67,9 @@ impl Guard {
             (*base..base + width).all(|code| char::from_u32(code).is_some_and(|c| !used.contains(&c)))
         };
         let last = MARKS.end().saturating_sub(width);
-        let base = (*MARKS.start()..=last)
-            .step_by(self.firsts.len().max(1))
-            .find(free);
+        let base = (*MARKS.start()..=last).step_by(self.firsts.len().max(1)).find(free);
         let base = base.ok_or_else(|| {
-            Error::new(
-                ErrorCode::TemplateError,
-                "the messages use every private-use character of plane 15",
-            )
+            Error::new(ErrorCode::TemplateError, "the messages use every private-use character of plane 15")
         })?;
         Ok(Marks { guard: self, base })
     }
@@ -156,9 +147,7 @@ fn is_markup(entry: &Special) -> bool {
 /// Markup that models write in their replies, and that comes back in the next turn. Some files call it control.
 fn is_reply_markup(text: &[u8]) -> bool {
     let name = text.to_ascii_lowercase();
-    ["think", "tool_call", "reason"]
-        .iter()
-        .any(|word| name.windows(word.len()).any(|w| w == word.as_bytes()))
+    ["think", "tool_call", "reason"].iter().any(|word| name.windows(word.len()).any(|w| w == word.as_bytes()))
 }
 
 fn first_char(text: &[u8]) -> Option<char> {

@@ -32,18 +32,11 @@ pub(super) fn tojson(value: &Value, args: Kwargs) -> Result<Value, Error> {
             None => Some(" ".repeat(usize::try_from(value)?.min(64))),
         },
     };
-    let defaults = if indent.is_some() {
-        (",", ": ")
-    } else {
-        (", ", ": ")
-    };
+    let defaults = if indent.is_some() { (",", ": ") } else { (", ", ": ") };
     let separators = match args.get::<Option<Vec<String>>>("separators")? {
         Some(pair) if pair.len() == 2 => (pair[0].clone(), pair[1].clone()),
         Some(_) => {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                "separators must be a pair",
-            ));
+            return Err(Error::new(ErrorKind::InvalidOperation, "separators must be a pair"));
         }
         None => (defaults.0.to_string(), defaults.1.to_string()),
     };
@@ -62,10 +55,7 @@ pub(super) fn tojson(value: &Value, args: Kwargs) -> Result<Value, Error> {
 
 fn write_value(out: &mut String, value: &Value, style: &Style, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "value is nested too deeply for JSON",
-        ));
+        return Err(Error::new(ErrorKind::InvalidOperation, "value is nested too deeply for JSON"));
     }
     match value.kind() {
         ValueKind::None => out.push_str("null"),
@@ -170,9 +160,7 @@ pub(super) fn to_value(value: &serde_json::Value, mark: &impl Fn(&str) -> String
             Value::from(items.iter().map(|item| to_value(item, mark)).collect::<Vec<_>>())
         }
         serde_json::Value::Object(fields) => {
-            let fields = fields
-                .iter()
-                .map(|(name, value)| (name.clone(), to_value(value, mark)));
+            let fields = fields.iter().map(|(name, value)| (name.clone(), to_value(value, mark)));
             Value::from_object(OrderedMap::new(fields.collect()))
         }
     }
@@ -186,10 +174,9 @@ pub(super) fn collect_strings<'t>(value: &'t serde_json::Value, strings: &mut Ve
             text.len()
         }
         serde_json::Value::Array(items) => items.iter().map(|item| collect_strings(item, strings)).sum(),
-        serde_json::Value::Object(fields) => fields
-            .iter()
-            .map(|(name, value)| name.len() + collect_strings(value, strings))
-            .sum(),
+        serde_json::Value::Object(fields) => {
+            fields.iter().map(|(name, value)| name.len() + collect_strings(value, strings)).sum()
+        }
         _ => 0,
     }
 }

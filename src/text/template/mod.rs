@@ -45,11 +45,7 @@ pub struct ChatMessage {
 impl ChatMessage {
     /// A message without a name.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> ChatMessage {
-        ChatMessage {
-            role: role.into(),
-            content: content.into(),
-            name: None,
-        }
+        ChatMessage { role: role.into(), content: content.into(), name: None }
     }
 }
 
@@ -88,9 +84,7 @@ pub struct ChatTemplate {
 
 impl std::fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChatTemplate")
-            .field("bos_token", &self.bos_token)
-            .finish_non_exhaustive()
+        f.debug_struct("ChatTemplate").field("bos_token", &self.bos_token).finish_non_exhaustive()
     }
 }
 
@@ -101,10 +95,8 @@ impl ChatTemplate {
     /// `limit-exceeded` for a source over 256 KiB, `template-error` for one that does not compile.
     pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
         if source.len() > MAX_SOURCE {
-            let message = format!(
-                "the chat template has {} bytes, at most {MAX_SOURCE} are accepted",
-                source.len()
-            );
+            let message =
+                format!("the chat template has {} bytes, at most {MAX_SOURCE} are accepted", source.len());
             return Err(Error::new(ErrorCode::LimitExceeded, message).at(CHAT_TEMPLATE));
         }
         let name = |id: Option<u32>| {
@@ -124,10 +116,7 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::new`], and `wrong-type`.
     pub fn from_metadata(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
-        metadata
-            .str(CHAT_TEMPLATE)?
-            .map(|source| ChatTemplate::new(source, tokenizer))
-            .transpose()
+        metadata.str(CHAT_TEMPLATE)?.map(|source| ChatTemplate::new(source, tokenizer)).transpose()
     }
 
     /// The same template, taking the time for `strftime_now` from `clock`.
@@ -160,16 +149,10 @@ impl ChatTemplate {
             size += json::collect_strings(value, &mut strings);
         }
         let marks = self.guard.marks_for(&strings)?;
-        let list: Vec<Value> = messages
-            .iter()
-            .map(|message| message_value(message, &marks))
-            .collect();
+        let list: Vec<Value> = messages.iter().map(|message| message_value(message, &marks)).collect();
         let mut variables = vec![
             ("messages".to_string(), Value::from(list)),
-            (
-                "add_generation_prompt".to_string(),
-                Value::from(add_generation_prompt),
-            ),
+            ("add_generation_prompt".to_string(), Value::from(add_generation_prompt)),
             ("bos_token".to_string(), Value::from(self.bos_token.as_str())),
             ("eos_token".to_string(), Value::from(self.eos_token.as_str())),
             // Transformers passes these as None, and templates tell None from undefined.
@@ -195,20 +178,10 @@ impl ChatTemplate {
 
 /// A message as the template sees it, in the order in which Python's dict has the keys.
 fn message_value(message: &ChatMessage, marks: &guard::Marks<'_>) -> Value {
-    let source = if message.role == "assistant" {
-        Source::Assistant
-    } else {
-        Source::Other
-    };
+    let source = if message.role == "assistant" { Source::Assistant } else { Source::Other };
     let mut fields = vec![
-        (
-            "role".to_string(),
-            Value::from(marks.mark(&message.role, Source::Other)),
-        ),
-        (
-            "content".to_string(),
-            Value::from(marks.mark(&message.content, source)),
-        ),
+        ("role".to_string(), Value::from(marks.mark(&message.role, Source::Other))),
+        ("content".to_string(), Value::from(marks.mark(&message.content, source))),
     ];
     if let Some(name) = &message.name {
         fields.push(("name".to_string(), Value::from(marks.mark(name, Source::Other))));

@@ -27,10 +27,7 @@ const RECURSION: usize = 100;
 /// Compiles `source` into an environment with what chat templates may call.
 pub(super) fn environment(source: &str) -> std::result::Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
-    let whitespace = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build()?;
+    let whitespace = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     environment.set_syntax(whitespace);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION);
@@ -118,27 +115,19 @@ pub(super) struct BoundedOutput {
 
 impl BoundedOutput {
     pub(super) fn new(limit: usize) -> BoundedOutput {
-        BoundedOutput {
-            bytes: Vec::new(),
-            limit,
-            exceeded: false,
-        }
+        BoundedOutput { bytes: Vec::new(), limit, exceeded: false }
     }
 
     /// The error to report when the limit was what stopped the rendering.
     pub(super) fn error(&self) -> Option<Error> {
         let message = format!("the chat template wrote more than {} bytes", self.limit);
-        self.exceeded
-            .then(|| Error::new(ErrorCode::TemplateError, message).at("tokenizer.chat_template"))
+        self.exceeded.then(|| Error::new(ErrorCode::TemplateError, message).at("tokenizer.chat_template"))
     }
 
     pub(super) fn into_string(self) -> Result<String> {
         String::from_utf8(self.bytes).map_err(|error| {
-            Error::new(
-                ErrorCode::TemplateError,
-                "the chat template wrote bytes that are not UTF-8",
-            )
-            .caused_by(error)
+            Error::new(ErrorCode::TemplateError, "the chat template wrote bytes that are not UTF-8")
+                .caused_by(error)
         })
     }
 }
@@ -176,18 +165,10 @@ impl Object for OrderedMap {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        self.fields
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.clone())
+        self.fields.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(
-            self.fields
-                .iter()
-                .map(|(name, _)| Value::from(name.as_str()))
-                .collect(),
-        )
+        Enumerator::Values(self.fields.iter().map(|(name, _)| Value::from(name.as_str())).collect())
     }
 }
