@@ -14,7 +14,7 @@ pub(super) const F32: Format = Format {
         decode(bytes, out, |x: &[u8; 4], [out]: &mut [f32; 1]| *out = f32::from_le_bytes(*x))
     },
     non_finite: |bytes| first_block(bytes, |x: &[u8; 4]| f32::from_le_bytes(*x).is_finite()),
-    wgsl: "",
+    wgsl: include_str!("../../shaders/quant/f32.wgsl"),
 };
 
 /// IEEE half precision, little-endian.
@@ -26,7 +26,7 @@ pub(super) const F16: Format = Format {
     block_bytes: 2,
     dequant: |bytes, out| decode(bytes, out, |x: &[u8; 2], [out]: &mut [f32; 1]| *out = f16_value(*x)),
     non_finite: |bytes| first_block(bytes, |x: &[u8; 2]| f16_is_finite(*x)),
-    wgsl: "",
+    wgsl: include_str!("../../shaders/quant/f16.wgsl"),
 };
 
 /// The upper half of a single precision number, little-endian.
@@ -38,7 +38,7 @@ pub(super) const BF16: Format = Format {
     block_bytes: 2,
     dequant: |bytes, out| decode(bytes, out, |x: &[u8; 2], [out]: &mut [f32; 1]| *out = bf16_value(*x)),
     non_finite: |bytes| first_block(bytes, |x: &[u8; 2]| bf16_value(*x).is_finite()),
-    wgsl: "",
+    wgsl: include_str!("../../shaders/quant/bf16.wgsl"),
 };
 
 fn bf16_value(bytes: [u8; 2]) -> f32 {

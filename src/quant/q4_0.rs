@@ -24,7 +24,7 @@ pub(super) const FORMAT: Format = Format {
     block_bytes: size_of::<BlockQ4_0>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
     non_finite: |bytes| first_block(bytes, |block: &BlockQ4_0| f16_is_finite(block.d)),
-    wgsl: "",
+    wgsl: include_str!("../../shaders/quant/q4_0.wgsl"),
 };
 
 fn dequant(block: &BlockQ4_0, out: &mut [f32; 32]) {

@@ -28,7 +28,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| {
         first_block(bytes, |block: &BlockQ4_1| f16_is_finite(block.d) && f16_is_finite(block.m))
     },
-    wgsl: "",
+    wgsl: include_str!("../../shaders/quant/q4_1.wgsl"),
 };
 
 fn dequant(block: &BlockQ4_1, out: &mut [f32; 32]) {

@@ -30,7 +30,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| {
         first_block(bytes, |block: &BlockQ4K| f16_is_finite(block.d) && f16_is_finite(block.dmin))
     },
-    wgsl: "",
+    wgsl: include_str!("../../shaders/quant/q4_k.wgsl"),
 };
 
 fn dequant(block: &BlockQ4K, out: &mut [f32; 256]) {

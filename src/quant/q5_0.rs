@@ -26,7 +26,7 @@ pub(super) const FORMAT: Format = Format {
     block_bytes: size_of::<BlockQ5_0>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
     non_finite: |bytes| first_block(bytes, |block: &BlockQ5_0| f16_is_finite(block.d)),
-    wgsl: "",
+    wgsl: include_str!("../../shaders/quant/q5_0.wgsl"),
 };
 
 fn dequant(block: &BlockQ5_0, out: &mut [f32; 32]) {

@@ -32,7 +32,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| {
         first_block(bytes, |block: &BlockQ5K| f16_is_finite(block.d) && f16_is_finite(block.dmin))
     },
-    wgsl: "",
+    wgsl: include_str!("../../shaders/quant/q5_k.wgsl"),
 };
 
 fn dequant(block: &BlockQ5K, out: &mut [f32; 256]) {

@@ -30,7 +30,7 @@ pub(super) const FORMAT: Format = Format {
     block_bytes: size_of::<BlockQ6K>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
     non_finite: |bytes| first_block(bytes, |block: &BlockQ6K| f16_is_finite(block.d)),
-    wgsl: "",
+    wgsl: include_str!("../../shaders/quant/q6_k.wgsl"),
 };
 
 fn dequant(block: &BlockQ6K, out: &mut [f32; 256]) {

@@ -1,1 +1,19 @@
-//! The WebGPU backend.
+//! The WebGPU backend: wgpu on a browser's WebGPU or natively on Vulkan, one code for both.
+//!
+//! Principal types: [`GpuDevice`] (asked for once) and [`GpuBackend`] (one model on a device). Everything is planned
+//! when the model is loaded: buffers, bind groups, pipelines and the list of launches; a step records that list and
+//! makes no object of its own. Knows ops and weight formats; must not know families, files or tokens' meaning.
+
+mod check;
+mod device;
+mod engine;
+pub mod kernels;
+mod memory;
+mod oneshot;
+mod plan;
+pub mod shaders;
+mod upload;
+
+pub use device::{AdapterInfo, GpuDevice, GpuOptions};
+pub use engine::{GpuBackend, Precision};
+pub use plan::Tuning;

@@ -1,0 +1,162 @@
+// Causal attention with online softmax: out = softmax(scale * q Kt) V over the positions a token may see.
+// Grid: (kv heads, tiles of query rows). The query heads that share a kv head are rows of one tile, token by token, so
+// a tile of keys serves all of them; no score matrix beyond Q_ROWS x KEYS exists. The same text serves decode (few
+// rows, more keys a tile) and prefill. Lanes change roles: for scores a lane has one key and Q_ROWS / ROW_GROUPS rows;
+// for the output it has four elements of a head, Q_ROWS / ROW_SLOTS rows and every KEY_SLOTS-th key.
+#import lib/step
+#import lib/kv
+
+struct Params {
+    n_heads: u32,
+    group: u32,     // query heads per kv head
+    n_ctx: u32,
+    window: u32,    // positions a token sees, itself included; 0: all
+    scale: f32,
+    softcap: f32,   // 0: none
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;           // [n_tokens, n_heads, HEAD_DIM]
+@group(0) @binding(3) var<storage, read> k_cache: array<vec4<kv_t>>;
+@group(0) @binding(4) var<storage, read> v_cache: array<vec4<kv_t>>;
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;   // [n_tokens, n_heads, HEAD_DIM]
+
+const LANES: u32 = KEYS * ROW_GROUPS;
+const D4: u32 = HEAD_DIM / 4u;
+const SCORE_ROWS: u32 = Q_ROWS / ROW_GROUPS; // rows of a lane while it computes scores
+const ROW_LANES: u32 = LANES / Q_ROWS;       // lanes that share a row while it is normalised
+const OUT_ROWS: u32 = Q_ROWS / ROW_SLOTS;    // rows of a lane while it sums values
+// Stands for minus infinity, which WGSL compilers may assume away.
+const MASKED: f32 = -1e30;
+
+var<workgroup> q_tile: array<vec4<f32>, Q_ROWS * D4>;
+var<workgroup> scores: array<f32, Q_ROWS * KEYS>;
+var<workgroup> probs: array<f32, Q_ROWS * KEYS>;
+var<workgroup> row_max: array<f32, Q_ROWS>;
+var<workgroup> sums: array<vec4<f32>, LANES>;
+var<workgroup> totals: array<f32, LANES>;
+
+fn load_q_tile(lane: u32, first_row: u32, n_rows: u32, kv_head: u32) {
+    for (var i = lane; i < Q_ROWS * D4; i += LANES) {
+        let row = first_row + i / D4;
+        var four = vec4<f32>();
+        if row < n_rows {
+            let head = kv_head * params.group + row % params.group;
+            four = q[((row / params.group) * params.n_heads + head) * D4 + i % D4] * params.scale;
+        }
+        q_tile[i] = four;
+    }
+}
+
+// Scores of the key at `position`, which stands `key`-th in the tile, with this lane's rows.
+fn compute_scores(lane: u32, key: u32, position: u32, cache_row: u32, first_row: u32) {
+    let group_row = (lane / KEYS) * SCORE_ROWS;
+    var dots: array<f32, SCORE_ROWS>;
+    for (var d = 0u; d < D4; d++) {
+        let four = vec4<f32>(k_cache[cache_row + d]);
+        for (var r = 0u; r < SCORE_ROWS; r++) {
+            dots[r] += dot(four, q_tile[(group_row + r) * D4 + d]);
+        }
+    }
+    for (var r = 0u; r < SCORE_ROWS; r++) {
+        let query = step.pos + (first_row + group_row + r) / params.group;
+        var score = dots[r];
+        if params.softcap > 0.0 {
+            // tanh may overflow within for large arguments.
+            score = params.softcap * tanh(clamp(score / params.softcap, -15.0, 15.0));
+        }
+        let visible = position <= query && (params.window == 0u || query - position < params.window);
+        scores[(group_row + r) * KEYS + key] = select(MASKED, score, visible);
+    }
+}
+
+// Turns the scores of the lane's row into weights; every lane of a row finds the same maximum.
+fn compute_weights(lane: u32, running_max: f32) -> f32 {
+    let row = lane / ROW_LANES;
+    var highest = running_max;
+    for (var key = 0u; key < KEYS; key++) {
+        highest = max(highest, scores[row * KEYS + key]);
+    }
+    for (var key = lane % ROW_LANES; key < KEYS; key += ROW_LANES) {
+        let score = scores[row * KEYS + key];
+        // A row that has seen nothing but masked keys must not count them as equals of its maximum.
+        probs[row * KEYS + key] = select(0.0, exp(score - highest), score > MASKED * 0.5);
+    }
+    row_max[row] = highest;
+    return highest;
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let kv_head = group.x;
+    let first_row = group.y * Q_ROWS;
+    let n_rows = step.n_tokens * params.group;
+    if first_row >= n_rows {
+        return;
+    }
+    let last_query = step.pos + (min(first_row + Q_ROWS, n_rows) - 1u) / params.group;
+    var first_key = 0u;
+    let first_query = step.pos + first_row / params.group;
+    if params.window != 0u && first_query >= params.window {
+        first_key = ((first_query - params.window + 1u) / KEYS) * KEYS;
+    }
+    load_q_tile(lane, first_row, n_rows, kv_head);
+    workgroupBarrier();
+
+    let d = lane % D4;
+    let slot = lane / D4;
+    let out_row = (slot % ROW_SLOTS) * OUT_ROWS;
+    let key_slot = slot / ROW_SLOTS;
+    let key = lane % KEYS;
+    let cache_first = kv_head * params.n_ctx;
+    var running_max = MASKED;
+    var out_max: array<f32, OUT_ROWS>;
+    var total: array<f32, OUT_ROWS>;
+    var sum: array<vec4<f32>, OUT_ROWS>;
+    for (var r = 0u; r < OUT_ROWS; r++) {
+        out_max[r] = MASKED;
+    }
+    for (var tile = first_key; tile <= last_query; tile += KEYS) {
+        // Keys past the last query are masked; their cache rows may hold anything, so read one that is there.
+        let position = tile + key;
+        compute_scores(lane, key, position, (cache_first + min(position, last_query)) * D4, first_row);
+        workgroupBarrier();
+        running_max = compute_weights(lane, running_max);
+        workgroupBarrier();
+        if key_slot < KEY_SLOTS {
+            for (var r = 0u; r < OUT_ROWS; r++) {
+                let shrink = exp(out_max[r] - row_max[out_row + r]);
+                out_max[r] = row_max[out_row + r];
+                total[r] *= shrink;
+                sum[r] *= shrink;
+            }
+            let n_keys = min(KEYS, last_query + 1u - tile);
+            for (var j = key_slot; j < n_keys; j += KEY_SLOTS) {
+                let value = vec4<f32>(v_cache[(cache_first + tile + j) * D4 + d]);
+                for (var r = 0u; r < OUT_ROWS; r++) {
+                    let weight = probs[(out_row + r) * KEYS + j];
+                    total[r] += weight;
+                    sum[r] += weight * value;
+                }
+            }
+        }
+    }
+    for (var r = 0u; r < OUT_ROWS; r++) {
+        if KEY_SLOTS > 1u {
+            workgroupBarrier();
+            sums[lane] = sum[r];
+            totals[lane] = total[r];
+            workgroupBarrier();
+            for (var other = 1u; other < KEY_SLOTS; other++) {
+                let there = min(lane + other * ROW_SLOTS * D4, LANES - 1u);
+                sum[r] += sums[there];
+                total[r] += totals[there];
+            }
+        }
+        let row = first_row + out_row + r;
+        if key_slot == 0u && row < n_rows {
+            let head = kv_head * params.group + row % params.group;
+            out[((row / params.group) * params.n_heads + head) * D4 + d] = sum[r] / total[r];
+        }
+    }
+}

@@ -1,0 +1,73 @@
+// Rotates q in place and k on its way into the cache; stores k and v at the step's positions.
+// Grid: (pairs of all heads of q, k and v / 64, tokens). Angles come from a table made on the CPU in f64: WGSL's sin
+// and cos are too coarse for large arguments.
+#import lib/step
+#import lib/kv
+
+struct Params {
+    n_heads: u32,
+    n_kv_heads: u32,
+    n_ctx: u32,
+    n_pairs: u32, // rotated pairs of a head; the rest passes through
+    neox: u32,    // 1: pairs are (i, i + n_pairs), 0: (2i, 2i + 1)
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> k: array<f32>;                // [n_tokens, n_kv_heads, HEAD_DIM]
+@group(0) @binding(3) var<storage, read> v: array<f32>;                // [n_tokens, n_kv_heads, HEAD_DIM]
+@group(0) @binding(4) var<storage, read> table: array<vec2<f32>>;      // [n_ctx, n_pairs] cos, sin
+@group(0) @binding(5) var<storage, read_write> q: array<f32>;          // [n_tokens, n_heads, HEAD_DIM]
+@group(0) @binding(6) var<storage, read_write> k_cache: array<kv_t>;
+@group(0) @binding(7) var<storage, read_write> v_cache: array<kv_t>;
+
+const HALF: u32 = HEAD_DIM / 2u;
+
+// The two elements of a head that belong to `pair`.
+fn elements(pair: u32) -> vec2<u32> {
+    if params.neox != 0u && pair < params.n_pairs {
+        return vec2<u32>(pair, pair + params.n_pairs);
+    }
+    return vec2<u32>(2u * pair, 2u * pair + 1u);
+}
+
+fn rotated(pair: u32, position: u32, values: vec2<f32>) -> vec2<f32> {
+    if pair >= params.n_pairs {
+        return values;
+    }
+    let angle = table[position * params.n_pairs + pair];
+    return vec2<f32>(
+        values.x * angle.x - values.y * angle.y,
+        values.x * angle.y + values.y * angle.x,
+    );
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let token = id.y;
+    let head = id.x / HALF;
+    let pair = id.x % HALF;
+    if token >= step.n_tokens || head >= params.n_heads + 2u * params.n_kv_heads {
+        return;
+    }
+    let position = step.pos + token;
+    let at = elements(pair);
+    if head < params.n_heads {
+        let first = (token * params.n_heads + head) * HEAD_DIM;
+        let turned = rotated(pair, position, vec2<f32>(q[first + at.x], q[first + at.y]));
+        q[first + at.x] = turned.x;
+        q[first + at.y] = turned.y;
+        return;
+    }
+    let is_v = head >= params.n_heads + params.n_kv_heads;
+    let kv_head = (head - params.n_heads) % params.n_kv_heads;
+    let source = (token * params.n_kv_heads + kv_head) * HEAD_DIM;
+    let cached = (kv_head * params.n_ctx + position) * HEAD_DIM;
+    if is_v {
+        v_cache[cached + at.x] = to_kv(v[source + at.x]);
+        v_cache[cached + at.y] = to_kv(v[source + at.y]);
+    } else {
+        let turned = rotated(pair, position, vec2<f32>(k[source + at.x], k[source + at.y]));
+        k_cache[cached + at.x] = to_kv(turned.x);
+        k_cache[cached + at.y] = to_kv(turned.y);
+    }
+}

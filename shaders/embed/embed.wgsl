@@ -1,0 +1,49 @@
+// Rows of the embedding table, decoded: out[t] = table[token[t]] * scale.
+// Grid: (eights of columns / 64, tokens). Each lane decodes eight columns. Where the table is cut into parts, each
+// part's dispatch writes the tokens whose rows it holds.
+#import lib/step
+#import lib/weights
+
+struct Params {
+    n_cols: u32,
+    n_rows: u32,    // rows of this part of the table
+    row_bytes: u32,
+    first_row: u32, // token id of this part's first row
+    scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>; // [n_tokens, n_cols]
+
+#import format
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let token = id.y;
+    let col = id.x * 8u;
+    if token >= step.n_tokens || col >= params.n_cols {
+        return;
+    }
+    // Ids below this part's first row wrap around to above its last.
+    let row = step.tokens[token] - params.first_row;
+    if row >= params.n_rows {
+        return;
+    }
+    let row_byte = row * params.row_bytes;
+    let chunk = id.x >> 2u;
+    let part = id.x & 3u;
+    let scales = q_scale(row_byte, chunk);
+    let scale = select(scales.x, scales.y, part >= 2u);
+    let codes = q_codes(row_byte, chunk, part);
+    let lo = (codes.lo * scale + scales.z) * params.scale;
+    let hi = (codes.hi * scale + scales.z) * params.scale;
+    let at = token * params.n_cols + col;
+    for (var i = 0u; i < 4u; i++) {
+        if col + i < params.n_cols {
+            out[at + i] = lo[i];
+        }
+        if col + i + 4u < params.n_cols {
+            out[at + i + 4u] = hi[i];
+        }
+    }
+}

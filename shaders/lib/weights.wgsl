@@ -1,0 +1,49 @@
+// The weight matrix as it stands in the file, and how to read it at any 2-byte boundary.
+// A format's fragment (shaders/quant) is written against these and against `params.n_cols`.
+@group(0) @binding(2) var<storage, read> weights: array<u32>;
+
+// Eight consecutive elements before scaling.
+struct Codes {
+    lo: vec4<f32>,
+    hi: vec4<f32>,
+}
+
+// 32 bits from an even byte offset. Both words are always read: lanes of one group stand at blocks of either parity,
+// so a branch would run both ways; the buffer is padded by a word.
+fn load_u32_at_2(byte: u32) -> u32 {
+    let word = byte >> 2u;
+    let low = weights[word];
+    let high = weights[word + 1u];
+    return select(low, (low >> 16u) | (high << 16u), (byte & 2u) != 0u);
+}
+
+// 16 bits from an even byte offset.
+fn load_u16(byte: u32) -> u32 {
+    return (weights[byte >> 2u] >> ((byte & 2u) * 8u)) & 0xffffu;
+}
+
+// A scale stored as f16. Not unpack2x16float, which may flush subnormals: the super-scales of Q6_K usually are.
+fn half_to_f32(bits: u32) -> f32 {
+    let exponent = (bits >> 10u) & 31u;
+    let fraction = bits & 0x3ffu;
+    let subnormal = f32(fraction) * 5.9604644775390625e-8;
+    let normal = bitcast<f32>(((exponent + 112u) << 23u) | (fraction << 13u));
+    let magnitude = select(normal, subnormal, exponent == 0u);
+    return select(magnitude, -magnitude, (bits & 0x8000u) != 0u);
+}
+
+// The four bytes of a word, unsigned, lowest first.
+fn bytes4(word: u32) -> vec4<f32> {
+    return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(0xffu));
+}
+
+// The four bytes of a word, signed, lowest first.
+fn signed_bytes4(word: u32) -> vec4<f32> {
+    let shifted = vec4<u32>(word) << vec4<u32>(24u, 16u, 8u, 0u);
+    return vec4<f32>(bitcast<vec4<i32>>(shifted) >> vec4<u32>(24u));
+}
+
+// Four bits as four bytes: bit i of `bits` becomes bit 4 of byte i (the fifth bit of the Q5 formats).
+fn fifth_bits(bits: u32) -> u32 {
+    return ((bits & 1u) << 4u) | ((bits & 2u) << 11u) | ((bits & 4u) << 18u) | ((bits & 8u) << 25u);
+}

@@ -1,0 +1,89 @@
+// Product of a weight matrix with many rows of activations (prefill).
+// Grid: (tiles of 64 weight rows folded into x and z, tiles of 32 activation rows in y). 128 lanes, each 4 x 4 sums.
+// Both tiles are 32 elements deep; their rows are one vec4 longer than that, against bank conflicts. With F16 the
+// weights' tile is in half floats; activations stay f32, since those of some models exceed what f16 can hold.
+#import matmul/io
+
+const TILE_X: u32 = 32u;
+const TILE_W: u32 = 64u;
+const STRIDE: u32 = 9u;
+
+#if F16
+alias tile_t = f16;
+#else
+alias tile_t = f32;
+#endif
+
+var<workgroup> x_tile: array<vec4<f32>, TILE_X * STRIDE>;
+var<workgroup> w_tile: array<vec4<tile_t>, TILE_W * STRIDE>;
+
+fn load_x_tile(lane: u32, first: u32, n_rows: u32, chunk: u32) {
+    let row = lane >> 2u;
+    let part = lane & 3u;
+    // Rows past the step's hold whatever an earlier step left there.
+    var eight = Codes(vec4<f32>(), vec4<f32>());
+    if first + row < n_rows {
+        eight = load_x8(first + row, chunk * 32u + part * 8u);
+    }
+    let at = row * STRIDE + part * 2u;
+    x_tile[at] = eight.lo;
+    x_tile[at + 1u] = eight.hi;
+}
+
+fn load_w_tile(lane: u32, first: u32, chunk: u32) {
+    for (var half = 0u; half < 2u; half++) {
+        let row = (lane >> 2u) + half * 32u;
+        let part = lane & 3u;
+        let row_byte = min(first + row, params.n_rows - 1u) * params.row_bytes;
+        let scales = q_scale(row_byte, chunk);
+        let scale = select(scales.x, scales.y, part >= 2u);
+        let codes = q_codes(row_byte, chunk, part);
+        let at = row * STRIDE + part * 2u;
+        w_tile[at] = vec4<tile_t>(codes.lo * scale + scales.z);
+        w_tile[at + 1u] = vec4<tile_t>(codes.hi * scale + scales.z);
+    }
+}
+
+@compute @workgroup_size(128)
+fn main(
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) n_groups: vec3<u32>,
+) {
+    let n_rows = value_rows(params.outputs);
+    let first_x = group.y * TILE_X;
+    let first_w = (group.z * n_groups.x + group.x) * TILE_W;
+    if first_w >= params.n_rows || first_x >= n_rows {
+        return;
+    }
+    // Lanes take every 16th weight row and every 8th activation row: neighbours read neighbouring banks.
+    let lane_w = lane % 16u;
+    let lane_x = lane / 16u;
+    var sums: array<vec4<f32>, 4>;
+    let n_chunks = (params.n_cols + 31u) / 32u;
+    for (var chunk = 0u; chunk < n_chunks; chunk++) {
+        load_x_tile(lane, first_x, n_rows, chunk);
+        load_w_tile(lane, first_w, chunk);
+        workgroupBarrier();
+        for (var k = 0u; k < 8u; k++) {
+            let w0 = vec4<f32>(w_tile[lane_w * STRIDE + k]);
+            let w1 = vec4<f32>(w_tile[(lane_w + 16u) * STRIDE + k]);
+            let w2 = vec4<f32>(w_tile[(lane_w + 32u) * STRIDE + k]);
+            let w3 = vec4<f32>(w_tile[(lane_w + 48u) * STRIDE + k]);
+            for (var i = 0u; i < 4u; i++) {
+                let four = x_tile[(lane_x + i * 8u) * STRIDE + k];
+                sums[i] += vec4<f32>(dot(four, w0), dot(four, w1), dot(four, w2), dot(four, w3));
+            }
+        }
+        workgroupBarrier();
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let row = first_x + lane_x + i * 8u;
+        for (var j = 0u; j < 4u; j++) {
+            let weight_row = first_w + lane_w + j * 16u;
+            if row < n_rows && weight_row < params.n_rows {
+                store(row, weight_row, sums[i][j]);
+            }
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! One model on a device.
+//!
+//! Principal type: [`GpuBackend`]. Made from a [`Plan`]: every buffer, bind group and pipeline once; a step writes one
+//! small buffer, records the launches and submits them together. Must not know ops beyond their launches.
+
+use std::ops::Range;
+
+use web_time::Instant;
+
+use super::device::GpuDevice;
+use super::kernels::{Access, Variant};
+use super::plan::{Launch, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Stage, Tuning};
+use super::upload::Uploads;
+use crate::backend::{Backend, Counters, ModelPlan, Outputs};
+use crate::bail;
+use crate::error::{Error, ErrorCode, Result};
+use crate::model::graph::Rows;
+
+/// What kernels compute with and what the KV cache holds. Sums, norms, softmax and the residual stream are f32 in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// f32 throughout.
+    F32,
+    /// The KV cache and the weights' tiles in half floats; needs [`super::AdapterInfo::shader_f16`].
+    F16,
+}
+
+/// A model on the GPU.
+pub struct GpuBackend {
+    pub(super) device: GpuDevice,
+    pub(super) model: ModelPlan,
+    pub(super) plan: Plan,
+    pub(super) buffers: Vec<wgpu::Buffer>,
+    bind_groups: Vec<wgpu::BindGroup>,
+    pipelines: Vec<wgpu::ComputePipeline>,
+    staging: wgpu::Buffer,
+    uploads: Uploads,
+    few_rows: usize,
+    pub(super) counters: Counters,
+    memory_bytes: u64,
+    /// The words of the step buffer, kept so that a step allocates nothing.
+    step: Vec<u32>,
+}
+
+impl GpuBackend {
+    /// Plans `plan` and allocates and compiles everything it needs.
+    /// # Errors
+    /// `OutOfMemory` with the sizes, `GpuCheckFailed` naming a kernel that does not compile, `InvalidRequest` for F16
+    /// on a device without it, `GpuLost`.
+    pub async fn new(plan: ModelPlan, device: GpuDevice, precision: Precision) -> Result<GpuBackend> {
+        Self::with_tuning(plan, device, precision, Tuning::default()).await
+    }
+
+    /// As [`Self::new`], with other sizes than the defaults.
+    /// # Errors
+    /// As [`Self::new`].
+    pub async fn with_tuning(
+        model: ModelPlan,
+        device: GpuDevice,
+        precision: Precision,
+        mut tuning: Tuning,
+    ) -> Result<GpuBackend> {
+        if model.dtypes.len() != model.graph.weights.len() || model.n_batch == 0 {
+            bail!(Internal, "the model plan has no format for every weight, or no room for a token");
+        }
+        if precision == Precision::F16 && !device.info().shader_f16 {
+            bail!(InvalidRequest, "this GPU has no half floats (shader-f16); use the f32 variant");
+        }
+        let info = device.info();
+        let limit = info.max_binding_bytes.min(info.max_buffer_bytes);
+        tuning.max_part_bytes = tuning.max_part_bytes.min(limit);
+        let plan = Planner::plan(&model, precision == Precision::F16, tuning)?;
+        check_fit(&plan, limit)?;
+        let mut counters = Counters::default();
+        let buffers = allocate(&device, &plan).await?;
+        let staging_bytes = (plan.n_outputs * plan.n_vocab * 4) as u64;
+        let staging = device
+            .guarded("the read-back buffer", ErrorCode::Internal, || {
+                make_buffer(&device, "staging", staging_bytes, MAPPED)
+            })
+            .await?;
+        let params_bytes = (plan.launches.len() * PARAM_STRIDE).max(PARAM_STRIDE) as u64;
+        let params = make_buffer(&device, "params", params_bytes, UNIFORM);
+        device.queue.write_buffer(&params, 0, &param_bytes(&plan));
+        counters.queue_writes += 1;
+        counters.buffers = buffers.len() as u64 + 2;
+        let layouts = make_layouts(&device, &plan);
+        let pipelines = compile(&device, &plan, &layouts).await?;
+        let bind_groups = device
+            .guarded("bind groups", ErrorCode::Internal, || bind(&device, &plan, &layouts, &buffers, &params))
+            .await?;
+        counters.bind_groups = bind_groups.len() as u64;
+        let uploads = Uploads::new(&model, &plan);
+        let memory_bytes =
+            plan.buffers.iter().map(|buffer| buffer.bytes).sum::<u64>() + staging_bytes + params_bytes;
+        let step = Vec::with_capacity(STEP_WORDS + model.n_batch);
+        let few_rows = tuning.few_rows;
+        Ok(GpuBackend {
+            device,
+            model,
+            plan,
+            buffers,
+            bind_groups,
+            pipelines,
+            staging,
+            uploads,
+            few_rows,
+            counters,
+            memory_bytes,
+            step,
+        })
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &GpuDevice {
+        &self.device
+    }
+
+    /// Stores a piece of a tensor straight from JavaScript memory, never touching the wasm heap (but for vectors,
+    /// which are a few kilobytes and are decoded here). Otherwise as [`Backend::upload`].
+    /// # Errors
+    /// As [`Backend::upload`].
+    #[cfg(target_arch = "wasm32")]
+    pub fn upload_js(&mut self, weight: usize, offset: u64, bytes: &js_sys::Uint8Array) -> Result<()> {
+        if self.uploads.is_vector(weight) {
+            return self.upload(weight, offset, &bytes.to_vec());
+        }
+        let failed = || Error::new(ErrorCode::Internal, "this is no browser's GPU queue");
+        for write in self.uploads.place(weight, offset, bytes.length() as usize)? {
+            let queue = self.device.queue.as_webgpu().ok_or_else(failed)?;
+            let buffer = self.buffers[write.buffer].as_webgpu().ok_or_else(failed)?;
+            let whole = write.bytes.len() & !3;
+            let (start, middle) = (write.bytes.start as u32, (write.bytes.start + whole) as u32);
+            let run = bytes.subarray(start, middle);
+            queue.write_buffer_with_f64_and_u8_array(buffer, write.at as f64, &run).map_err(|error| {
+                Error::new(ErrorCode::OutOfMemory, format!("writing weights to the GPU failed: {error:?}"))
+            })?;
+            self.counters.queue_writes += 1;
+            if whole < write.bytes.len() {
+                let tail = bytes.subarray(middle, write.bytes.end as u32).to_vec();
+                self.write_tail(write.buffer, write.at + whole as u64, &tail);
+            }
+        }
+        self.device.check()
+    }
+
+    /// Writes fewer than 4 bytes, padded to 4: a queue write has no smaller unit.
+    fn write_tail(&mut self, buffer: usize, at: u64, tail: &[u8]) {
+        let mut word = [0; 4];
+        word[..tail.len()].copy_from_slice(tail);
+        self.device.queue.write_buffer(&self.buffers[buffer], at, &word);
+        self.counters.queue_writes += 1;
+    }
+
+    /// Fills the tables of cosines and sines, from f64.
+    fn write_tables(&mut self) {
+        for table in &self.plan.tables {
+            let (rope, factors) = &self.model.graph.ropes[table.rope.0];
+            let factors = factors.and_then(|weight| self.uploads.vector(weight.0));
+            let frequencies = rope.frequencies(factors);
+            let magnitude = f64::from(frequencies.magnitude);
+            let mut row = Vec::with_capacity(frequencies.radians_per_pos.len() * 2);
+            for pos in 0..self.model.n_ctx {
+                row.clear();
+                for radians in &frequencies.radians_per_pos {
+                    let (sin, cos) = (radians * pos as f64).sin_cos();
+                    row.extend([(cos * magnitude) as f32, (sin * magnitude) as f32]);
+                }
+                let at = (pos * row.len() * 4) as u64;
+                self.device.queue.write_buffer(&self.buffers[table.buffer], at, bytemuck::cast_slice(&row));
+                self.counters.queue_writes += 1;
+            }
+        }
+    }
+
+    pub(super) fn check_step(&self, tokens: &[u32], pos: usize) -> Result<()> {
+        let (n, n_batch, n_ctx) = (tokens.len(), self.model.n_batch, self.model.n_ctx);
+        if n == 0 || n > n_batch {
+            bail!(InvalidRequest, "a step of {n} tokens; 1 to {n_batch} can be run at once");
+        }
+        if pos + n > n_ctx {
+            bail!(ContextLengthExceeded, "positions {pos}..{} exceed the context of {n_ctx}", pos + n);
+        }
+        match tokens.iter().find(|token| **token as usize >= self.plan.n_vocab) {
+            Some(token) => {
+                bail!(InvalidRequest, "token {token} is not in a vocabulary of {}", self.plan.n_vocab)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the kernels what the next submit is about; `outputs` are rows of the step.
+    pub(super) fn write_step(&mut self, tokens: &[u32], pos: usize, outputs: &Range<usize>) {
+        self.step.clear();
+        self.step.extend([tokens.len() as u32, pos as u32, outputs.start as u32, outputs.len() as u32]);
+        self.step.extend_from_slice(tokens);
+        let bytes = bytemuck::cast_slice(&self.step);
+        self.device.queue.write_buffer(&self.buffers[self.plan.step], 0, bytes);
+        self.counters.queue_writes += 1;
+    }
+
+    /// Records launches `range` for a step of `n_tokens` with `n_outputs` wanted rows.
+    pub(super) fn record(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        range: Range<usize>,
+        n_tokens: usize,
+        n_outputs: usize,
+    ) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let mut current = usize::MAX;
+        for index in range {
+            let launch = &self.plan.launches[index];
+            let rows = match launch.rows {
+                Rows::Tokens => n_tokens,
+                Rows::Outputs => n_outputs,
+            };
+            let stage = stage_for(launch, rows, self.few_rows);
+            if current != stage.variant {
+                current = stage.variant;
+                pass.set_pipeline(&self.pipelines[current]);
+            }
+            pass.set_bind_group(0, &self.bind_groups[index], &[]);
+            let y = (rows as u32 * stage.grid.mul).div_ceil(stage.grid.div);
+            pass.dispatch_workgroups(stage.grid.x, y, stage.grid.z);
+            self.counters.dispatches += 1;
+        }
+    }
+
+    /// Records, submits and, where rows are wanted, reads one slice of a step: its body too when it is the first.
+    async fn run_slice(
+        &mut self,
+        tokens: &[u32],
+        pos: usize,
+        rows: Range<usize>,
+        first: bool,
+    ) -> Result<Vec<f32>> {
+        let start = Instant::now();
+        self.write_step(tokens, pos, &rows);
+        let mut encoder =
+            self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let from = if first { 0 } else { self.plan.n_body };
+        let to = if rows.is_empty() { self.plan.n_body } else { self.plan.launches.len() };
+        self.record(&mut encoder, from..to, tokens.len(), rows.len());
+        let n_bytes = (rows.len() * self.plan.n_vocab * 4) as u64;
+        if n_bytes > 0 {
+            encoder.copy_buffer_to_buffer(&self.buffers[self.plan.logits], 0, &self.staging, 0, n_bytes);
+        }
+        self.device.queue.submit([encoder.finish()]);
+        self.counters.submits += 1;
+        self.counters.encode_us += start.elapsed().as_micros() as u64;
+        if n_bytes == 0 {
+            self.device.finished().await?;
+            return Ok(Vec::new());
+        }
+        self.counters.readback_bytes += n_bytes;
+        self.device.read(&self.staging, n_bytes).await
+    }
+}
+
+impl Backend for GpuBackend {
+    fn upload(&mut self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let writes = self.uploads.place(weight, offset, bytes.len())?;
+        self.uploads.collect(weight, bytes);
+        for write in writes {
+            let run = &bytes[write.bytes];
+            let (whole, tail) = run.split_at(run.len() & !3);
+            self.device.queue.write_buffer(&self.buffers[write.buffer], write.at, whole);
+            self.counters.queue_writes += 1;
+            if !tail.is_empty() {
+                self.write_tail(write.buffer, write.at + whole.len() as u64, tail);
+            }
+        }
+        self.uploads.flush(&self.device, &mut self.counters);
+        self.device.check()
+    }
+
+    async fn finish_upload(&mut self) -> Result<()> {
+        for (buffer, values) in self.uploads.finish(&self.model)? {
+            self.device.queue.write_buffer(&self.buffers[buffer], 0, bytemuck::cast_slice(values));
+            self.counters.queue_writes += 1;
+        }
+        self.write_tables();
+        self.device.queue.submit([]);
+        self.counters.submits += 1;
+        self.device.finished().await
+    }
+
+    async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
+        self.device.check()?;
+        self.check_step(tokens, pos)?;
+        let n_rows = outputs.n_rows(tokens.len());
+        let mut next = tokens.len() - n_rows;
+        let mut logits = Vec::new();
+        let mut first = true;
+        while first || next < tokens.len() {
+            let end = (next + self.plan.n_outputs).min(tokens.len());
+            let slice = self.run_slice(tokens, pos, next..end, first).await?;
+            match logits.is_empty() {
+                true => logits = slice,
+                false => logits.extend(slice),
+            }
+            (next, first) = (end, false);
+        }
+        self.counters.steps += 1;
+        Ok(logits)
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+}
+
+/// Which of a launch's two ways suits `rows`.
+fn stage_for(launch: &Launch, rows: usize, few_rows: usize) -> Stage {
+    if rows <= few_rows { launch.few } else { launch.many }
+}
+
+const MAPPED: wgpu::BufferUsages = wgpu::BufferUsages::MAP_READ.union(wgpu::BufferUsages::COPY_DST);
+const UNIFORM: wgpu::BufferUsages = wgpu::BufferUsages::UNIFORM.union(wgpu::BufferUsages::COPY_DST);
+/// COPY_SRC: any value can be read back for debugging.
+const STORAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
+
+pub(super) fn make_buffer(
+    device: &GpuDevice,
+    label: &str,
+    bytes: u64,
+    usage: wgpu::BufferUsages,
+) -> wgpu::Buffer {
+    let descriptor =
+        wgpu::BufferDescriptor { label: Some(label), size: bytes.max(16), usage, mapped_at_creation: false };
+    device.device.create_buffer(&descriptor)
+}
+
+/// Everything but weights must fit as it is.
+fn check_fit(plan: &Plan, limit: u64) -> Result<()> {
+    match plan.buffers.iter().find(|buffer| buffer.bytes > limit) {
+        None => Ok(()),
+        Some(buffer) => {
+            let message = format!(
+                "{} takes {} bytes, and this GPU binds at most {limit} at once; use a smaller context or batch",
+                buffer.label, buffer.bytes
+            );
+            Err(Error::new(ErrorCode::OutOfMemory, message))
+        }
+    }
+}
+
+async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu::Buffer>> {
+    let total: u64 = plan.buffers.iter().map(|buffer| buffer.bytes).sum();
+    let what = format!("{} buffers of {total} bytes in all", plan.buffers.len());
+    device
+        .guarded(&what, ErrorCode::Internal, || {
+            plan.buffers.iter().map(|spec| make_buffer(device, &spec.label, spec.bytes, STORAGE)).collect()
+        })
+        .await
+}
+
+fn param_bytes(plan: &Plan) -> Vec<u8> {
+    let mut bytes = vec![0; plan.launches.len() * PARAM_STRIDE];
+    for (launch, slot) in plan.launches.iter().zip(bytes.chunks_exact_mut(PARAM_STRIDE)) {
+        slot[..PARAM_WORDS * 4].copy_from_slice(bytemuck::cast_slice(&launch.params));
+    }
+    bytes
+}
+
+/// Explicit layouts, one for each list of bindings, so that kernels with equal lists share bind groups.
+struct Layouts {
+    lists: Vec<&'static [Access]>,
+    groups: Vec<wgpu::BindGroupLayout>,
+    pipelines: Vec<wgpu::PipelineLayout>,
+}
+
+impl Layouts {
+    fn of(&self, variant: &Variant) -> usize {
+        let list = variant.kernel.bindings();
+        self.lists
+            .iter()
+            .position(|other| *other == list)
+            .expect("invariant: layouts are made of all variants")
+    }
+}
+
+fn make_layouts(device: &GpuDevice, plan: &Plan) -> Layouts {
+    let mut layouts = Layouts { lists: Vec::new(), groups: Vec::new(), pipelines: Vec::new() };
+    for variant in &plan.variants {
+        let list = variant.kernel.bindings();
+        if layouts.lists.contains(&list) {
+            continue;
+        }
+        let (group, pipeline) = make_layout(device, list);
+        layouts.lists.push(list);
+        layouts.groups.push(group);
+        layouts.pipelines.push(pipeline);
+    }
+    layouts
+}
+
+pub(super) fn make_layout(
+    device: &GpuDevice,
+    list: &[Access],
+) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+    let entry = |(binding, access): (usize, &Access)| wgpu::BindGroupLayoutEntry {
+        binding: binding as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: match access {
+                Access::Uniform => wgpu::BufferBindingType::Uniform,
+                Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+            },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let entries: Vec<_> = list.iter().enumerate().map(entry).collect();
+    let descriptor = wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries };
+    let group = device.device.create_bind_group_layout(&descriptor);
+    let pipeline = device.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: None,
+        bind_group_layouts: &[Some(&group)],
+        immediate_size: 0,
+    });
+    (group, pipeline)
+}
+
+async fn compile(device: &GpuDevice, plan: &Plan, layouts: &Layouts) -> Result<Vec<wgpu::ComputePipeline>> {
+    let mut pipelines = Vec::with_capacity(plan.variants.len());
+    for variant in &plan.variants {
+        let layout = &layouts.pipelines[layouts.of(variant)];
+        pipelines.push(make_pipeline(device, variant, layout).await?);
+    }
+    Ok(pipelines)
+}
+
+/// Compiles one variant.
+/// # Errors
+/// `GpuCheckFailed` names the kernel.
+pub(super) async fn make_pipeline(
+    device: &GpuDevice,
+    variant: &Variant,
+    layout: &wgpu::PipelineLayout,
+) -> Result<wgpu::ComputePipeline> {
+    let (label, text) = (variant.label(), variant.wgsl()?);
+    device
+        .guarded(&format!("kernel {label}"), ErrorCode::GpuCheckFailed, || {
+            let module = device.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(&label),
+                source: wgpu::ShaderSource::Wgsl(text.into()),
+            });
+            device.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&label),
+                layout: Some(layout),
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                cache: None,
+            })
+        })
+        .await
+}
+
+fn bind(
+    device: &GpuDevice,
+    plan: &Plan,
+    layouts: &Layouts,
+    buffers: &[wgpu::Buffer],
+    params: &wgpu::Buffer,
+) -> Vec<wgpu::BindGroup> {
+    let mut groups = Vec::with_capacity(plan.launches.len());
+    for (index, launch) in plan.launches.iter().enumerate() {
+        let params = wgpu::BufferBinding {
+            buffer: params,
+            offset: (index * PARAM_STRIDE) as u64,
+            size: std::num::NonZeroU64::new((PARAM_WORDS * 4) as u64),
+        };
+        let mut entries =
+            vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
+        entries.extend(launch.buffers.iter().enumerate().map(|(at, buffer)| wgpu::BindGroupEntry {
+            binding: at as u32 + 1,
+            resource: buffers[*buffer].as_entire_binding(),
+        }));
+        groups.push(device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &layouts.groups[layouts.of(&plan.variants[launch.few.variant])],
+            entries: &entries,
+        }));
+    }
+    groups
+}

@@ -1,0 +1,288 @@
+//! The kernels: which file, which bindings, which defines, how many lanes.
+//!
+//! Principal type: [`Variant`], a small `Copy` key that names a pipeline; never a string. `tests/shaders.rs` holds these
+//! declarations equal to what the WGSL says. Must not know graphs or buffers.
+
+use super::shaders::{self, Define, F16};
+use crate::error::Result;
+use crate::quant;
+use crate::tensor::DType;
+
+/// A kernel file under shaders/.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is described at the head of its WGSL file")]
+pub enum Kernel {
+    Embed,
+    Norm,
+    MatVec,
+    MatMul,
+    RopeKvWrite,
+    Attention,
+    GatedActivation,
+    TakeOutputs,
+}
+
+/// How a kernel uses a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// `var<uniform>`
+    Uniform,
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`
+    ReadWrite,
+}
+
+use Access::{Read, ReadWrite, Uniform};
+
+impl Kernel {
+    /// All kernels.
+    pub const ALL: &'static [Kernel] = &[
+        Kernel::Embed,
+        Kernel::Norm,
+        Kernel::MatVec,
+        Kernel::MatMul,
+        Kernel::RopeKvWrite,
+        Kernel::Attention,
+        Kernel::GatedActivation,
+        Kernel::TakeOutputs,
+    ];
+
+    /// Its file, as in [`shaders::FILES`].
+    pub const fn file(self) -> &'static str {
+        match self {
+            Kernel::Embed => "embed/embed",
+            Kernel::Norm => "norm/norm",
+            Kernel::MatVec => "matmul/mat_vec",
+            Kernel::MatMul => "matmul/mat_mul",
+            Kernel::RopeKvWrite => "attention/rope_kv_write",
+            Kernel::Attention => "attention/attention",
+            Kernel::GatedActivation => "elementwise/gated_activation",
+            Kernel::TakeOutputs => "elementwise/take_outputs",
+        }
+    }
+
+    /// Its bindings in group 0, from 0 on: parameters, step, inputs, outputs. Kernels with equal lists share a layout,
+    /// so one bind group serves the mat-vec and the mat-mul of an op.
+    pub const fn bindings(self) -> &'static [Access] {
+        match self {
+            Kernel::Embed => &[Uniform, Read, Read, ReadWrite],
+            Kernel::Norm => &[Uniform, Read, Read, Read, Read, ReadWrite],
+            Kernel::MatVec | Kernel::MatMul => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
+            Kernel::RopeKvWrite => &[Uniform, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite],
+            Kernel::Attention => &[Uniform, Read, Read, Read, Read, ReadWrite],
+            Kernel::GatedActivation => &[Uniform, Read, Read, Read, ReadWrite],
+            Kernel::TakeOutputs => &[Uniform, Read, Read, ReadWrite],
+        }
+    }
+}
+
+/// Elements of a weight row that a lane takes at a time.
+pub const CHUNK: u32 = 32;
+
+/// Shape of a mat-vec workgroup.
+pub const MAT_VEC_K_LANES: u32 = 16;
+/// Groups of lanes that each take [`MAT_VEC_ROWS`] rows.
+pub const MAT_VEC_LANES_N: u32 = 4;
+/// Weight rows of a lane.
+pub const MAT_VEC_ROWS: u32 = 4;
+/// Weight rows and activation rows of a mat-mul workgroup.
+pub const MAT_MUL_TILE: (u32, u32) = (64, 32);
+/// Lanes of the elementwise kernels.
+pub const ELEMENTWISE_LANES: u32 = 128;
+
+/// How the lanes of an attention workgroup are spread; see shaders/attention/attention.wgsl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttentionTile {
+    /// Width of a head, a multiple of 4.
+    pub head_dim: u32,
+    /// Query rows of a workgroup.
+    pub q_rows: u32,
+    /// Keys of a step of the online softmax.
+    pub keys: u32,
+    /// Rows that are scored at once.
+    pub row_groups: u32,
+    /// Lanes' groups by output row …
+    pub row_slots: u32,
+    /// … and by key.
+    pub key_slots: u32,
+}
+
+/// Every WebGPU device has this much workgroup memory.
+const WORKGROUP_BYTES: u32 = 16384;
+
+impl AttentionTile {
+    /// The tile for `group` query heads to a key head; `few` for decode, where one token has only `group` rows.
+    /// `None` when heads are too wide for the workgroup memory every device has, or not a multiple of 4.
+    pub fn new(head_dim: u32, group: u32, few: bool) -> Option<AttentionTile> {
+        if head_dim == 0 || !head_dim.is_multiple_of(4) {
+            return None;
+        }
+        let keys = if few { 64 } else { 32 };
+        let mut q_rows = if few { group.clamp(1, 8).next_power_of_two() } else { 16 };
+        loop {
+            let row_groups = q_rows.min(if few { 2 } else { 4 });
+            let mut tile = AttentionTile { head_dim, q_rows, keys, row_groups, row_slots: 1, key_slots: 1 };
+            if tile.lanes() < head_dim / 4 {
+                return None;
+            }
+            if tile.workgroup_bytes() <= WORKGROUP_BYTES {
+                let slots = tile.lanes() / (head_dim / 4);
+                // The largest power of two that leaves no slot empty.
+                tile.row_slots = 1 << slots.min(q_rows).ilog2();
+                tile.key_slots = (slots / tile.row_slots).min(keys);
+                return Some(tile);
+            }
+            if q_rows == 1 {
+                return None;
+            }
+            q_rows /= 2;
+        }
+    }
+
+    /// Lanes of a workgroup.
+    pub fn lanes(self) -> u32 {
+        self.keys * self.row_groups
+    }
+
+    /// Workgroup memory: queries, scores and weights of keys, maxima, and the sums where keys are split.
+    pub fn workgroup_bytes(self) -> u32 {
+        let floats = self.q_rows * (self.head_dim + 2 * self.keys + 1) + 5 * self.lanes();
+        // Each array starts at a multiple of 16.
+        floats * 4 + 64
+    }
+}
+
+/// A kernel with everything that decides its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// Which kernel.
+    pub kernel: Kernel,
+    /// The weight format of the kernels that read weights.
+    pub format: Option<DType>,
+    /// Half floats: in the KV cache, and in the weights' tile of the mat-mul.
+    pub f16: bool,
+    /// Whether weight rows are whole chunks of 32, as all but odd float matrices are.
+    pub whole_chunks: bool,
+    /// Width of a head, of the kernels that touch the cache.
+    pub head_dim: u32,
+    /// Of the attention kernel.
+    pub tile: Option<AttentionTile>,
+}
+
+impl Variant {
+    /// A kernel that has but one text.
+    pub const fn plain(kernel: Kernel) -> Variant {
+        Variant { kernel, format: None, f16: false, whole_chunks: false, head_dim: 0, tile: None }
+    }
+
+    /// A kernel that reads weights. Only the mat-mul has half floats to gain from.
+    pub fn weights(kernel: Kernel, format: DType, n_cols: usize, f16: bool) -> Variant {
+        let whole_chunks = n_cols.is_multiple_of(CHUNK as usize);
+        let f16 = f16 && kernel == Kernel::MatMul;
+        Variant { format: Some(format), f16, whole_chunks, ..Variant::plain(kernel) }
+    }
+
+    /// The kernel that fills the cache.
+    pub const fn rope_kv_write(head_dim: u32, f16: bool) -> Variant {
+        Variant { f16, head_dim, ..Variant::plain(Kernel::RopeKvWrite) }
+    }
+
+    /// The attention kernel.
+    pub const fn attention(tile: AttentionTile, f16: bool) -> Variant {
+        Variant { f16, head_dim: tile.head_dim, tile: Some(tile), ..Variant::plain(Kernel::Attention) }
+    }
+
+    /// What the text of the variant is made from.
+    pub fn defines(&self) -> Vec<Define> {
+        let mut defines = vec![(F16, u32::from(self.f16))];
+        if self.format.is_some() {
+            defines.push(("WHOLE_CHUNKS", u32::from(self.whole_chunks)));
+        }
+        if self.kernel == Kernel::MatVec {
+            defines.extend([
+                ("K_LANES", MAT_VEC_K_LANES),
+                ("LANES_N", MAT_VEC_LANES_N),
+                ("ROWS", MAT_VEC_ROWS),
+            ]);
+        }
+        if self.head_dim != 0 {
+            defines.push(("HEAD_DIM", self.head_dim));
+        }
+        if let Some(tile) = self.tile {
+            defines.extend([
+                ("Q_ROWS", tile.q_rows),
+                ("KEYS", tile.keys),
+                ("ROW_GROUPS", tile.row_groups),
+                ("ROW_SLOTS", tile.row_slots),
+                ("KEY_SLOTS", tile.key_slots),
+            ]);
+        }
+        defines
+    }
+
+    /// The WGSL text.
+    /// # Errors
+    /// `Internal` for a mistake in a shader file.
+    pub fn wgsl(&self) -> Result<String> {
+        shaders::expand(self.kernel.file(), self.format.map(quant::format), &self.defines())
+    }
+
+    /// Lanes of a workgroup.
+    pub fn lanes(&self) -> u32 {
+        match self.kernel {
+            Kernel::Embed | Kernel::RopeKvWrite => 64,
+            Kernel::MatVec => MAT_VEC_K_LANES * MAT_VEC_LANES_N,
+            Kernel::Norm | Kernel::MatMul => 128,
+            Kernel::GatedActivation | Kernel::TakeOutputs => ELEMENTWISE_LANES,
+            Kernel::Attention => self.tile.map_or(0, AttentionTile::lanes),
+        }
+    }
+
+    /// A name for people, such as `matmul/mat_vec q4_1`.
+    pub fn label(&self) -> String {
+        let mut label = self.kernel.file().to_owned();
+        if let Some(format) = self.format {
+            label.push(' ');
+            label.push_str(quant::format(format).name);
+        }
+        for (name, value) in self.defines() {
+            if matches!(name, F16 | "HEAD_DIM") && value != 0 {
+                label.push_str(&format!(" {name}={value}"));
+            }
+        }
+        label
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_tiles_fit_every_device_and_cover_their_rows() {
+        for head_dim in (4..=256).step_by(4) {
+            for group in [1, 2, 3, 4, 5, 6, 7, 8, 12, 16] {
+                for few in [true, false] {
+                    let tile = AttentionTile::new(head_dim, group, few).unwrap();
+                    assert!(tile.workgroup_bytes() <= WORKGROUP_BYTES && tile.lanes() <= 256, "{tile:?}");
+                    for (whole, part) in [
+                        (tile.q_rows, tile.row_groups),
+                        (tile.q_rows, tile.row_slots),
+                        (tile.lanes(), tile.q_rows),
+                    ] {
+                        assert!(part > 0 && whole % part == 0, "{tile:?}");
+                    }
+                    let lanes = head_dim / 4 * tile.row_slots * tile.key_slots;
+                    assert!(tile.key_slots > 0 && lanes <= tile.lanes(), "{tile:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn heads_beyond_the_workgroup_memory_are_refused() {
+        assert_eq!(AttentionTile::new(66, 1, true), None);
+        assert_eq!(AttentionTile::new(8192, 1, false), None);
+    }
+}

@@ -1,0 +1,468 @@
+//! From graph to launches: every buffer, every binding, every grid, decided before anything is allocated.
+//!
+//! Principal type: [`Plan`]. Buffers and pipelines are indices, so a plan is plain data; must not know wgpu.
+
+use super::kernels::{
+    AttentionTile, ELEMENTWISE_LANES, Kernel, MAT_MUL_TILE, MAT_VEC_LANES_N, MAT_VEC_ROWS, Variant,
+};
+use super::memory::{self, Part};
+use crate::backend::ModelPlan;
+use crate::error::{Error, ErrorCode, Result};
+use crate::model::graph::{Op, RopeId, Rows, ValueId, WeightId, WeightKind};
+use crate::model::spec::{Activation, NormKind, RopeLayout};
+use crate::quant;
+
+/// Sizes that trade speed for memory, or that tests make small; the defaults suit every device.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Most bytes of a weight in one buffer; the device's limits apply besides.
+    pub max_part_bytes: u64,
+    /// Grids over weight rows with more workgroups than this are folded into a second dimension.
+    pub fold_workgroups: u32,
+    /// Room for logits: so many rows are computed at once when all are wanted.
+    pub logits_bytes: u64,
+    /// Up to this many rows of activations go through the mat-vec kernel.
+    pub few_rows: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning {
+            max_part_bytes: 1 << 30,
+            fold_workgroups: MAX_WORKGROUPS,
+            logits_bytes: 8 << 20,
+            few_rows: 4,
+        }
+    }
+}
+
+/// Every WebGPU device allows so many workgroups in a dimension.
+const MAX_WORKGROUPS: u32 = 65535;
+
+/// Words of a launch's parameters, and the distance of two launches' parameters in bytes.
+pub(super) const PARAM_WORDS: usize = 16;
+pub(super) const PARAM_STRIDE: usize = 256;
+
+/// Words of the step buffer before the token ids.
+pub(super) const STEP_WORDS: usize = 4;
+
+/// A buffer to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BufferSpec {
+    pub(super) label: String,
+    pub(super) bytes: u64,
+}
+
+/// Grid of a launch: `x` and `z` are fixed, `y` is `ceil(rows * mul / div)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grid {
+    pub(super) x: u32,
+    pub(super) z: u32,
+    pub(super) mul: u32,
+    pub(super) div: u32,
+}
+
+/// One way to run a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stage {
+    /// Index into [`Plan::variants`].
+    pub(super) variant: usize,
+    pub(super) grid: Grid,
+}
+
+/// One dispatch of a step.
+#[derive(Clone, Debug)]
+pub(super) struct Launch {
+    /// Index of the op it belongs to.
+    pub(super) op: usize,
+    /// Rows it is run for.
+    pub(super) rows: Rows,
+    /// For few rows and for many.
+    pub(super) few: Stage,
+    pub(super) many: Stage,
+    pub(super) params: [u32; PARAM_WORDS],
+    /// Buffers of the bindings from 1 on.
+    pub(super) buffers: Vec<usize>,
+}
+
+/// Where a weight lives.
+#[derive(Clone, Debug)]
+pub(super) enum Home {
+    /// As in the file, in parts.
+    Matrix { row_bytes: u64, parts: Vec<(Part, usize)> },
+    /// Decoded to f32 in one buffer.
+    Vector { buffer: usize },
+}
+
+/// A rope table to compute.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) buffer: usize,
+    pub(super) rope: RopeId,
+}
+
+/// Everything a backend makes at load.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) buffers: Vec<BufferSpec>,
+    /// Pipelines, each once.
+    pub(super) variants: Vec<Variant>,
+    pub(super) launches: Vec<Launch>,
+    /// Launches before this one run for the step's tokens, the others for the wanted outputs.
+    pub(super) n_body: usize,
+    pub(super) homes: Vec<Home>,
+    pub(super) tables: Vec<Table>,
+    /// Buffer of each value of the graph.
+    pub(super) values: Vec<Option<usize>>,
+    /// Buffers of the caches: K and V, layer by layer.
+    pub(super) caches: Vec<(usize, usize)>,
+    pub(super) step: usize,
+    pub(super) logits: usize,
+    pub(super) n_vocab: usize,
+    /// Rows of logits computed at once.
+    pub(super) n_outputs: usize,
+}
+
+pub(super) struct Planner<'a> {
+    model: &'a ModelPlan,
+    f16: bool,
+    tuning: Tuning,
+    none: usize,
+    plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    /// Plans `model`.
+    /// # Errors
+    /// `OutOfMemory` for a row that no binding holds; `InvalidValue` for heads that the kernels cannot take.
+    pub(super) fn plan(model: &'a ModelPlan, f16: bool, tuning: Tuning) -> Result<Plan> {
+        let mut planner = Planner { model, f16, tuning, none: 0, plan: Plan::default() };
+        planner.none = planner.buffer("none", 16);
+        planner.plan.step = planner.buffer("step", ((STEP_WORDS + model.n_batch) * 4) as u64);
+        planner.outputs()?;
+        planner.weights()?;
+        planner.tables();
+        planner.values_and_caches();
+        planner.plan.n_body = usize::MAX;
+        for (index, op) in model.graph.ops.iter().enumerate() {
+            planner.op(index, op)?;
+        }
+        let plan = &mut planner.plan;
+        plan.n_body = plan.n_body.min(plan.launches.len());
+        if plan.launches[plan.n_body..].iter().any(|launch| launch.rows == Rows::Tokens) {
+            return Err(internal("an op after the choice of outputs works on all tokens"));
+        }
+        Ok(planner.plan)
+    }
+
+    fn buffer(&mut self, label: &str, bytes: u64) -> usize {
+        // A binding must not be empty, and its size is a multiple of 4.
+        let bytes = bytes.max(16).next_multiple_of(16);
+        self.plan.buffers.push(BufferSpec { label: label.to_owned(), bytes });
+        self.plan.buffers.len() - 1
+    }
+
+    /// How many rows of logits are computed at once.
+    fn outputs(&mut self) -> Result<()> {
+        let graph = &self.model.graph;
+        let logits = graph.logits.ok_or_else(|| internal("the graph has no logits"))?;
+        self.plan.n_vocab = graph.values[logits.0].width;
+        let row = (self.plan.n_vocab as u64 * 4).max(1);
+        let limit = self.tuning.logits_bytes.min(self.tuning.max_part_bytes);
+        let fitting = usize::try_from(limit / row).unwrap_or(usize::MAX);
+        self.plan.n_outputs = fitting.clamp(1, self.model.n_batch.max(1));
+        Ok(())
+    }
+
+    fn weights(&mut self) -> Result<()> {
+        let model = self.model;
+        for (decl, dtype) in model.graph.weights.iter().zip(&model.dtypes) {
+            if decl.kind == WeightKind::Vector {
+                let buffer = self.buffer(&decl.name, decl.n_cols as u64 * 4);
+                self.plan.homes.push(Home::Vector { buffer });
+                continue;
+            }
+            let format = quant::format(*dtype);
+            let row_bytes = format.row_bytes(decl.n_cols as u64).ok_or_else(|| {
+                let message = format!("rows of {} elements are no whole {} blocks", decl.n_cols, format.name);
+                Error::new(ErrorCode::WrongShape, message).at(decl.name.clone())
+            })?;
+            let cut =
+                memory::cut_rows(&decl.name, decl.n_rows as u64, row_bytes, self.tuning.max_part_bytes)?;
+            let mut parts = Vec::with_capacity(cut.len());
+            for part in cut {
+                // A word more: reads at odd half words take the next word too.
+                let buffer = self.buffer(&decl.name, part.n_rows * row_bytes + 4);
+                parts.push((part, buffer));
+            }
+            self.plan.homes.push(Home::Matrix { row_bytes, parts });
+        }
+        Ok(())
+    }
+
+    fn tables(&mut self) {
+        for (index, (rope, _)) in self.model.graph.ropes.iter().enumerate() {
+            let bytes = self.model.n_ctx as u64 * (rope.n_dims / 2) as u64 * 8;
+            let buffer = self.buffer(&format!("rope table {index}"), bytes);
+            self.plan.tables.push(Table { buffer, rope: RopeId(index) });
+        }
+    }
+
+    fn values_and_caches(&mut self) {
+        let graph = &self.model.graph;
+        let coloring = memory::color_values(graph, self.model.n_batch as u64, self.plan.n_outputs as u64);
+        let slots: Vec<usize> = coloring
+            .bytes
+            .iter()
+            .enumerate()
+            .map(|(slot, bytes)| self.buffer(&format!("values {slot}"), *bytes))
+            .collect();
+        self.plan.values = coloring.slot.iter().map(|slot| slot.map(|slot| slots[slot])).collect();
+        self.plan.logits = graph.logits.and_then(|logits| self.plan.values[logits.0]).unwrap_or(self.none);
+        let element = if self.f16 { 2 } else { 4 };
+        for (index, kv) in graph.kv.iter().enumerate() {
+            let bytes = (self.model.n_ctx * kv.n_kv_heads * kv.head_dim) as u64 * element;
+            let k = self.buffer(&format!("k cache {index}"), bytes);
+            let v = self.buffer(&format!("v cache {index}"), bytes);
+            self.plan.caches.push((k, v));
+        }
+    }
+
+    fn value(&self, value: ValueId) -> usize {
+        self.plan.values[value.0].expect("invariant: every value that an op touches has a buffer")
+    }
+
+    fn width(&self, value: ValueId) -> u32 {
+        self.model.graph.values[value.0].width as u32
+    }
+
+    fn rows(&self, value: ValueId) -> Rows {
+        self.model.graph.values[value.0].rows
+    }
+
+    fn vector(&self, weight: Option<WeightId>) -> Result<usize> {
+        match weight.map(|weight| &self.plan.homes[weight.0]) {
+            None => Ok(self.none),
+            Some(Home::Vector { buffer }) => Ok(*buffer),
+            Some(Home::Matrix { .. }) => Err(internal("a matrix is used as a vector")),
+        }
+    }
+
+    fn stage(&mut self, variant: Variant, grid: Grid) -> Stage {
+        let found = self.plan.variants.iter().position(|other| *other == variant);
+        let index = found.unwrap_or_else(|| {
+            self.plan.variants.push(variant);
+            self.plan.variants.len() - 1
+        });
+        Stage { variant: index, grid }
+    }
+
+    /// A grid of `n` workgroups along x, folded into z where there are too many, times one row in y.
+    fn folded(&self, n: u32) -> Grid {
+        let z = n.div_ceil(self.tuning.fold_workgroups).max(1);
+        Grid { z, ..flat(n.div_ceil(z)) }
+    }
+
+    fn launch(
+        &mut self,
+        op: usize,
+        rows: Rows,
+        stages: [Stage; 2],
+        params: &[u32],
+        buffers: &[usize],
+    ) -> Result<()> {
+        let [few, many] = stages;
+        for grid in [few.grid, many.grid] {
+            let tallest = (self.model.n_batch as u64 * u64::from(grid.mul)).div_ceil(u64::from(grid.div));
+            if tallest.max(u64::from(grid.x.max(grid.z))) > u64::from(MAX_WORKGROUPS) {
+                let message = format!("steps of {} tokens are too large for this GPU", self.model.n_batch);
+                return Err(Error::new(ErrorCode::LimitExceeded, message));
+            }
+        }
+        let mut words = [0; PARAM_WORDS];
+        words[..params.len()].copy_from_slice(params);
+        let mut bindings = vec![self.plan.step];
+        bindings.extend_from_slice(buffers);
+        self.plan.launches.push(Launch { op, rows, few, many, params: words, buffers: bindings });
+        Ok(())
+    }
+
+    fn op(&mut self, index: usize, op: &Op) -> Result<()> {
+        match *op {
+            Op::Embed { table, scale, out } => self.embed(index, table, scale, out),
+            Op::Norm { .. } => self.norm(index, op),
+            Op::MatMul { .. } => self.mat_mul(index, op),
+            Op::RopeKvWrite { .. } => self.rope_kv_write(index, op),
+            Op::Attention { .. } => self.attention(index, op),
+            Op::GatedActivation { gate, up, activation, out } => {
+                self.gated_activation(index, [gate, up, out], activation)
+            }
+            Op::TakeOutputs { x, out } => {
+                self.plan.n_body = self.plan.n_body.min(self.plan.launches.len());
+                let grid = flat(self.width(x).div_ceil(ELEMENTWISE_LANES));
+                let stage = self.stage(Variant::plain(Kernel::TakeOutputs), grid);
+                let buffers = [self.value(x), self.value(out)];
+                self.launch(index, Rows::Outputs, [stage; 2], &[self.width(x)], &buffers)
+            }
+        }
+    }
+
+    fn embed(&mut self, index: usize, table: WeightId, scale: f32, out: ValueId) -> Result<()> {
+        let Home::Matrix { row_bytes, parts } = self.plan.homes[table.0].clone() else {
+            return Err(internal("the embedding table is a vector"));
+        };
+        let n_cols = self.width(out);
+        let variant = Variant::weights(Kernel::Embed, self.model.dtypes[table.0], n_cols as usize, self.f16);
+        let stage = self.stage(variant, flat(n_cols.div_ceil(8 * 64)));
+        for (part, buffer) in parts {
+            let params =
+                [n_cols, part.n_rows as u32, row_bytes as u32, part.first_row as u32, scale.to_bits()];
+            self.launch(index, Rows::Tokens, [stage; 2], &params, &[buffer, self.value(out)])?;
+        }
+        Ok(())
+    }
+
+    fn norm(&mut self, index: usize, op: &Op) -> Result<()> {
+        let &Op::Norm { x, norm, weight, bias, out } = op else { return Err(internal("not a norm")) };
+        let rows = self.rows(out);
+        let params = [
+            self.width(x),
+            outputs(rows),
+            u32::from(norm.kind == NormKind::Layer),
+            u32::from(bias.is_some()),
+            norm.eps.to_bits(),
+        ];
+        let buffers = [self.value(x), self.vector(Some(weight))?, self.vector(bias)?, self.value(out)];
+        let stage = self.stage(Variant::plain(Kernel::Norm), flat(1));
+        self.launch(index, rows, [stage; 2], &params, &buffers)
+    }
+
+    fn mat_mul(&mut self, index: usize, op: &Op) -> Result<()> {
+        let &Op::MatMul { x, weight, bias, add, scale, out } = op else {
+            return Err(internal("not a product"));
+        };
+        let Home::Matrix { row_bytes, parts } = self.plan.homes[weight.0].clone() else {
+            return Err(internal("a vector is used as a matrix"));
+        };
+        let (n_cols, rows) = (self.width(x), self.rows(out));
+        let dtype = self.model.dtypes[weight.0];
+        let few = Variant::weights(Kernel::MatVec, dtype, n_cols as usize, self.f16);
+        let many = Variant::weights(Kernel::MatMul, dtype, n_cols as usize, self.f16);
+        let (addend, addend_buffer) = match add {
+            None => (0, self.none),
+            Some(add) if add == out => (2, self.none),
+            Some(add) => (1, self.value(add)),
+        };
+        for (part, buffer) in parts {
+            let n_rows = part.n_rows as u32;
+            let few_grid = self.folded(n_rows.div_ceil(MAT_VEC_LANES_N * MAT_VEC_ROWS));
+            let many_grid = Grid { div: MAT_MUL_TILE.1, ..self.folded(n_rows.div_ceil(MAT_MUL_TILE.0)) };
+            let stages = [self.stage(few, few_grid), self.stage(many, many_grid)];
+            let params = [
+                n_cols,
+                n_rows,
+                row_bytes as u32,
+                self.width(out),
+                part.first_row as u32,
+                outputs(rows),
+                u32::from(bias.is_some()),
+                addend,
+                scale.to_bits(),
+            ];
+            let buffers = [buffer, self.value(x), self.vector(bias)?, addend_buffer, self.value(out)];
+            self.launch(index, rows, stages, &params, &buffers)?;
+        }
+        Ok(())
+    }
+
+    fn rope_kv_write(&mut self, index: usize, op: &Op) -> Result<()> {
+        let &Op::RopeKvWrite { q, k, v, n_heads, rope, kv } = op else { return Err(internal("not a rope")) };
+        let decl = self.model.graph.kv[kv];
+        if decl.head_dim % 2 != 0 {
+            return Err(bad_head(decl.head_dim));
+        }
+        let (table, n_pairs, neox) = match rope {
+            None => (self.none, 0, 0),
+            Some(id) => {
+                let spec = &self.model.graph.ropes[id.0].0;
+                (self.plan.tables[id.0].buffer, spec.n_dims / 2, u32::from(spec.layout == RopeLayout::Neox))
+            }
+        };
+        let params = [n_heads as u32, decl.n_kv_heads as u32, self.model.n_ctx as u32, n_pairs as u32, neox];
+        let (k_cache, v_cache) = self.plan.caches[kv];
+        let buffers = [self.value(k), self.value(v), table, self.value(q), k_cache, v_cache];
+        let pairs = (n_heads + 2 * decl.n_kv_heads) * decl.head_dim / 2;
+        let grid = flat((pairs as u32).div_ceil(64));
+        let stage = self.stage(Variant::rope_kv_write(decl.head_dim as u32, self.f16), grid);
+        self.launch(index, Rows::Tokens, [stage; 2], &params, &buffers)
+    }
+
+    fn attention(&mut self, index: usize, op: &Op) -> Result<()> {
+        let &Op::Attention { q, kv, n_heads, scale, window, softcap, out } = op else {
+            return Err(internal("not an attention"));
+        };
+        let decl = self.model.graph.kv[kv];
+        let group = (n_heads / decl.n_kv_heads.max(1)) as u32;
+        let mut stages = Vec::with_capacity(2);
+        for few in [true, false] {
+            let tile = AttentionTile::new(decl.head_dim as u32, group, few)
+                .ok_or_else(|| bad_head(decl.head_dim))?;
+            let grid = Grid { mul: group, div: tile.q_rows, ..flat(decl.n_kv_heads as u32) };
+            stages.push(self.stage(Variant::attention(tile, self.f16), grid));
+        }
+        let params = [
+            n_heads as u32,
+            group,
+            self.model.n_ctx as u32,
+            window.unwrap_or(0) as u32,
+            scale.to_bits(),
+            softcap.unwrap_or(0.0).to_bits(),
+        ];
+        let (k_cache, v_cache) = self.plan.caches[kv];
+        let buffers = [self.value(q), k_cache, v_cache, self.value(out)];
+        self.launch(index, Rows::Tokens, [stages[0], stages[1]], &params, &buffers)
+    }
+
+    fn gated_activation(
+        &mut self,
+        index: usize,
+        [gate, up, out]: [ValueId; 3],
+        activation: Activation,
+    ) -> Result<()> {
+        if out == up {
+            return Err(internal("an activation overwrites its multiplier"));
+        }
+        let rows = self.rows(out);
+        let activation = match activation {
+            Activation::Silu => 0,
+            Activation::GeluTanh => 1,
+            Activation::Gelu => 2,
+        };
+        let in_place = gate == out;
+        let gate = if in_place { self.none } else { self.value(gate) };
+        let params = [self.width(out), outputs(rows), activation, u32::from(in_place)];
+        let grid = flat(self.width(out).div_ceil(ELEMENTWISE_LANES));
+        let stage = self.stage(Variant::plain(Kernel::GatedActivation), grid);
+        self.launch(index, rows, [stage; 2], &params, &[gate, self.value(up), self.value(out)])
+    }
+}
+
+/// `n` workgroups along x, one row in y each.
+fn flat(n: u32) -> Grid {
+    Grid { x: n.max(1), z: 1, mul: 1, div: 1 }
+}
+
+fn outputs(rows: Rows) -> u32 {
+    u32::from(rows == Rows::Outputs)
+}
+
+fn internal(what: &str) -> Error {
+    Error::new(ErrorCode::Internal, format!("the GPU plan cannot be made: {what}"))
+}
+
+fn bad_head(head_dim: usize) -> Error {
+    let message = format!(
+        "heads of {head_dim} elements are not supported on the GPU; use the CPU backend for this model"
+    );
+    Error::new(ErrorCode::InvalidValue, message)
+}

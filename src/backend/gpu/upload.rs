@@ -1,0 +1,156 @@
+//! Weights on their way into GPU buffers: pieces of a file to the parts they belong to.
+//!
+//! Principal type: [`Uploads`]. Matrices go as they are; vectors are collected and decoded to f32. Must not know where
+//! pieces come from.
+
+use std::ops::Range;
+
+use super::device::GpuDevice;
+use super::plan::{Home, Plan};
+use crate::backend::{Counters, ModelPlan};
+use crate::error::{Error, ErrorCode, Result};
+use crate::quant;
+
+/// So many bytes are handed over before the queue is told to go on: natively it keeps copies until then.
+const FLUSH_BYTES: u64 = 16 << 20;
+
+/// A weight that is being filled.
+struct Upload {
+    name: String,
+    received: u64,
+    total: u64,
+    target: Target,
+}
+
+enum Target {
+    /// Byte ranges of the tensor and their buffers.
+    Matrix(Vec<(Range<u64>, usize)>),
+    /// What has come, until it is complete, and then its values.
+    Vector { bytes: Vec<u8>, values: Vec<f32>, buffer: usize },
+}
+
+/// All weights of a model.
+pub(super) struct Uploads {
+    weights: Vec<Upload>,
+    unflushed: u64,
+}
+
+/// A run of bytes for one buffer.
+pub(super) struct Write {
+    pub(super) buffer: usize,
+    /// Offset in the buffer, a multiple of 4.
+    pub(super) at: u64,
+    /// The bytes, as a range of the piece.
+    pub(super) bytes: Range<usize>,
+}
+
+impl Uploads {
+    pub(super) fn new(model: &ModelPlan, plan: &Plan) -> Uploads {
+        let mut weights = Vec::with_capacity(plan.homes.len());
+        for ((decl, dtype), home) in model.graph.weights.iter().zip(&model.dtypes).zip(&plan.homes) {
+            let (total, target) = match home {
+                Home::Vector { buffer } => {
+                    let total = quant::format(*dtype).row_bytes(decl.n_cols as u64).unwrap_or(0);
+                    (total, Target::Vector { bytes: Vec::new(), values: Vec::new(), buffer: *buffer })
+                }
+                Home::Matrix { row_bytes, parts } => {
+                    let ranges = parts.iter().map(|(part, buffer)| {
+                        let end = part.first_row + part.n_rows;
+                        (part.first_row * row_bytes..end * row_bytes, *buffer)
+                    });
+                    (decl.n_rows as u64 * row_bytes, Target::Matrix(ranges.collect()))
+                }
+            };
+            weights.push(Upload { name: decl.name.clone(), received: 0, total, target });
+        }
+        Uploads { weights, unflushed: 0 }
+    }
+
+    /// Takes note of a piece and says what to write where.
+    /// # Errors
+    /// `Internal` when the piece is out of order, misaligned or too long: the caller's mistake.
+    pub(super) fn place(&mut self, weight: usize, offset: u64, len: usize) -> Result<Vec<Write>> {
+        let Some(upload) = self.weights.get_mut(weight) else {
+            return Err(Error::new(ErrorCode::Internal, format!("there is no weight {weight}")));
+        };
+        let end = offset.saturating_add(len as u64);
+        let last = end == upload.total;
+        let aligned = offset.is_multiple_of(4) && (last || end.is_multiple_of(4));
+        if offset != upload.received || end > upload.total || !aligned {
+            let message = format!(
+                "bytes {offset}..{end} of {} came where {} of {} had come",
+                upload.name, upload.received, upload.total
+            );
+            return Err(Error::new(ErrorCode::Internal, message));
+        }
+        upload.received = end;
+        self.unflushed += len as u64;
+        let Target::Matrix(parts) = &upload.target else { return Ok(Vec::new()) };
+        let mut writes = Vec::new();
+        for (range, buffer) in parts {
+            let (from, to) = (range.start.max(offset), range.end.min(end));
+            if from < to {
+                let bytes = (from - offset) as usize..(to - offset) as usize;
+                writes.push(Write { buffer: *buffer, at: from - range.start, bytes });
+            }
+        }
+        Ok(writes)
+    }
+
+    /// Whether pieces of the weight are collected here rather than written at once.
+    pub(super) fn is_vector(&self, weight: usize) -> bool {
+        self.weights.get(weight).is_some_and(|upload| matches!(upload.target, Target::Vector { .. }))
+    }
+
+    /// Collects a piece of a vector.
+    pub(super) fn collect(&mut self, weight: usize, piece: &[u8]) {
+        if let Some(Upload { target: Target::Vector { bytes, .. }, .. }) = self.weights.get_mut(weight) {
+            bytes.extend_from_slice(piece);
+        }
+    }
+
+    /// Lets the queue go on when enough was handed over.
+    pub(super) fn flush(&mut self, device: &GpuDevice, counters: &mut Counters) {
+        if self.unflushed >= FLUSH_BYTES {
+            self.unflushed = 0;
+            device.queue.submit([]);
+            counters.submits += 1;
+        }
+    }
+
+    /// Decodes the vectors; gives each with its buffer.
+    /// # Errors
+    /// `Internal` names a weight of which bytes are missing.
+    pub(super) fn finish(&mut self, model: &ModelPlan) -> Result<Vec<(usize, &[f32])>> {
+        for (upload, dtype) in self.weights.iter_mut().zip(&model.dtypes) {
+            if upload.received != upload.total {
+                let message =
+                    format!("{} of {} bytes of {} came", upload.received, upload.total, upload.name);
+                return Err(Error::new(ErrorCode::Internal, message));
+            }
+            if let Target::Vector { bytes, values, .. } = &mut upload.target
+                && values.is_empty()
+            {
+                let format = quant::format(*dtype);
+                *values = vec![0.0; bytes.len() / format.block_bytes * format.block_len];
+                (format.dequant)(bytes, values);
+                *bytes = Vec::new();
+            }
+        }
+        Ok(self.weights.iter().filter_map(Upload::vector).collect())
+    }
+
+    /// The values of a vector, once finished.
+    pub(super) fn vector(&self, weight: usize) -> Option<&[f32]> {
+        self.weights.get(weight).and_then(Upload::vector).map(|(_, values)| values)
+    }
+}
+
+impl Upload {
+    fn vector(&self) -> Option<(usize, &[f32])> {
+        match &self.target {
+            Target::Vector { values, buffer, .. } => Some((*buffer, values)),
+            Target::Matrix(_) => None,
+        }
+    }
+}
