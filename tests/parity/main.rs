@@ -2,5 +2,7 @@
 //! against the exact ones. All inputs come from seeds that a failing test prints.
 
 mod cpu_exact;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod naive;
 mod support;

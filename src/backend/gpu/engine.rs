@@ -36,6 +36,9 @@ pub struct GpuBackend {
     staging: wgpu::Buffer,
     uploads: Uploads,
     few_rows: usize,
+    pub(super) f16: bool,
+    /// All weights are there.
+    ready: bool,
     pub(super) counters: Counters,
     memory_bytes: u64,
     /// The words of the step buffer, kept so that a step allocates nothing.
@@ -105,6 +108,8 @@ impl GpuBackend {
             staging,
             uploads,
             few_rows,
+            f16: precision == Precision::F16,
+            ready: false,
             counters,
             memory_bytes,
             step,
@@ -173,18 +178,23 @@ impl GpuBackend {
         }
     }
 
+    /// # Errors
+    /// `InvalidRequest` for tokens or positions out of range, `Internal` before the weights are there.
     pub(super) fn check_step(&self, tokens: &[u32], pos: usize) -> Result<()> {
+        self.device.check()?;
         let (n, n_batch, n_ctx) = (tokens.len(), self.model.n_batch, self.model.n_ctx);
+        if !self.ready {
+            bail!(Internal, "a step before finish_upload; upload the weights first");
+        }
         if n == 0 || n > n_batch {
-            bail!(InvalidRequest, "a step of {n} tokens; 1 to {n_batch} can be run at once");
+            bail!(InvalidRequest, "a step of {n} tokens; it takes 1 to {n_batch}");
         }
-        if pos + n > n_ctx {
-            bail!(ContextLengthExceeded, "positions {pos}..{} exceed the context of {n_ctx}", pos + n);
+        if pos.checked_add(n).is_none_or(|end| end > n_ctx) {
+            bail!(InvalidRequest, "{n} tokens at position {pos} pass the context of {n_ctx}");
         }
-        match tokens.iter().find(|token| **token as usize >= self.plan.n_vocab) {
-            Some(token) => {
-                bail!(InvalidRequest, "token {token} is not in a vocabulary of {}", self.plan.n_vocab)
-            }
+        let n_vocab = self.plan.n_embeddings;
+        match tokens.iter().find(|token| **token as usize >= n_vocab) {
+            Some(token) => bail!(InvalidRequest, "token id {token} is not in the vocabulary of {n_vocab}"),
             None => Ok(()),
         }
     }
@@ -283,11 +293,12 @@ impl Backend for GpuBackend {
         self.write_tables();
         self.device.queue.submit([]);
         self.counters.submits += 1;
-        self.device.finished().await
+        self.device.finished().await?;
+        self.ready = true;
+        Ok(())
     }
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
-        self.device.check()?;
         self.check_step(tokens, pos)?;
         let n_rows = outputs.n_rows(tokens.len());
         let mut next = tokens.len() - n_rows;
@@ -320,7 +331,8 @@ fn stage_for(launch: &Launch, rows: usize, few_rows: usize) -> Stage {
     if rows <= few_rows { launch.few } else { launch.many }
 }
 
-const MAPPED: wgpu::BufferUsages = wgpu::BufferUsages::MAP_READ.union(wgpu::BufferUsages::COPY_DST);
+pub(super) const MAPPED: wgpu::BufferUsages =
+    wgpu::BufferUsages::MAP_READ.union(wgpu::BufferUsages::COPY_DST);
 const UNIFORM: wgpu::BufferUsages = wgpu::BufferUsages::UNIFORM.union(wgpu::BufferUsages::COPY_DST);
 /// COPY_SRC: any value can be read back for debugging.
 const STORAGE: wgpu::BufferUsages =

@@ -119,6 +119,8 @@ pub(super) struct Plan {
     pub(super) step: usize,
     pub(super) logits: usize,
     pub(super) n_vocab: usize,
+    /// Rows of the smallest embedding table.
+    pub(super) n_embeddings: usize,
     /// Rows of logits computed at once.
     pub(super) n_outputs: usize,
 }
@@ -167,6 +169,11 @@ impl<'a> Planner<'a> {
         let graph = &self.model.graph;
         let logits = graph.logits.ok_or_else(|| internal("the graph has no logits"))?;
         self.plan.n_vocab = graph.values[logits.0].width;
+        let tables = graph.ops.iter().filter_map(|op| match op {
+            Op::Embed { table, .. } => Some(graph.weights[table.0].n_rows),
+            _ => None,
+        });
+        self.plan.n_embeddings = tables.min().unwrap_or(usize::MAX);
         let row = (self.plan.n_vocab as u64 * 4).max(1);
         let limit = self.tuning.logits_bytes.min(self.tuning.max_part_bytes);
         let fitting = usize::try_from(limit / row).unwrap_or(usize::MAX);

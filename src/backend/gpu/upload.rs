@@ -97,6 +97,7 @@ impl Uploads {
         Ok(writes)
     }
 
+    #[cfg(target_arch = "wasm32")]
     /// Whether pieces of the weight are collected here rather than written at once.
     pub(super) fn is_vector(&self, weight: usize) -> bool {
         self.weights.get(weight).is_some_and(|upload| matches!(upload.target, Target::Vector { .. }))
@@ -120,13 +121,12 @@ impl Uploads {
 
     /// Decodes the vectors; gives each with its buffer.
     /// # Errors
-    /// `Internal` names a weight of which bytes are missing.
+    /// `Truncated` names a weight of which bytes are missing.
     pub(super) fn finish(&mut self, model: &ModelPlan) -> Result<Vec<(usize, &[f32])>> {
         for (upload, dtype) in self.weights.iter_mut().zip(&model.dtypes) {
             if upload.received != upload.total {
-                let message =
-                    format!("{} of {} bytes of {} came", upload.received, upload.total, upload.name);
-                return Err(Error::new(ErrorCode::Internal, message));
+                let message = format!("only {} of {} bytes came", upload.received, upload.total);
+                return Err(Error::new(ErrorCode::Truncated, message).at(upload.name.clone()));
             }
             if let Target::Vector { bytes, values, .. } = &mut upload.target
                 && values.is_empty()

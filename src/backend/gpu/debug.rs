@@ -1,0 +1,79 @@
+//! A step taken apart: every op's result read back, to be compared with the CPU's.
+//!
+//! Slow and wasteful on purpose; nothing here runs in production. Must not change what kernels compute.
+
+use super::engine::{GpuBackend, MAPPED, make_buffer};
+use crate::backend::{Trace, trace_name};
+use crate::bail;
+use crate::error::Result;
+use crate::model::graph::KvDecl;
+
+impl GpuBackend {
+    /// Runs a step with all outputs, op by op, and returns what every op wrote. Before it all values, and the KV cache
+    /// from `pos` on, are filled with NaN, so that reading what was never written shows.
+    /// # Errors
+    /// As `forward`; `InvalidRequest` for more tokens than rows of logits fit at once.
+    pub async fn forward_traced(&mut self, tokens: &[u32], pos: usize) -> Result<Trace> {
+        self.check_step(tokens, pos)?;
+        let n_tokens = tokens.len();
+        if n_tokens > self.plan.n_outputs {
+            bail!(InvalidRequest, "{n_tokens} tokens cannot be traced at once; {} can", self.plan.n_outputs);
+        }
+        self.poison(pos);
+        self.write_step(tokens, pos, &(0..n_tokens));
+        let widest = self.model.graph.values.iter().map(|value| value.width).max().unwrap_or(0);
+        let staging = make_buffer(&self.device, "trace", (n_tokens * widest * 4) as u64, MAPPED);
+        self.counters.buffers += 1;
+        let mut trace = Trace::default();
+        for op in 0..self.model.graph.ops.len() {
+            let values = self.run_op(op, n_tokens, &staging).await?;
+            trace.values.push((trace_name(&self.model.graph, op), values));
+        }
+        Ok(trace)
+    }
+
+    async fn run_op(&mut self, op: usize, n_tokens: usize, staging: &wgpu::Buffer) -> Result<Vec<f32>> {
+        let launches = &self.plan.launches;
+        let first = launches.partition_point(|launch| launch.op < op);
+        let end = launches.partition_point(|launch| launch.op <= op);
+        let out = self.model.graph.ops[op].writes().0;
+        let n_bytes = (n_tokens * self.model.graph.values[out].width * 4) as u64;
+        let mut encoder =
+            self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.record(&mut encoder, first..end, n_tokens, n_tokens);
+        if let Some(buffer) = self.plan.values[out] {
+            encoder.copy_buffer_to_buffer(&self.buffers[buffer], 0, staging, 0, n_bytes);
+        }
+        self.device.queue.submit([encoder.finish()]);
+        self.counters.submits += 1;
+        self.counters.readback_bytes += n_bytes;
+        self.device.read(staging, n_bytes).await
+    }
+
+    /// Fills every value, and the caches from `pos` on, with NaN.
+    fn poison(&self, pos: usize) {
+        let mut values: Vec<usize> = self.plan.values.iter().flatten().copied().collect();
+        values.sort_unstable();
+        values.dedup();
+        for buffer in values {
+            let bytes = self.plan.buffers[buffer].bytes;
+            self.fill(buffer, 0, bytes, f32::NAN.to_bits());
+        }
+        // Two half-float NaNs, or one of f32.
+        let (element, word) = if self.f16 { (2, 0x7e00_7e00) } else { (4, f32::NAN.to_bits()) };
+        for (KvDecl { n_kv_heads, head_dim }, (k, v)) in self.model.graph.kv.iter().zip(&self.plan.caches) {
+            for head in 0..*n_kv_heads {
+                let row = (head_dim * element) as u64;
+                let from = (head * self.model.n_ctx + pos) as u64 * row;
+                let n_bytes = (self.model.n_ctx - pos) as u64 * row;
+                self.fill(*k, from, n_bytes, word);
+                self.fill(*v, from, n_bytes, word);
+            }
+        }
+    }
+
+    fn fill(&self, buffer: usize, at: u64, n_bytes: u64, word: u32) {
+        let words = vec![word; (n_bytes / 4) as usize];
+        self.device.queue.write_buffer(&self.buffers[buffer], at, bytemuck::cast_slice(&words));
+    }
+}

@@ -1,0 +1,296 @@
+//! The GPU backend against the naive interpreter and against itself, on whatever adapter there is (a software one will
+//! do). Without any adapter these tests say so and pass, unless LAMPLIGHT_REQUIRE_GPU is set.
+
+use lamplight::backend::cpu::{CpuBackend, CpuMode};
+use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision, Tuning};
+use lamplight::backend::{Backend, Outputs};
+use lamplight::error::ErrorCode;
+use lamplight::tensor::DType;
+use pollster::block_on;
+
+use crate::naive::Naive;
+use crate::support::{DTYPES, Model, Rng, Shape, graph, shapes, widened};
+
+/// The roundings of f32 sums of a few hundred terms, carried through two layers.
+const F32_TOLERANCE: f32 = 2e-4;
+/// Half floats in the cache and in the mat-mul's weights round to one part in 2048 each.
+const F16_TOLERANCE: f32 = 1e-2;
+
+fn device(options: GpuOptions) -> Option<GpuDevice> {
+    match block_on(GpuDevice::request(options)) {
+        Ok(device) => Some(device),
+        Err(error) => {
+            assert!(std::env::var_os("LAMPLIGHT_REQUIRE_GPU").is_none(), "{error}");
+            println!("SKIPPED: {error}");
+            None
+        }
+    }
+}
+
+/// The shapes that the GPU takes: heads of a multiple of 4.
+fn gpu_shapes() -> Vec<Shape> {
+    let mut shapes = shapes();
+    for shape in &mut shapes {
+        if shape.head_dim % 4 != 0 {
+            (shape.head_dim, shape.rope) = (12, shape.rope.map(|(layout, n_dims)| (layout, n_dims)));
+        }
+    }
+    shapes
+}
+
+fn model(rng: &mut Rng, dtype: DType, shape: usize) -> Model {
+    let k_quant = matches!(dtype, DType::Q4_K | DType::Q5_K | DType::Q6_K);
+    let shape = gpu_shapes().swap_remove(shape);
+    let shape = if k_quant { widened(shape) } else { shape };
+    Model::random(rng, graph(&shape), dtype, 80, 67)
+}
+
+fn backend(model: &Model, device: &GpuDevice, precision: Precision, tuning: Tuning) -> GpuBackend {
+    block_on(GpuBackend::with_tuning(model.plan.clone(), device.clone(), precision, tuning)).expect("backend")
+}
+
+/// Steps of 1 (decode), of a few, of a whole and of more than one tile, and decode again, from the definitions.
+fn check_model(model: &Model, rng: &mut Rng, backend: &mut GpuBackend, tolerance: f32) {
+    model.upload(rng, backend);
+    let mut naive = Naive::new(model);
+    let mut pos = 0;
+    for n_tokens in [1, 2, 5, 67, 3, 1] {
+        let tokens = model.random_tokens(rng, n_tokens);
+        let trace = block_on(backend.forward_traced(&tokens, pos)).expect("forward");
+        let parting = trace.first_parting(&naive.forward(&tokens, pos), tolerance);
+        assert_eq!(parting, None, "{n_tokens} tokens at {pos}");
+        pos += n_tokens;
+    }
+}
+
+#[test]
+fn every_op_agrees_with_its_definition_in_every_format() {
+    let Some(device) = device(GpuOptions { minimal: true, ..GpuOptions::default() }) else { return };
+    for (dtype_index, dtype) in DTYPES.into_iter().enumerate() {
+        for shape in 0..gpu_shapes().len() {
+            let seed = (dtype_index * 100 + shape) as u64;
+            println!("seed {seed}: {dtype:?}, shape {shape}");
+            let mut rng = Rng(seed);
+            let model = model(&mut rng, dtype, shape);
+            let mut backend = backend(&model, &device, Precision::F32, Tuning::default());
+            check_model(&model, &mut rng, &mut backend, F32_TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn half_floats_stay_close() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    if !device.info().shader_f16 {
+        println!("SKIPPED: this adapter has no shader-f16");
+        return;
+    }
+    for (shape, dtype) in
+        [(0, DType::Q4_1), (1, DType::F16), (2, DType::Q6_K), (3, DType::Q8_0), (4, DType::BF16)]
+    {
+        let mut rng = Rng(shape as u64);
+        let model = model(&mut rng, dtype, shape);
+        let mut backend = backend(&model, &device, Precision::F16, Tuning::default());
+        check_model(&model, &mut rng, &mut backend, F16_TOLERANCE);
+    }
+}
+
+#[test]
+fn weights_cut_into_small_parts_and_folded_grids_change_nothing() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    for (shape, dtype) in [(0, DType::Q4_0), (1, DType::Q4_1), (3, DType::F16), (0, DType::Q6_K)] {
+        let mut rng = Rng(40 + shape as u64);
+        let model = model(&mut rng, dtype, shape);
+        // Room for a few rows only, so every matrix has several parts, some of odd length.
+        let tuning = Tuning { max_part_bytes: 2300, fold_workgroups: 2, ..Tuning::default() };
+        let mut backend =
+            backend(&model, &device, Precision::F32, Tuning { logits_bytes: 1 << 20, ..tuning });
+        check_parts(&model, &mut rng, &mut backend);
+    }
+}
+
+/// As [`check_model`] in smaller steps: rows of logits are limited by the same small bindings.
+fn check_parts(model: &Model, rng: &mut Rng, backend: &mut GpuBackend) {
+    model.upload(rng, backend);
+    let mut naive = Naive::new(model);
+    for (pos, n_tokens) in [(0, 1), (1, 5), (6, 1)] {
+        let tokens = model.random_tokens(rng, n_tokens);
+        let n_vocab = model.plan.graph.values[model.plan.graph.logits.expect("logits").0].width;
+        let logits = block_on(backend.forward(&tokens, pos, Outputs::All)).expect("forward");
+        let expected = naive.forward(&tokens, pos).values.pop().expect("logits").1;
+        assert_eq!(logits.len(), n_tokens * n_vocab);
+        close(&logits, &expected, F32_TOLERANCE);
+    }
+}
+
+fn close(found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len());
+    let rms = (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
+    for (index, (a, b)) in found.iter().zip(expected).enumerate() {
+        assert!((a - b).abs() <= tolerance * rms, "element {index}: {a} where {b} was expected");
+    }
+}
+
+#[test]
+fn chunks_of_any_size_give_the_same_logits() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let mut rng = Rng(3);
+    let model = model(&mut rng, DType::Q5_1, 2);
+    let mut backend = backend(&model, &device, Precision::F32, Tuning::default());
+    model.upload(&mut rng, &mut backend);
+    let tokens = model.random_tokens(&mut rng, 61);
+    let whole = block_on(backend.forward(&tokens, 0, Outputs::All)).expect("forward");
+    let n_vocab = whole.len() / tokens.len();
+    for chunk in [1, 4, 7, 33] {
+        let mut pos = 0;
+        for tokens in tokens.chunks(chunk) {
+            let last = block_on(backend.forward(tokens, pos, Outputs::Last)).expect("forward");
+            pos += tokens.len();
+            close(&last, &whole[(pos - 1) * n_vocab..][..n_vocab], F32_TOLERANCE);
+        }
+    }
+    // Going back overwrites what was cached.
+    let again = block_on(backend.forward(&tokens[5..9], 5, Outputs::Last)).expect("forward");
+    close(&again, &whole[8 * n_vocab..][..n_vocab], F32_TOLERANCE);
+    // All logits in slices of a few rows are the same logits.
+    let tuning = Tuning { logits_bytes: (5 * n_vocab * 4) as u64, ..Tuning::default() };
+    let mut sliced = self::backend(&model, &device, Precision::F32, tuning);
+    model.upload(&mut rng, &mut sliced);
+    let slices = block_on(sliced.forward(&tokens, 0, Outputs::All)).expect("forward");
+    close(&slices, &whole, F32_TOLERANCE);
+}
+
+#[test]
+fn a_decoded_token_makes_no_object_and_submits_once() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let mut rng = Rng(4);
+    let model = model(&mut rng, DType::Q4_1, 0);
+    let mut backend = backend(&model, &device, Precision::F32, Tuning::default());
+    model.upload(&mut rng, &mut backend);
+    block_on(backend.forward(&[1, 2, 3], 0, Outputs::None)).expect("prefill");
+    for pos in 3..6 {
+        let before = backend.counters();
+        block_on(backend.forward(&[7], pos, Outputs::Last)).expect("decode");
+        let after = backend.counters();
+        assert_eq!(after.buffers, before.buffers);
+        assert_eq!(after.bind_groups, before.bind_groups);
+        assert_eq!(after.submits - before.submits, 1);
+        assert_eq!(after.queue_writes - before.queue_writes, 1);
+        assert_eq!(after.readback_bytes - before.readback_bytes, 101 * 4);
+        assert_eq!(after.dispatches - before.dispatches, model.plan.graph.ops.len() as u64);
+        assert_eq!(after.steps - before.steps, 1);
+    }
+    let weights: u64 = model.bytes.iter().map(|bytes| bytes.len() as u64).sum();
+    assert!(backend.memory_bytes() > weights, "{} bytes", backend.memory_bytes());
+}
+
+#[test]
+fn outliers_do_not_overflow() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let precisions = match device.info().shader_f16 {
+        true => vec![Precision::F32, Precision::F16],
+        false => vec![Precision::F32],
+    };
+    for precision in precisions {
+        let mut rng = Rng(5);
+        let mut model = model(&mut rng, DType::F32, 0);
+        // One direction of the residual stream towers over the rest, as in trained models, beyond what f16 holds.
+        let graph = &model.plan.graph;
+        let (down, n_cols) = graph
+            .weights
+            .iter()
+            .position(|decl| decl.name == "blk.0.ffn_down.weight")
+            .map(|index| (index, graph.weights[index].n_cols))
+            .expect("ffn_down");
+        for element in model.bytes[down][..n_cols * 4].chunks_exact_mut(4) {
+            element.copy_from_slice(&1e5_f32.to_le_bytes());
+        }
+        let mut gpu = backend(&model, &device, precision, Tuning::default());
+        let mut cpu = CpuBackend::new(model.plan.clone(), CpuMode::Exact).expect("backend");
+        model.upload(&mut rng, &mut gpu);
+        model.upload(&mut rng, &mut cpu);
+        let tokens = model.random_tokens(&mut rng, 37);
+        let found = block_on(gpu.forward(&tokens, 0, Outputs::All)).expect("forward");
+        let expected = block_on(cpu.forward(&tokens, 0, Outputs::All)).expect("forward");
+        close(&found, &expected, if precision == Precision::F32 { 1e-3 } else { 5e-2 });
+    }
+}
+
+#[test]
+fn the_self_check_passes_for_every_format() {
+    for minimal in [false, true] {
+        let Some(device) = device(GpuOptions { minimal, ..GpuOptions::default() }) else { return };
+        block_on(device.self_check(&DTYPES)).expect("self-check");
+        assert!(device.info().max_binding_bytes >= 128 << 20);
+        assert!(!minimal || !device.info().shader_f16);
+    }
+}
+
+#[test]
+fn wrong_calls_are_typed_errors() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let mut rng = Rng(7);
+    let model = model(&mut rng, DType::Q4_1, 0);
+    let mut backend = backend(&model, &device, Precision::F32, Tuning::default());
+    let code = |result: Result<Vec<f32>, lamplight::error::Error>| result.map_err(|error| error.code()).err();
+    assert_eq!(code(block_on(backend.forward(&[1], 0, Outputs::Last))), Some(ErrorCode::Internal));
+    let incomplete = block_on(backend.finish_upload()).expect_err("weights are missing");
+    assert_eq!(incomplete.code(), ErrorCode::Truncated);
+    assert_eq!(incomplete.field(), Some("token_embd.weight"));
+    for (weight, offset, n_bytes) in [(0, 4, 4), (0, 0, 1 << 20), (999, 0, 4), (0, 0, 6)] {
+        let error = backend.upload(weight, offset, &vec![0; n_bytes]).expect_err("no such piece");
+        assert_eq!(error.code(), ErrorCode::Internal);
+    }
+    model.upload(&mut rng, &mut backend);
+    let calls: [(&[u32], usize); 6] =
+        [(&[], 0), (&[101], 0), (&[u32::MAX], 0), (&[1; 68], 0), (&[1], 80), (&[1, 1], usize::MAX)];
+    for (tokens, pos) in calls {
+        let result = block_on(backend.forward(tokens, pos, Outputs::Last));
+        assert_eq!(code(result), Some(ErrorCode::InvalidRequest), "{tokens:?} at {pos}");
+    }
+    let logits = block_on(backend.forward(&[100], 79, Outputs::Last)).expect("the last position");
+    assert_eq!(logits.len(), 101);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_its_size() {
+    let Some(device) = device(GpuOptions { minimal: true, ..GpuOptions::default() }) else { return };
+    let refused = |plan: lamplight::backend::ModelPlan, precision, tuning| {
+        let result = block_on(GpuBackend::with_tuning(plan, device.clone(), precision, tuning));
+        result.map(|_| ()).expect_err("it does not fit")
+    };
+    let model = model(&mut Rng(8), DType::Q4_1, 0);
+    let wide = lamplight::backend::ModelPlan { n_ctx: 1 << 22, ..model.plan.clone() };
+    let error = refused(wide, Precision::F32, Tuning::default());
+    assert_eq!(error.code(), ErrorCode::OutOfMemory);
+    assert!(error.message().contains("134217728"), "{error}");
+    let narrow = Tuning { max_part_bytes: 30, ..Tuning::default() };
+    let error = refused(model.plan.clone(), Precision::F32, narrow);
+    assert_eq!(error.code(), ErrorCode::OutOfMemory);
+    assert!(error.message().contains("token_embd.weight"), "{error}");
+    // A minimal device has no half floats.
+    let error = refused(model.plan.clone(), Precision::F16, Tuning::default());
+    assert_eq!(error.code(), ErrorCode::InvalidRequest);
+    let shape = Shape { head_dim: 10, rope: None, ..shapes().swap_remove(0) };
+    let odd = Model::random(&mut Rng(9), graph(&shape), DType::F32, 8, 4);
+    let error = refused(odd.plan, Precision::F32, Tuning::default());
+    assert_eq!(error.code(), ErrorCode::InvalidValue);
+}
+
+#[test]
+fn a_lost_device_is_told_by_every_later_call() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let mut rng = Rng(10);
+    let model = model(&mut rng, DType::Q4_1, 0);
+    let mut backend = backend(&model, &device, Precision::F32, Tuning::default());
+    model.upload(&mut rng, &mut backend);
+    block_on(backend.forward(&[1], 0, Outputs::Last)).expect("forward");
+    device.destroy();
+    assert!(backend.device().is_lost());
+    for _ in 0..2 {
+        let error = block_on(backend.forward(&[1], 1, Outputs::Last)).expect_err("the device is gone");
+        assert_eq!(error.code(), ErrorCode::GpuLost);
+    }
+    let error = block_on(device.self_check(&[DType::Q4_1])).expect_err("the device is gone");
+    assert_eq!(error.code(), ErrorCode::GpuLost);
+}

@@ -1,0 +1,189 @@
+//! Every shader variant is valid WGSL and is what the Rust side says: bindings, lanes, workgroup memory.
+#![cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+
+use std::collections::HashMap;
+
+use lamplight::backend::gpu::kernels::{Access, AttentionTile, Kernel, Variant};
+use lamplight::backend::gpu::shaders;
+use lamplight::quant::FORMATS;
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+const VARIANTS: &str = include_str!("../shaders/variants.toml");
+
+/// A row of variants.toml: the strings of each key's list.
+type Row = HashMap<String, Vec<String>>;
+
+/// The subset of TOML that variants.toml is written in.
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for line in VARIANTS.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if line == "[[variant]]" {
+            rows.push(Row::new());
+            continue;
+        }
+        let (key, value) = line.split_once('=').expect("key = value");
+        let list = value.trim().trim_start_matches('[').trim_end_matches(']');
+        let list = list.split(',').map(|item| item.trim().trim_matches('"').to_owned()).collect();
+        rows.last_mut().expect("[[variant]] comes first").insert(key.trim().to_owned(), list);
+    }
+    rows
+}
+
+fn numbers(row: &Row, key: &str, default: u32) -> Vec<u32> {
+    let parse = |item: &String| item.parse().expect("a number");
+    row.get(key).map_or(vec![default], |list| list.iter().map(parse).collect())
+}
+
+fn flags(row: &Row, key: &str) -> Vec<bool> {
+    let parse = |item: &String| item.parse().expect("true or false");
+    row.get(key).map_or(vec![false], |list| list.iter().map(parse).collect())
+}
+
+/// All variants of the file.
+fn variants() -> Vec<Variant> {
+    let mut variants = Vec::new();
+    for row in rows() {
+        let file = &row["kernel"][0];
+        let kernel = Kernel::ALL.iter().find(|kernel| kernel.file() == file);
+        let kernel = *kernel.unwrap_or_else(|| panic!("{file} is no kernel"));
+        for f16 in flags(&row, "f16") {
+            match kernel {
+                Kernel::Embed | Kernel::MatVec | Kernel::MatMul => {
+                    for n_cols in numbers(&row, "n_cols", 32) {
+                        let fitting = FORMATS.iter().filter(|format| n_cols == 32 || format.block_len == 1);
+                        variants.extend(
+                            fitting
+                                .map(|format| Variant::weights(kernel, format.dtype, n_cols as usize, f16)),
+                        );
+                    }
+                }
+                Kernel::RopeKvWrite => variants.extend(
+                    numbers(&row, "head_dim", 64)
+                        .into_iter()
+                        .map(|head_dim| Variant::rope_kv_write(head_dim, f16)),
+                ),
+                Kernel::Attention => {
+                    for head_dim in numbers(&row, "head_dim", 64) {
+                        for group in numbers(&row, "group", 1) {
+                            for few in flags(&row, "few") {
+                                let tile = AttentionTile::new(head_dim, group, few).expect("a tile");
+                                variants.push(Variant::attention(tile, f16));
+                            }
+                        }
+                    }
+                }
+                Kernel::Norm | Kernel::GatedActivation | Kernel::TakeOutputs => {
+                    variants.push(Variant::plain(kernel));
+                }
+            }
+        }
+    }
+    variants
+}
+
+#[test]
+fn every_variant_is_valid_and_as_declared() {
+    let variants = variants();
+    for kernel in Kernel::ALL {
+        assert!(
+            variants.iter().any(|variant| variant.kernel == *kernel),
+            "{kernel:?} is not in variants.toml"
+        );
+    }
+    for variant in variants {
+        check(&variant);
+    }
+}
+
+fn check(variant: &Variant) {
+    let label = variant.label();
+    let text = variant.wgsl().expect("expands");
+    let module = naga::front::wgsl::parse_str(&text)
+        .unwrap_or_else(|error| panic!("{label}: {}", error.emit_to_string(&text)));
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16);
+    validator.validate(&module).unwrap_or_else(|error| panic!("{label}: {}", error.emit_to_string(&text)));
+
+    let mut bindings = HashMap::new();
+    let mut workgroup_bytes = 0;
+    for (_, global) in module.global_variables.iter() {
+        let access = match global.space {
+            naga::AddressSpace::WorkGroup => {
+                let size = module.types[global.ty].inner.size(module.to_ctx());
+                workgroup_bytes += size.next_multiple_of(16);
+                continue;
+            }
+            naga::AddressSpace::Uniform => Access::Uniform,
+            naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => {
+                Access::ReadWrite
+            }
+            naga::AddressSpace::Storage { .. } => Access::Read,
+            other => panic!("{label}: a variable in {other:?}"),
+        };
+        let binding = global.binding.expect("a binding");
+        assert_eq!(binding.group, 0, "{label}");
+        assert!(
+            bindings.insert(binding.binding, access).is_none(),
+            "{label}: binding {} twice",
+            binding.binding
+        );
+    }
+    let declared = variant.kernel.bindings();
+    for (index, access) in declared.iter().enumerate() {
+        assert_eq!(bindings.get(&(index as u32)), Some(access), "{label}: binding {index}");
+    }
+    assert_eq!(bindings.len(), declared.len(), "{label}");
+    let storage = declared.iter().filter(|access| **access != Access::Uniform).count();
+    assert!(storage <= 8, "{label}: {storage} storage buffers; every device has 8");
+
+    assert_eq!(module.entry_points.len(), 1, "{label}");
+    let size = module.entry_points[0].workgroup_size;
+    assert_eq!(size, [variant.lanes(), 1, 1], "{label}");
+    assert!(size[0] <= 256, "{label}: {} lanes; every device has 256", size[0]);
+    assert!(workgroup_bytes <= 16384, "{label}: {workgroup_bytes} bytes of workgroup memory");
+    if let Some(tile) = variant.tile {
+        assert!(workgroup_bytes <= tile.workgroup_bytes(), "{label}: the tile promises less memory");
+    }
+}
+
+#[test]
+fn the_text_of_a_variant_is_the_same_every_time() {
+    for variant in variants() {
+        assert_eq!(variant.wgsl().expect("expands"), variant.wgsl().expect("expands"));
+    }
+}
+
+#[test]
+fn every_file_is_listed_and_every_fragment_has_a_format() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let mut n_files = 0;
+    for entry in std::fs::read_dir(&folder).expect("shaders/").flatten().filter(|entry| entry.path().is_dir())
+    {
+        let group = entry.file_name().into_string().expect("a name");
+        for file in std::fs::read_dir(entry.path()).expect("a folder").flatten() {
+            let path = file.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a name");
+            let text = std::fs::read_to_string(&path).expect("text");
+            n_files += 1;
+            match group.as_str() {
+                "quant" => {
+                    let format = FORMATS.iter().find(|format| format.name == stem);
+                    assert!(
+                        format.is_some_and(|format| format.wgsl == text),
+                        "{} is no format's",
+                        path.display()
+                    );
+                }
+                _ => {
+                    let name = format!("{group}/{stem}");
+                    let listed = shaders::FILES.iter().find(|(file, _)| *file == name);
+                    assert_eq!(
+                        listed.map(|(_, listed)| *listed),
+                        Some(text.as_str()),
+                        "{name} is not in FILES"
+                    );
+                }
+            }
+        }
+    }
+    assert_eq!(n_files, shaders::FILES.len() + FORMATS.len());
+}
