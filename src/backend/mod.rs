@@ -3,9 +3,12 @@
 //! Principal trait: [`Backend`]. A backend is made for one model (graph, tensor formats, context length), is filled
 //! tensor by tensor, and then runs steps. It knows ops and weight formats and never a family name.
 
+mod any;
 pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+
+pub use any::AnyBackend;
 
 use crate::error::Result;
 use crate::model::graph::Graph;

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{Error, ErrorCode};
 
@@ -44,9 +44,12 @@ pub fn invalid_request(error: impl fmt::Display) -> Error {
     // Some deserializers (serde-wasm-bindgen) put "Error: " in front of custom messages.
     let text = text.strip_prefix("Error: ").unwrap_or(&text);
     let is_name = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    match text.split_once(SEPARATOR) {
-        Some((name, message)) if is_name(name) => Error::new(ErrorCode::InvalidRequest, message).at(name),
-        _ => Error::new(ErrorCode::InvalidRequest, text),
+    let Some((name, message)) = text.split_once(SEPARATOR).filter(|(name, _)| is_name(name)) else {
+        return Error::new(ErrorCode::InvalidRequest, text);
+    };
+    match message.split_once(SEPARATOR).filter(|(index, _)| index.starts_with('[')) {
+        Some((index, message)) => Error::new(ErrorCode::InvalidRequest, message).at(format!("{name}{index}")),
+        None => Error::new(ErrorCode::InvalidRequest, message).at(name),
     }
 }
 
@@ -73,6 +76,28 @@ pub fn deserialize<'de, D: Deserializer<'de>, T: Fields>(deserializer: D) -> Res
     deserializer.deserialize_map(MapVisitor(PhantomData))
 }
 
+/// A list whose errors say which item is wrong.
+#[derive(Debug)]
+pub struct Items<T>(pub Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Seq<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Seq<T> {
+            type Value = Items<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Items<T>, A::Error> {
+                items(seq).map(Items)
+            }
+        }
+        deserializer.deserialize_seq(Seq(PhantomData))
+    }
+}
+
 /// A field that may be one string or a list of them, such as OpenAI's `stop`.
 #[derive(Debug)]
 pub struct OneOrMany(pub Vec<String>);
@@ -87,18 +112,28 @@ impl<'de> Deserialize<'de> for OneOrMany {
                 f.write_str("a string or a list of strings")
             }
 
-            fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+            fn visit_str<E>(self, value: &str) -> Result<OneOrMany, E> {
                 Ok(OneOrMany(vec![value.to_owned()]))
             }
 
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut values = Vec::new();
-                while let Some(value) = seq.next_element()? {
-                    values.push(value);
-                }
-                Ok(OneOrMany(values))
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<OneOrMany, A::Error> {
+                items(seq).map(OneOrMany)
             }
         }
         deserializer.deserialize_any(StringOrSeq)
+    }
+}
+
+/// All items of `seq`; an error names the item's index, where [`invalid_request`] finds it.
+pub fn items<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(mut seq: A) -> Result<Vec<T>, A::Error> {
+    let mut items = Vec::new();
+    loop {
+        let item = seq.next_element();
+        let item = item
+            .map_err(|error| serde::de::Error::custom(format_args!("[{}]{SEPARATOR}{error}", items.len())))?;
+        match item {
+            Some(item) => items.push(item),
+            None => return Ok(items),
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use serde::de::{Deserialize, Deserializer, MapAccess};
 
-use super::fields::{self, Fields, OneOrMany, field};
+use super::fields::{self, Fields, Items, OneOrMany, field};
 use crate::error::{Error, ErrorCode, Result};
 
 /// Sampling settings and limits of one request. The defaults are OpenAI's: temperature 1 and nothing else.
@@ -103,7 +103,7 @@ impl Fields for SamplingParams {
             "frequency_penalty" => field(key, map, |v| self.frequency_penalty = v),
             "seed" => field(key, map, |v| self.seed = Some(v)),
             "stop" => field(key, map, |v: OneOrMany| self.stop = v.0),
-            "stop_token_ids" => field(key, map, |v| self.stop_token_ids = v),
+            "stop_token_ids" => field(key, map, |v: Items<u32>| self.stop_token_ids = v.0),
             "max_tokens" => field(key, map, |v| self.max_tokens = Some(v)),
             _ => Ok(false),
         }
@@ -166,8 +166,8 @@ mod tests {
             (r#"{"max_tokens": 1.5}"#, "max_tokens"),
             (r#"{"seed": -3}"#, "seed"),
             (r#"{"stop": 3}"#, "stop"),
-            (r#"{"stop": ["a", 3]}"#, "stop"),
-            (r#"{"stop_token_ids": [70000000000]}"#, "stop_token_ids"),
+            (r#"{"stop": ["a", 3]}"#, "stop[1]"),
+            (r#"{"stop_token_ids": [1, 70000000000]}"#, "stop_token_ids[1]"),
         ] {
             let error = parse(json).unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidRequest, "{json}");

@@ -1,2 +1,52 @@
-//! The native command-line program.
-fn main() {}
+//! `lamplight`: inspects and runs models natively. Results go to stdout, errors to stderr; the exit status is 1 for an
+//! error and 2 for wrong usage.
+
+mod bench;
+mod common;
+mod generate;
+mod inspect;
+mod logits;
+mod tokenize;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs open-weight language models.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows what a model file is and whether it can be run
+    Inspect(inspect::Args),
+    /// Prints the token ids of a text as a JSON array
+    Tokenize(tokenize::Args),
+    /// Writes the logits after each of some tokens to a safetensors file
+    Logits(logits::Args),
+    /// Goes on with a text, or answers it as a chat message
+    Generate(generate::Args),
+    /// Measures the speed of prefill and decoding
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Generate(args) => generate::run(args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", common::describe(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

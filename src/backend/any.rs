@@ -1,0 +1,63 @@
+//! Either backend behind one type, for programs that choose at run time.
+//!
+//! Principal type: [`AnyBackend`]. Adds nothing of its own.
+
+use super::cpu::CpuBackend;
+#[cfg(any())]
+use super::gpu::GpuBackend;
+use super::{Backend, Counters, Outputs};
+use crate::error::Result;
+
+/// The CPU or the GPU backend.
+#[allow(clippy::large_enum_variant, reason = "there is one of it per model")]
+pub enum AnyBackend {
+    /// SIMD or reference kernels on the CPU.
+    Cpu(CpuBackend),
+    /// WebGPU.
+    #[cfg(any())]
+    Gpu(GpuBackend),
+}
+
+/// Calls the same method of whichever backend it is.
+macro_rules! either {
+    ($any:expr, $backend:ident => $call:expr) => {
+        match $any {
+            AnyBackend::Cpu($backend) => $call,
+            #[cfg(any())]
+            AnyBackend::Gpu($backend) => $call,
+        }
+    };
+}
+
+impl AnyBackend {
+    /// `cpu` or `gpu`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            AnyBackend::Cpu(_) => "cpu",
+            #[cfg(any())]
+            AnyBackend::Gpu(_) => "gpu",
+        }
+    }
+}
+
+impl Backend for AnyBackend {
+    fn upload(&mut self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        either!(self, backend => backend.upload(weight, offset, bytes))
+    }
+
+    async fn finish_upload(&mut self) -> Result<()> {
+        either!(self, backend => backend.finish_upload().await)
+    }
+
+    async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
+        either!(self, backend => backend.forward(tokens, pos, outputs).await)
+    }
+
+    fn counters(&self) -> Counters {
+        either!(self, backend => backend.counters())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        either!(self, backend => backend.memory_bytes())
+    }
+}

@@ -1,0 +1,150 @@
+//! `lamplight bench`: speed of prefill and decoding, and what a decoded token costs.
+
+use lamplight::backend::{AnyBackend, Backend, Counters, Outputs};
+use lamplight::engine::Engine;
+use lamplight::error::{Error, ErrorCode, Result};
+use lamplight::generate::{argmax, metrics};
+use serde_json::{Map, Value, json};
+use web_time::Instant;
+
+use super::common::{ModelArgs, print, print_json};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Lengths of the prompts to prefill, separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "128,512")]
+    pp: Vec<usize>,
+    /// Numbers of tokens to decode, separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "64")]
+    tg: Vec<usize>,
+    /// Times each is measured; the median is reported
+    #[arg(long, default_value_t = 3)]
+    reps: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    for (name, lengths) in [("--pp", &args.pp), ("--tg", &args.tg)] {
+        if lengths.contains(&0) {
+            return Err(Error::new(ErrorCode::InvalidRequest, "a length of 0 cannot be measured").at(name));
+        }
+    }
+    let longest = args.pp.iter().chain(&args.tg).max().copied().unwrap_or(1);
+    let mut engine = args.model.load(Some(longest + 1))?;
+    let mut bench = Bench {
+        tokens: tokens(longest, engine.summary().n_vocab),
+        engine: &mut engine,
+        reps: args.reps.max(1),
+    };
+    // The first steps compile, fault pages in and wake the clock up.
+    bench.prefill(args.pp.iter().min().copied().unwrap_or(1))?;
+    bench.decode(2)?;
+    let pp = bench.measure(&args.pp, Bench::prefill)?;
+    let before = bench.engine.session().backend().counters();
+    let tg = bench.measure(&args.tg, Bench::decode)?;
+    let counters = bench.engine.session().counters_since(before);
+    let backend = args.model.backend.as_str();
+    match args.json {
+        true => print_json(&report(pp, tg, counters, backend)),
+        false => print(&table(&pp, &tg, counters, backend)),
+    }
+}
+
+/// Any tokens do, as long as they differ.
+fn tokens(n: usize, n_vocab: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * 7919 + 11) % n_vocab) as u32).collect()
+}
+
+struct Bench<'a> {
+    engine: &'a mut Engine<AnyBackend>,
+    tokens: Vec<u32>,
+    reps: usize,
+}
+
+impl Bench<'_> {
+    /// Median tokens per second for each length.
+    fn measure(
+        &mut self,
+        lengths: &[usize],
+        run: fn(&mut Self, usize) -> Result<f64>,
+    ) -> Result<Vec<(usize, f64)>> {
+        let mut rates = Vec::new();
+        for n in lengths {
+            let mut ms: Vec<f64> = (0..self.reps).map(|_| run(self, *n)).collect::<Result<_>>()?;
+            ms.sort_by(f64::total_cmp);
+            rates.push((*n, metrics::per_second(*n, ms[ms.len() / 2])));
+        }
+        Ok(rates)
+    }
+
+    /// Milliseconds for a prompt of `n` tokens in an empty context, its last logits included.
+    fn prefill(&mut self, n: usize) -> Result<f64> {
+        let n_batch = self.engine.session().n_batch();
+        let backend = self.engine.session_mut().backend_mut();
+        let start = Instant::now();
+        for pos in (0..n).step_by(n_batch) {
+            let end = n.min(pos + n_batch);
+            let outputs = match end == n {
+                true => Outputs::Last,
+                false => Outputs::None,
+            };
+            pollster::block_on(backend.forward(&self.tokens[pos..end], pos, outputs))?;
+        }
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// Milliseconds for `n` tokens chosen one after the other, from an empty context.
+    fn decode(&mut self, n: usize) -> Result<f64> {
+        let backend = self.engine.session_mut().backend_mut();
+        let mut id = self.tokens[0];
+        let start = Instant::now();
+        for pos in 0..n {
+            let logits = pollster::block_on(backend.forward(&[id], pos, Outputs::Last))?;
+            id = argmax(&logits).unwrap_or(0);
+        }
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+}
+
+/// The counters by name, per decoded token.
+fn per_token(counters: Counters) -> [(&'static str, f64); 7] {
+    // Every step of the measured stretch decoded one token.
+    let share = |n: u64| n as f64 / counters.steps.max(1) as f64;
+    [
+        ("dispatches", share(counters.dispatches)),
+        ("queue_writes", share(counters.queue_writes)),
+        ("bind_groups", share(counters.bind_groups)),
+        ("buffers", share(counters.buffers)),
+        ("submits", share(counters.submits)),
+        ("encode_us", share(counters.encode_us)),
+        ("readback_bytes", share(counters.readback_bytes)),
+    ]
+}
+
+fn report(pp: Vec<(usize, f64)>, tg: Vec<(usize, f64)>, counters: Counters, backend: &str) -> Value {
+    let rates = |rates: Vec<(usize, f64)>| -> Map<String, Value> {
+        rates.into_iter().map(|(n, rate)| (n.to_string(), json!(rate))).collect()
+    };
+    let mut report = json!({ "backend": backend, "pp": rates(pp), "tg": rates(tg) });
+    for (name, value) in per_token(counters) {
+        report[name] = json!(value);
+    }
+    report
+}
+
+fn table(pp: &[(usize, f64)], tg: &[(usize, f64)], counters: Counters, backend: &str) -> String {
+    let mut text = format!("backend          {backend}\n");
+    for (name, rates) in [("prefill", pp), ("decode", tg)] {
+        for (n, rate) in rates {
+            text += &format!("{name:8} {n:>6}  {rate:10.2} tok/s\n");
+        }
+    }
+    for (name, value) in per_token(counters) {
+        text += &format!("{name:15}  {value:10.2} per decoded token\n");
+    }
+    text
+}

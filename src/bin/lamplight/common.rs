@@ -1,0 +1,102 @@
+//! What the commands share: arguments, loading, output.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use lamplight::backend::AnyBackend;
+use lamplight::backend::cpu::CpuMode;
+#[cfg(any())]
+use lamplight::backend::gpu::Precision;
+use lamplight::engine::native::{self, BackendOptions};
+use lamplight::engine::{Engine, LoadOptions};
+use lamplight::error::{Error, ErrorCode, Result};
+use serde_json::Value;
+
+/// Which model, and how it runs.
+#[derive(clap::Args)]
+pub(crate) struct ModelArgs {
+    /// A GGUF file
+    pub(crate) model: PathBuf,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    pub(crate) backend: BackendName,
+    /// Compute with float32 activations throughout instead of the kernels that are made for speed
+    #[arg(long)]
+    pub(crate) exact: bool,
+    /// Positions of the KV cache; what the model was trained for, at most 4096, if not given
+    #[arg(long, value_name = "N")]
+    pub(crate) ctx: Option<usize>,
+    /// Most tokens of one prefill step
+    #[arg(long, value_name = "N")]
+    pub(crate) batch: Option<usize>,
+}
+
+/// A backend by name.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendName {
+    Cpu,
+    Gpu,
+}
+
+impl BackendName {
+    /// As in the JSON output.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            BackendName::Cpu => "cpu",
+            BackendName::Gpu => "gpu",
+        }
+    }
+}
+
+impl ModelArgs {
+    /// Loads the model with room for at least `n_ctx` positions unless `--ctx` says otherwise.
+    pub(crate) fn load(&self, n_ctx: Option<usize>) -> Result<Engine<AnyBackend>> {
+        let options = LoadOptions { n_ctx: self.ctx.or(n_ctx), n_batch: self.batch };
+        pollster::block_on(native::load(&self.model, self.backend_options()?, options))
+    }
+
+    fn backend_options(&self) -> Result<BackendOptions> {
+        match self.backend {
+            BackendName::Cpu if self.exact => Ok(BackendOptions::Cpu(CpuMode::Exact)),
+            BackendName::Cpu => Ok(BackendOptions::Cpu(CpuMode::Fast)),
+            #[cfg(any())]
+            BackendName::Gpu => Ok(BackendOptions::Gpu(self.exact.then_some(Precision::F32))),
+            #[cfg(all())]
+            BackendName::Gpu => {
+                Err(Error::new(ErrorCode::GpuUnavailable, "this program was built without the feature `gpu`"))
+            }
+        }
+    }
+}
+
+/// `error[code] at field: message`, with what caused it.
+pub(crate) fn describe(error: &Error) -> String {
+    let mut text = format!("error[{}]", error.code().as_str());
+    if let Some(field) = error.field() {
+        text += &format!(" at {field}");
+    }
+    text += &format!(": {}", error.message());
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    if let Some(source) = source.filter(|source| !text.contains(source)) {
+        text += &format!(" ({source})");
+    }
+    text
+}
+
+/// Writes a result to stdout.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads has seen enough (`lamplight ... | head`).
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => result.map_err(|error| {
+            Error::new(ErrorCode::Io, "the result could not be written to stdout").caused_by(error)
+        }),
+    }
+}
+
+/// Writes one JSON value and a line end to stdout.
+pub(crate) fn print_json(value: &Value) -> Result<()> {
+    print(&format!("{value}\n"))
+}

@@ -1,0 +1,182 @@
+//! From a header to a plan: everything that is known before the first weight arrives.
+//!
+//! Principal type: [`Loading`]. Must not know where the file comes from or where the weights go.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Engine;
+use crate::backend::{Backend, ModelPlan};
+use crate::error::{Error, ErrorCode, Result};
+use crate::formats::Metadata;
+use crate::formats::gguf::GgufHeader;
+use crate::generate::Session;
+use crate::model::blocks::build_graph;
+use crate::model::families;
+use crate::model::graph::{Graph, WeightDecl, WeightKind};
+use crate::model::spec::ModelSpec;
+use crate::quant;
+use crate::text::{ChatTemplate, Tokenizer};
+use crate::weights::{Need, WeightMap};
+
+/// How much room a model gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Positions of the KV cache; by default what the model was trained for, at most [`DEFAULT_N_CTX`].
+    pub n_ctx: Option<usize>,
+    /// Most tokens of one step; [`DEFAULT_N_BATCH`] by default.
+    pub n_batch: Option<usize>,
+}
+
+/// Largest context by default: enough for a chat, and a KV cache that fits everywhere.
+pub const DEFAULT_N_CTX: usize = 4096;
+/// Tokens of a prefill step by default: enough for the tiled kernels, and workspace that fits everywhere.
+pub const DEFAULT_N_BATCH: usize = 128;
+
+/// A model whose header is read and whose weights are on their way.
+pub struct Loading {
+    graph: Graph,
+    weights: WeightMap,
+    tokenizer: Tokenizer,
+    template: Result<ChatTemplate, String>,
+    summary: ModelSummary,
+    n_ctx: usize,
+    n_batch: usize,
+}
+
+/// Facts of a model, as `EngineInfo.model` of the TypeScript API.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSummary {
+    /// `general.name`, or the architecture.
+    pub name: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Elements of all tensors.
+    pub n_params: u64,
+    /// Layers.
+    pub n_layers: usize,
+    /// Tokens of the vocabulary.
+    pub n_vocab: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Size of the file, up to the end of its last tensor.
+    pub file_bytes: u64,
+    /// Bytes of the weights in use, by storage format.
+    pub formats: BTreeMap<&'static str, u64>,
+    /// Context the model was trained for.
+    pub context_length_trained: usize,
+    /// Whether the model says how a conversation becomes a prompt.
+    pub has_chat_template: bool,
+}
+
+impl Loading {
+    /// Reads everything out of `header` that is needed before the weights.
+    /// # Errors
+    /// The typed error of the part at fault: architecture, metadata key, tensor, tokenizer, chat template; or
+    /// `InvalidRequest` for impossible options.
+    pub fn new(header: GgufHeader, options: LoadOptions) -> Result<Self> {
+        let spec = families::spec(&header.metadata)?;
+        let has_tensor = |name: &str| header.tensors.iter().any(|tensor| tensor.name == name);
+        let graph = build_graph(&spec, has_tensor);
+        let needs: Vec<Need> = graph.weights.iter().map(need).collect();
+        let weights = WeightMap::resolve(&needs, &header)?;
+        let tokenizer = Tokenizer::from_metadata(&header.metadata)?;
+        let template = chat_template(&header.metadata, &tokenizer);
+        let summary = summarise(&spec, &header, &weights, template.is_ok())?;
+        let n_ctx = positive("n_ctx", options.n_ctx)?.unwrap_or(spec.n_ctx_train.min(DEFAULT_N_CTX));
+        let n_batch = positive("n_batch", options.n_batch)?.unwrap_or(DEFAULT_N_BATCH);
+        Ok(Self { graph, weights, tokenizer, template, summary, n_ctx, n_batch: n_batch.min(n_ctx) })
+    }
+
+    /// What a backend needs to allocate and plan.
+    pub fn plan(&self) -> ModelPlan {
+        ModelPlan {
+            graph: self.graph.clone(),
+            dtypes: self.weights.dtypes(),
+            n_ctx: self.n_ctx,
+            n_batch: self.n_batch,
+        }
+    }
+
+    /// Which bytes of the file go where.
+    pub fn weights(&self) -> &WeightMap {
+        &self.weights
+    }
+
+    /// Facts of the model.
+    pub fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Positions of the KV cache.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// The engine over a backend that was made from [`Loading::plan`] and holds all weights.
+    pub fn into_engine<B: Backend>(self, backend: B) -> Engine<B> {
+        let session = Session::new(backend, self.n_ctx, self.n_batch, self.summary.n_vocab);
+        Engine { session, tokenizer: self.tokenizer, template: self.template, summary: self.summary }
+    }
+}
+
+/// What the loader must find for a weight of the graph.
+fn need(weight: &WeightDecl) -> Need {
+    Need {
+        name: weight.name.clone(),
+        n_cols: weight.n_cols as u64,
+        n_rows: weight.n_rows as u64,
+        vector: weight.kind == WeightKind::Vector,
+    }
+}
+
+fn positive(name: &str, value: Option<usize>) -> Result<Option<usize>> {
+    match value {
+        Some(0) => Err(Error::new(ErrorCode::InvalidRequest, "must be at least 1").at(name)),
+        other => Ok(other),
+    }
+}
+
+/// The model's own template, or why it cannot be used.
+fn chat_template(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<ChatTemplate, String> {
+    match ChatTemplate::from_metadata(metadata, tokenizer) {
+        Ok(Some(template)) => Ok(template),
+        Ok(None) => Err("the model brings no chat template: use a completion instead of a chat".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn summarise(
+    spec: &ModelSpec,
+    header: &GgufHeader,
+    weights: &WeightMap,
+    has_chat_template: bool,
+) -> Result<ModelSummary> {
+    let text = |key: &str| Ok(header.metadata.str(key)?.map(str::to_owned));
+    let architecture = text("general.architecture")?.unwrap_or_default();
+    let name = text("general.name")?.filter(|name| !name.trim().is_empty());
+    let mut formats = BTreeMap::new();
+    for (index, dtype) in weights.dtypes().into_iter().enumerate() {
+        *formats.entry(quant::format(dtype).name).or_default() += weights.tensor(index).n_bytes;
+    }
+    let ends = header.tensors.iter().map(|tensor| tensor.offset + tensor.n_bytes);
+    Ok(ModelSummary {
+        name: name.unwrap_or_else(|| architecture.clone()),
+        architecture,
+        n_params: header.tensors.iter().map(|tensor| tensor.n_cols() * tensor.n_rows()).sum(),
+        n_layers: spec.layers.len(),
+        n_vocab: spec.n_vocab,
+        n_embd: spec.n_embd,
+        file_bytes: ends.max().unwrap_or(header.data_offset),
+        formats,
+        context_length_trained: spec.n_ctx_train,
+        has_chat_template,
+    })
+}

@@ -1,0 +1,191 @@
+//! The command-line program as its users call it: results on stdout, errors on stderr, exit statuses.
+#![cfg(all(feature = "cli", not(target_arch = "wasm32")))]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+/// A tiny model with random weights.
+fn model() -> String {
+    golden("smollm2/model.gguf")
+}
+
+fn golden(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
+    path.to_str().unwrap().to_owned()
+}
+
+fn temp(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+fn lamplight(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lamplight")).args(args).output().unwrap()
+}
+
+/// Stdout of a call that must succeed and say nothing on stderr.
+fn ok(args: &[&str]) -> String {
+    let output = lamplight(args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && stderr.is_empty(), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(args: &[&str]) -> Value {
+    let stdout = ok(args);
+    assert_eq!(stdout.lines().count(), 1, "one JSON value and nothing else: {stdout}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+/// Stderr of a call that must fail with `status` and print no result.
+fn fails(args: &[&str], status: i32) -> String {
+    let output = lamplight(args);
+    assert_eq!(output.status.code(), Some(status), "{args:?}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn inspect_describes_the_model() {
+    let text = ok(&["inspect", &model(), "--tensors"]);
+    for part in ["can be run             yes", "llama.block_count", "blk.0.attn_q.weight", "bf16"] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+    let report = json(&["inspect", &model(), "--json"]);
+    assert_eq!(report["supported"], true);
+    assert_eq!(report["model"]["architecture"], "llama");
+    assert_eq!(report["model"]["nVocab"], 384);
+    assert_eq!(report["metadata"]["llama.block_count"], report["model"]["nLayers"]);
+    let names = report["tensors"].as_array().unwrap().iter().map(|tensor| &tensor["name"]);
+    assert!(names.clone().any(|name| name == "token_embd.weight"), "{:?}", names.collect::<Vec<_>>());
+}
+
+/// The vocabulary's own cases are in the tokenizer's tests; here it is about the options.
+#[test]
+fn tokenize_gives_ids_as_a_json_array() {
+    let cases = std::fs::read_to_string(golden("mistral_v01/tokenizer_cases.json")).unwrap();
+    let cases: Value = serde_json::from_str(&cases).unwrap();
+    let case = cases["encode"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|case| case["text"].as_str().is_some_and(|t| t.len() > 3));
+    let case = case.unwrap();
+    let text = case["text"].as_str().unwrap();
+    let model = golden("mistral_v01/model.gguf");
+    assert_eq!(json(&["tokenize", &model, "--text", text]), case["ids"]);
+    assert_eq!(json(&["tokenize", &model, "--text", text, "--no-bos"]), case["ids_no_special"]);
+    let bos = json(&["tokenize", &model, "--text", "<s>", "--special", "--no-bos"]);
+    assert_eq!(bos.as_array().unwrap().len(), 1, "written out special tokens are read with --special");
+    let plain = json(&["tokenize", &model, "--text", "<s>", "--no-bos"]);
+    assert!(plain.as_array().unwrap().len() > 1, "and are text without");
+}
+
+/// That the numbers are right is `golden.rs`; here it is the file.
+#[test]
+fn logits_writes_a_safetensors_file() {
+    for (name, exact) in [("fast.safetensors", false), ("exact.safetensors", true)] {
+        let out = temp(name);
+        let mut args =
+            vec!["logits", "", "--ids", "5,6,7", "--backend", "cpu", "--out", out.to_str().unwrap()];
+        let model = model();
+        args[1] = &model;
+        if exact {
+            args.push("--exact");
+        }
+        assert_eq!(ok(&args), "");
+        let bytes = std::fs::read(&out).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.names(), ["logits"]);
+        let logits = file.tensor("logits").unwrap();
+        assert_eq!((logits.dtype(), logits.shape()), (safetensors::Dtype::F32, &[3, 384][..]));
+        assert!(logits.data().chunks_exact(4).all(|b| f32::from_le_bytes(b.try_into().unwrap()).is_finite()));
+    }
+}
+
+#[test]
+fn generate_prints_text_or_one_json_object() {
+    let model = model();
+    let from_ids =
+        ["generate", &model, "--ids", "5,6,7", "--max-tokens", "6", "--temperature", "0", "--exact"];
+    let report = json(&[&from_ids[..], &["--json"]].concat());
+    assert_eq!(report["ids"].as_array().unwrap().len(), 6);
+    assert_eq!((&report["prompt_tokens"], &report["backend"]), (&3.into(), &"cpu".into()));
+    for speed in ["ttft_ms", "prefill_tok_s", "decode_tok_s"] {
+        assert!(report[speed].as_f64().unwrap() > 0.0, "{speed} of {report}");
+    }
+    assert_eq!(ok(&from_ids), format!("{}\n", report["text"].as_str().unwrap()));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text() {
+    let model = model();
+    let run = |seed| {
+        let args = ["generate", &model, "--prompt", "Hello", "--max-tokens", "12", "--temperature", "1.5"];
+        json(&[&args[..], &["--seed", seed, "--json"]].concat())["ids"].clone()
+    };
+    assert_eq!(run("1"), run("1"));
+    assert_ne!(run("1"), run("2"));
+}
+
+#[test]
+fn chat_uses_the_models_template() {
+    let model = model();
+    let short = ["--max-tokens", "1", "--json"];
+    let plain = json(&[&["generate", &model, "--prompt", "Hi"], &short[..]].concat());
+    let chat = json(&[&["generate", &model, "--prompt", "Hi", "--chat"], &short[..]].concat());
+    let count = |report: &Value| report["prompt_tokens"].as_u64().unwrap();
+    assert!(count(&chat) > count(&plain) + 4, "{plain} {chat}");
+}
+
+#[test]
+fn bench_reports_speeds_and_costs() {
+    let report = json(&["bench", &model(), "--pp", "4,9", "--tg", "3", "--reps", "1", "--json"]);
+    for (kind, n) in [("pp", "4"), ("pp", "9"), ("tg", "3")] {
+        assert!(report[kind][n].as_f64().unwrap() > 0.0, "{report}");
+    }
+    for cost in
+        ["dispatches", "queue_writes", "bind_groups", "buffers", "submits", "encode_us", "readback_bytes"]
+    {
+        assert_eq!(report[cost], 0.0, "the CPU backend has no {cost}");
+    }
+}
+
+#[test]
+fn errors_are_typed_and_on_stderr() {
+    let model = model();
+    let text_file = golden("README.md");
+    for (args, start) in [
+        (&["inspect", "no/such/file.gguf"][..], "error[io]"),
+        (&["inspect", &text_file], "error[not-a-model]"),
+        (&["generate", env!("CARGO_MANIFEST_DIR"), "--prompt", "x"], "error[not-a-model]"),
+        (&["logits", &model, "--ids", "1,999999", "--out", "x"], "error[invalid-request] at prompt[1]"),
+        (
+            &["generate", &model, "--prompt", "x", "--temperature", "NaN"],
+            "error[invalid-request] at temperature",
+        ),
+        (&["generate", &model, "--prompt", "x", "--ctx", "0"], "error[invalid-request] at n_ctx"),
+        (&["generate", &model, "--ids", "1,2,3", "--ctx", "2"], "error[context-length-exceeded] at prompt"),
+    ] {
+        let stderr = fails(args, 1);
+        assert!(stderr.starts_with(start), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_status_2() {
+    let model = model();
+    for args in [
+        &[][..],
+        &["generate", &model],
+        &["generate", &model, "--prompt", "x", "--ids", "1"],
+        &["generate", &model, "--prompt", "x", "--backend", "abacus"],
+        &["logits", &model, "--ids", "1,x", "--out", "y"],
+        &["logits", &model, "--ids", "1"],
+        &["tokenize", &model],
+    ] {
+        assert!(!fails(args, 2).is_empty());
+    }
+}

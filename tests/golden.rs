@@ -1,0 +1,278 @@
+//! Whole models against what independent implementations compute for them (tests/golden/README.md): every set and,
+//! where it is there, the demo model, on every backend and in every precision.
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lamplight::backend::AnyBackend;
+use lamplight::backend::cpu::CpuMode;
+#[cfg(any())]
+use lamplight::backend::gpu::Precision;
+use lamplight::engine::native::{BackendOptions, load};
+use lamplight::engine::{Engine, LoadOptions, NoPause};
+use lamplight::error::ErrorCode;
+use lamplight::generate::argmax;
+use pollster::block_on;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// How far a way of computing may be from float32 maths.
+#[derive(Clone, Copy, PartialEq)]
+#[allow(dead_code)]
+enum Fidelity {
+    /// Float32 throughout: the set's own tolerance, and the very same greedy ids.
+    Float32,
+    /// Half-precision activations: the set's own tolerance and share of equal best tokens.
+    Float16,
+    /// Activations rounded to 8 bits. llama.cpp's own 8-bit run of these sets is up to 0.125 standard deviations of
+    /// the logits from its float run, with 95 % of the best tokens equal: what is allowed here.
+    Int8,
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    file: String,
+    reference: String,
+    prompts: Vec<GoldenPrompt>,
+    tolerance_f32: f32,
+    tolerance_f16: f32,
+    top1_min_f16: f32,
+    logit_std: f32,
+}
+
+#[derive(Deserialize)]
+struct GoldenPrompt {
+    index: usize,
+    has_logits: bool,
+}
+
+/// Numbers of a reference file.
+struct Reference(Vec<u8>);
+
+impl Reference {
+    fn tensor<T>(&self, name: &str, convert: fn([u8; 4]) -> T) -> Vec<T> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        tensor.data().chunks_exact(4).map(|bytes| convert(bytes.try_into().unwrap())).collect()
+    }
+
+    fn ids(&self, name: &str) -> Vec<u32> {
+        self.tensor(name, u32::from_le_bytes)
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        self.tensor(name, f32::from_le_bytes)
+    }
+}
+
+fn golden_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// All sets by name.
+fn sets() -> Vec<(String, Golden)> {
+    let mut sets = Vec::new();
+    for entry in fs::read_dir(golden_dir()).unwrap() {
+        let dir = entry.unwrap().path();
+        if let Ok(text) = fs::read_to_string(dir.join("golden.json")) {
+            let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+            sets.push((name, serde_json::from_str(&text).unwrap()));
+        }
+    }
+    sets.sort_by(|(a, _), (b, _)| a.cmp(b));
+    assert!(sets.len() >= 12, "only {} golden sets were found", sets.len());
+    sets
+}
+
+/// The engine, or `None`, said aloud, where there is no GPU and none is required.
+fn engine(path: &Path, backend: BackendOptions, options: LoadOptions) -> Option<Engine<AnyBackend>> {
+    match block_on(load(path, backend, options)) {
+        Ok(engine) => Some(engine),
+        Err(error) if error.code() == ErrorCode::GpuUnavailable && !gpu_required() => {
+            eprintln!("SKIPPED: {error}");
+            None
+        }
+        Err(error) => panic!("{}: {error}", path.display()),
+    }
+}
+
+fn gpu_required() -> bool {
+    std::env::var("LAMPLIGHT_REQUIRE_GPU").is_ok_and(|value| !value.is_empty())
+}
+
+/// Largest difference, and the share of rows with the same best token.
+fn compare(logits: &[f32], expected: &[f32], n_vocab: usize) -> (f32, f32) {
+    assert_eq!(logits.len(), expected.len());
+    // `max` would pass over a NaN.
+    let worst =
+        logits.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, |worst: f32, gap| {
+            match gap.is_nan() {
+                true => f32::INFINITY,
+                false => worst.max(gap),
+            }
+        });
+    let rows = logits.chunks(n_vocab).zip(expected.chunks(n_vocab));
+    let n_equal = rows.filter(|(a, b)| argmax(a) == argmax(b)).count();
+    (worst, n_equal as f32 * n_vocab as f32 / expected.len() as f32)
+}
+
+/// The next `n` tokens, best first, with no regard to end tokens.
+fn greedy(engine: &mut Engine<AnyBackend>, ids: &[u32], n: usize) -> Vec<u32> {
+    let session = engine.session_mut();
+    let mut logits = block_on(session.prefill(ids, &NoPause, |_| ())).unwrap().unwrap().logits;
+    let mut chosen = Vec::new();
+    loop {
+        chosen.push(argmax(&logits).expect("finite logits"));
+        if chosen.len() == n {
+            return chosen;
+        }
+        logits = block_on(session.decode(*chosen.last().unwrap())).unwrap();
+    }
+}
+
+/// Runs every set; all that is wrong, one line each.
+fn check_sets(backend: BackendOptions, n_batch: Option<usize>, fidelity: Fidelity) {
+    let mut wrong = Vec::new();
+    for (name, golden) in sets() {
+        let dir = golden_dir().join(&name);
+        let reference = Reference(fs::read(dir.join(&golden.reference)).unwrap());
+        let options = LoadOptions { n_ctx: Some(128), n_batch };
+        let Some(mut engine) = engine(&dir.join(&golden.file), backend, options) else { return };
+        let (tolerance, top1_min) = match fidelity {
+            Fidelity::Float32 => (golden.tolerance_f32, 1.0),
+            Fidelity::Float16 => (golden.tolerance_f16, golden.top1_min_f16),
+            Fidelity::Int8 => (0.125 * golden.logit_std, 0.95),
+        };
+        let (mut worst, mut rows, mut equal) = (0.0_f32, 0.0, 0.0);
+        for GoldenPrompt { index, has_logits } in golden.prompts {
+            let ids = reference.ids(&format!("prompt{index}.input_ids"));
+            if has_logits {
+                let logits = block_on(engine.forward(&ids, true, &NoPause)).unwrap();
+                let expected = reference.floats(&format!("prompt{index}.logits"));
+                let (gap, share) = compare(&logits, &expected, engine.summary().n_vocab);
+                worst = worst.max(gap);
+                rows += ids.len() as f32;
+                equal += share * ids.len() as f32;
+            }
+            if fidelity == Fidelity::Float32 {
+                let expected = reference.ids(&format!("prompt{index}.greedy_ids"));
+                let chosen = greedy(&mut engine, &ids, expected.len());
+                if chosen != expected {
+                    wrong.push(format!(
+                        "{name}: greedy ids of prompt {index}: {chosen:?} instead of {expected:?}"
+                    ));
+                }
+            }
+        }
+        let top1 = equal / rows;
+        println!("{name:16} worst {worst:.6} (allowed {tolerance:.6}), best token equal {top1:.3}");
+        if worst > tolerance || top1 < top1_min {
+            wrong
+                .push(format!("{name}: worst {worst} of {tolerance}, best token equal {top1} of {top1_min}"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn sets_on_the_exact_cpu() {
+    check_sets(BackendOptions::Cpu(CpuMode::Exact), None, Fidelity::Float32);
+}
+
+/// Odd chunks and single tokens: the borders of steps must not show.
+#[test]
+fn sets_on_the_exact_cpu_in_small_steps() {
+    for n_batch in [1, 7] {
+        check_sets(BackendOptions::Cpu(CpuMode::Exact), Some(n_batch), Fidelity::Float32);
+    }
+}
+
+#[test]
+fn sets_on_the_fast_cpu() {
+    for n_batch in [None, Some(1), Some(7)] {
+        check_sets(BackendOptions::Cpu(CpuMode::Fast), n_batch, Fidelity::Int8);
+    }
+}
+
+#[cfg(any())]
+#[test]
+fn sets_on_the_gpu_in_f32() {
+    for n_batch in [None, Some(1), Some(7)] {
+        check_sets(BackendOptions::Gpu(Some(Precision::F32)), n_batch, Fidelity::Float32);
+    }
+}
+
+#[cfg(any())]
+#[test]
+fn sets_on_the_gpu_in_f16() {
+    for n_batch in [None, Some(1)] {
+        check_sets(BackendOptions::Gpu(Some(Precision::F16)), n_batch, Fidelity::Float16);
+    }
+}
+
+/// The demo model: given by `LAMPLIGHT_MODEL`, or where `make demo` leaves it.
+fn demo_model() -> Option<PathBuf> {
+    let given = std::env::var_os("LAMPLIGHT_MODEL").map(PathBuf::from);
+    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let found = given.or_else(|| usual.exists().then_some(usual));
+    if found.is_none() {
+        eprintln!(
+            "SKIPPED: the demo model is not here (scripts/model.sh fetches it; LAMPLIGHT_MODEL names another)"
+        );
+    }
+    found
+}
+
+/// Greedy continuations of the demo model, equal to llama.cpp's float32 run up to the first step whose best two tokens
+/// are less than `bound` apart (the bounds are the reference file's own). At most `max_steps` a prompt unless
+/// LAMPLIGHT_LONG is set: a test build takes its time.
+fn check_demo_model(backend: BackendOptions, bound: f64, max_steps: usize) {
+    let Some(model) = demo_model() else { return };
+    let options = LoadOptions { n_ctx: Some(256), n_batch: None };
+    let Some(mut engine) = engine(&model, backend, options) else { return };
+    let text = fs::read_to_string(golden_dir().join("real/smollm2-135m-instruct-q4_1.json")).unwrap();
+    let reference: Value = serde_json::from_str(&text).unwrap();
+    let numbers =
+        |value: &Value| value.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect::<Vec<_>>();
+    let ids_of = |value: &Value| numbers(value).into_iter().map(|id| id as u32).collect::<Vec<_>>();
+    let max_steps = if std::env::var_os("LAMPLIGHT_LONG").is_some() { usize::MAX } else { max_steps };
+    let mut n_steps = 0;
+    for case in reference["cases"].as_array().unwrap() {
+        let exact = &case["exact_f32"];
+        let certain = numbers(&exact["margin"]).iter().take_while(|margin| **margin >= bound).count();
+        let expected = ids_of(&exact["ids"]);
+        let n = certain.min(expected.len()).min(max_steps);
+        if n > 0 {
+            let chosen = greedy(&mut engine, &ids_of(&case["prompt_ids"]), n);
+            assert_eq!(chosen, expected[..n], "after {}", case["prompt"]);
+        }
+        n_steps += n;
+    }
+    println!("{n_steps} steps equal");
+    assert!(n_steps > 20, "the reference has too few certain steps to prove anything: {n_steps}");
+}
+
+#[test]
+fn demo_model_on_the_exact_cpu() {
+    check_demo_model(BackendOptions::Cpu(CpuMode::Exact), 0.01, 8);
+}
+
+#[test]
+fn demo_model_on_the_fast_cpu() {
+    check_demo_model(BackendOptions::Cpu(CpuMode::Fast), 0.3, 64);
+}
+
+#[cfg(any())]
+#[test]
+fn demo_model_on_the_gpu_in_f32() {
+    check_demo_model(BackendOptions::Gpu(Some(Precision::F32)), 0.01, 8);
+}
+
+/// Half precision rounds more finely than 8 bits.
+#[cfg(any())]
+#[test]
+fn demo_model_on_the_gpu_in_f16() {
+    check_demo_model(BackendOptions::Gpu(Some(Precision::F16)), 0.3, 8);
+}
