@@ -63,9 +63,10 @@ function dressLink(link: HTMLAnchorElement): void {
   link.target = '_blank';
   link.rel = 'noopener noreferrer nofollow';
   link.title = target.href;
-  const shown = link.textContent ?? '';
+  const shown = (link.textContent ?? '').trim();
   const place = target.protocol === 'mailto:' ? target.pathname : target.host;
-  if (!shown.includes(place)) link.after(h('span', { class: 'link-target' }, ` (${place})`));
+  // Only a bare address that is the link's own needs no more words.
+  if (shown !== place && URL.parse(shown)?.host !== target.host) link.after(h('span', { class: 'link-target' }, ` (${place})`));
 }
 
 /** The page's own headings are h1 and h2: those of a message begin at h3 and skip no level. */
