@@ -3,7 +3,7 @@
 //! Principal type: [`AnyBackend`]. Adds nothing of its own.
 
 use super::cpu::CpuBackend;
-#[cfg(any())]
+#[cfg(feature = "gpu")]
 use super::gpu::GpuBackend;
 use super::{Backend, Counters, Outputs};
 use crate::error::Result;
@@ -14,7 +14,7 @@ pub enum AnyBackend {
     /// SIMD or reference kernels on the CPU.
     Cpu(CpuBackend),
     /// WebGPU.
-    #[cfg(any())]
+    #[cfg(feature = "gpu")]
     Gpu(GpuBackend),
 }
 
@@ -23,7 +23,7 @@ macro_rules! either {
     ($any:expr, $backend:ident => $call:expr) => {
         match $any {
             AnyBackend::Cpu($backend) => $call,
-            #[cfg(any())]
+            #[cfg(feature = "gpu")]
             AnyBackend::Gpu($backend) => $call,
         }
     };
@@ -34,7 +34,7 @@ impl AnyBackend {
     pub fn name(&self) -> &'static str {
         match self {
             AnyBackend::Cpu(_) => "cpu",
-            #[cfg(any())]
+            #[cfg(feature = "gpu")]
             AnyBackend::Gpu(_) => "gpu",
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{Engine, LoadOptions, Loading};
 use crate::backend::cpu::{CpuBackend, CpuMode};
-#[cfg(any())]
+#[cfg(feature = "gpu")]
 use crate::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision};
 use crate::backend::{AnyBackend, Backend};
 use crate::error::{Error, ErrorCode, Result};
@@ -19,7 +19,7 @@ pub enum BackendOptions {
     /// The CPU backend.
     Cpu(CpuMode),
     /// The GPU backend on the first adapter found; half precision where the device has it unless one is given.
-    #[cfg(any())]
+    #[cfg(feature = "gpu")]
     Gpu(Option<Precision>),
 }
 
@@ -45,7 +45,7 @@ pub async fn load(path: &Path, backend: BackendOptions, options: LoadOptions) ->
     let plan = loading.plan();
     let mut backend = match backend {
         BackendOptions::Cpu(mode) => AnyBackend::Cpu(CpuBackend::new(plan, mode)?),
-        #[cfg(any())]
+        #[cfg(feature = "gpu")]
         BackendOptions::Gpu(precision) => {
             let device = GpuDevice::request(GpuOptions::default()).await?;
             let precision = precision.unwrap_or(match device.info().shader_f16 {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use lamplight::backend::AnyBackend;
 use lamplight::backend::cpu::CpuMode;
-#[cfg(any())]
+#[cfg(feature = "gpu")]
 use lamplight::backend::gpu::Precision;
 use lamplight::engine::native::{self, BackendOptions};
 use lamplight::engine::{Engine, LoadOptions};
@@ -60,9 +60,9 @@ impl ModelArgs {
         match self.backend {
             BackendName::Cpu if self.exact => Ok(BackendOptions::Cpu(CpuMode::Exact)),
             BackendName::Cpu => Ok(BackendOptions::Cpu(CpuMode::Fast)),
-            #[cfg(any())]
+            #[cfg(feature = "gpu")]
             BackendName::Gpu => Ok(BackendOptions::Gpu(self.exact.then_some(Precision::F32))),
-            #[cfg(all())]
+            #[cfg(not(feature = "gpu"))]
             BackendName::Gpu => {
                 Err(Error::new(ErrorCode::GpuUnavailable, "this program was built without the feature `gpu`"))
             }
