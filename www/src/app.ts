@@ -84,9 +84,11 @@ export class App {
     const suggested = query.get('model');
     if (suggested) for (const chooser of this.#choosers) chooser.suggestAddress(suggested);
     this.#device.showOfflineReady(isPageKept());
-    const [catalog] = await Promise.all([fetchCatalog(), this.#cache.refresh(), this.#device.refresh().then(() => this.#showDeviceLine())]);
-    this.#catalog = catalog;
+    void this.#device.refresh().then(() => this.#showDeviceLine());
+    const stored = this.#cache.refresh();
+    this.#catalog = await fetchCatalog();
     this.#showCatalog();
+    await stored;
     const last = this.#cache.entries.find((entry) => entry.key === remembered(LAST_MODEL, ''));
     if (last?.complete && this.#host.state.kind === 'idle' && !suggested) this.#loadStored(last);
   }
@@ -160,7 +162,7 @@ export class App {
     if (state.kind === 'loading') announce(`Loading ${state.request.label}.`);
     if (state.kind === 'failed') announce(explain(state.error).title);
     if (state.kind === 'ready' && info) this.#becameReady(state.request);
-    if (state.kind !== 'loading') void Promise.all([this.#cache.refresh(), this.#device.refresh()]);
+    if (state.kind !== 'loading') void Promise.all([this.#cache.refresh(), this.#device.refreshStorage()]);
   }
 
   #becameReady(request: LoadRequest): void {
@@ -168,11 +170,11 @@ export class App {
     if (!info) return;
     const address = typeof request.model === 'string' ? cacheKey(request.model) : undefined;
     remember(LAST_MODEL, address);
-    this.#modelCard.show(info, this.#catalog.find((entry) => cacheKey(entry.url) === address));
+    this.#modelCard.show(info, request.label, this.#catalog.find((entry) => cacheKey(entry.url) === address));
     fill(this.#chip,
-      h('span', { class: 'chip-model' }, info.model.name),
+      h('span', { class: 'chip-model' }, request.label),
       h('span', { class: `chip-backend ${info.backend}`, title: info.backendReason }, info.backend === 'webgpu' ? 'WebGPU' : 'CPU'));
-    announce(`${info.model.name} is ready on ${backendName(info.backend)}.`);
+    announce(`${request.label} is ready on ${backendName(info.backend)}.`);
     // Do not take the focus away from a field that is being filled in.
     const active = document.activeElement;
     if (!active || active === document.body || !this.#panel.root.contains(active)) this.#composer.focus();

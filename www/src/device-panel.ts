@@ -22,13 +22,25 @@ export class DevicePanel {
     return this.#capabilities;
   }
 
-  /** Asks the browser anew: storage changes with every model. */
+  /** Asks the browser for everything. */
   async refresh(): Promise<void> {
     try {
       this.#capabilities = await capabilities();
       this.#problem = undefined;
     } catch (error) {
       this.#problem = error instanceof Error ? error.message : String(error);
+    }
+    this.#show();
+  }
+
+  /** Storage alone: it changes with every model, and asking for the GPU adapter anew is slow. */
+  async refreshStorage(): Promise<void> {
+    if (!this.#capabilities?.storage) return;
+    try {
+      const [{ usage = 0, quota = 0 }, persisted] = await Promise.all([navigator.storage.estimate(), navigator.storage.persisted()]);
+      this.#capabilities = { ...this.#capabilities, storage: { usageBytes: usage, quotaBytes: quota, persisted } };
+    } catch {
+      return;
     }
     this.#show();
   }
@@ -72,12 +84,13 @@ export class DevicePanel {
   #verdict(found: Capabilities): HTMLElement {
     const info = this.#info;
     const backend = info?.backend ?? (found.webgpu ? 'webgpu' : 'cpu');
-    const reason = info?.backendReason
+    // The backend's name is in the line above.
+    const reason = info?.backendReason.replace(/^(?:the CPU|CPU|WebGPU): /, '')
       ?? (found.webgpu ? 'WebGPU is available; its self-check runs when a model is loaded.' : found.webgpuReason ?? 'WebGPU is not available.');
     return h('div', { class: 'verdict' },
       h('p', { class: 'verdict-backend' }, icon('chip'),
         info ? 'Running on ' : 'Automatic would choose ', h('strong', {}, backendName(backend))),
-      h('p', { class: 'verdict-reason' }, reason));
+      h('p', { class: 'verdict-reason' }, `${reason.charAt(0).toUpperCase()}${reason.slice(1)}`));
   }
 
   #storage({ storage }: Capabilities): HTMLElement {
@@ -96,7 +109,7 @@ export class DevicePanel {
   async #persist(button: HTMLButtonElement): Promise<void> {
     button.disabled = true;
     const granted = await navigator.storage.persist().catch(() => false);
-    if (granted) await this.refresh();
+    if (granted) await this.refreshStorage();
     else button.replaceWith(h('span', { class: 'note' }, 'Not granted'));
   }
 

@@ -19,13 +19,14 @@ export class ModelCard {
     fill(this.root, h('p', { class: 'note' }, 'No model is loaded.'));
   }
 
-  /** `entry` is the catalog's line for the model, when it has one. */
-  show(info: EngineInfo, entry?: CatalogModel): void {
+  /** `label` is the name it was chosen by; `entry` the catalog's line for the model, when it has one. */
+  show(info: EngineInfo, label: string, entry?: CatalogModel): void {
     const { model } = info;
     const formats = Object.entries(model.formats).sort(([, a], [, b]) => b - a);
     fill(this.root,
-      h('p', { class: 'model-name' }, model.name),
+      h('p', { class: 'model-name' }, label),
       factList([
+        ['Name in the file', model.name === label ? undefined : model.name],
         ['Architecture', `${model.architecture}, ${count(model.nLayers)} layers`],
         ['Parameters', parameters(model.nParams)],
         ['Weights', formats.map(([name, size]) => `${formatName(name)} ${bytes(size)}`.replaceAll(' ', '\u00a0')).join(', ')],

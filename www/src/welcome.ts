@@ -1,5 +1,4 @@
 /** The page before the first message: what this is, the model to load, and, once it is loaded, prompts to try. */
-import type { EngineInfo } from 'lamplight';
 import { backendName } from './device-panel';
 import { fill, h, icon } from './dom';
 import type { HostState } from './engine-host';
@@ -40,7 +39,7 @@ export class Welcome {
     this.#start.hidden = ready || state.kind === 'loading';
     this.#prompts.hidden = !ready;
     this.#title.textContent = ready ? 'What shall we talk about?' : 'A language model, in this tab';
-    this.#lead.textContent = ready ? readyLead(state.engine.info)
+    this.#lead.textContent = ready ? `${state.request.label} is running on ${backendName(state.engine.info.backend)}.`
       : 'Lamplight runs open-weight models inside the page, on your own GPU or CPU, straight from a GGUF file.';
   }
 
@@ -48,8 +47,4 @@ export class Welcome {
   showDevice(text: string): void {
     this.#device.textContent = text;
   }
-}
-
-function readyLead(info: EngineInfo): string {
-  return `${info.model.name} is running on ${backendName(info.backend)}.`;
 }

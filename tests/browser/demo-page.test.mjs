@@ -1,0 +1,217 @@
+// The built demo page as a visitor uses it, with the real model on the CPU: nothing without a click, load, chat, stop,
+// reload from the cache without a network, delete. Served as `make demo` serves it, so with the page's own headers.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { MODEL_FILE, ROOT, launch } from './harness.mjs';
+import { startServer } from './server.mjs';
+
+const WWW = path.join(ROOT, 'www/dist');
+const MODEL_URL = `/models/${encodeURIComponent(path.basename(MODEL_FILE))}`;
+const AXE = fs.readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+
+/** Opens the page; its console errors, exceptions and policy violations are kept in `page.problems`. */
+async function visit(browser, url, { failedRequests = false } = {}) {
+  const page = await browser.context.newPage();
+  page.problems = [];
+  page.on('pageerror', (error) => page.problems.push(`exception: ${error.message}`));
+  page.on('console', (message) => {
+    const known = failedRequests && /Failed to load resource/.test(message.text());
+    if (message.type() === 'error' && !known) page.problems.push(`${message.type()}: ${message.text()}`);
+  });
+  await page.goto(url);
+  await page.locator('.model-offer').first().waitFor();
+  return page;
+}
+
+/** Accessibility rules that the page breaks. Axe comes in through the debugger: the policy would refuse it as a script. */
+async function accessibilityProblems(page) {
+  const session = await page.context().newCDPSession(page);
+  await session.send('Runtime.evaluate', { expression: AXE });
+  const problems = await page.evaluate(async () => (await globalThis.axe.run(document, { resultTypes: ['violations'] })).violations
+    .map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map((node) => node.target.join(' ')).join(', ')}`));
+  await session.detach();
+  return problems;
+}
+
+const send = async (page, text) => {
+  await page.getByRole('textbox', { name: 'Message' }).fill(text);
+  await page.keyboard.press('Enter');
+};
+/** The last reply is finished when it can be made anew. */
+const replied = (page) => page.getByRole('button', { name: 'Regenerate the reply' }).waitFor();
+const lastReply = (page) => page.locator('.message.reply').last();
+const ready = (page) => page.getByRole('heading', { name: 'What shall we talk about?' }).waitFor();
+
+describe('the demo page', () => {
+  let server, browser, page;
+  before(async () => {
+    server = await startServer({ app: { root: WWW, models: [MODEL_FILE] } });
+    browser = await launch({ gpu: 'none' });
+    page = await visit(browser, `${server.origin}/`);
+  });
+  after(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+
+  test('it opens under its policy, downloads no model by itself and says what the device can do', async () => {
+    const device = page.locator('[data-section="device"]');
+    await device.getByText('Automatic would choose the CPU').waitFor();
+    await page.waitForTimeout(500);
+    assert.deepEqual(server.log.filter((entry) => entry.path.startsWith('/models/')), []);
+    const response = await page.request.get(`${server.origin}/`);
+    assert.match(response.headers()['content-security-policy'], /default-src 'none'.*require-trusted-types-for 'script'.*frame-ancestors 'none'/);
+    assert.match(await page.locator('meta[http-equiv="Content-Security-Policy"]').getAttribute('content'), /script-src 'self' 'wasm-unsafe-eval';/);
+    assert.deepEqual(await accessibilityProblems(page), []);
+    assert.deepEqual(page.problems, []);
+  });
+
+  test('the policy is in force: strings become neither HTML nor foreign workers', async () => {
+    // From a timer: what runs on the debugger's own stack may evaluate strings.
+    const results = await page.evaluate(() => new Promise((resolve) => {
+      const attempt = (action) => { try { action(); return 'allowed'; } catch (error) { return error.name; } };
+      setTimeout(() => resolve([
+        attempt(() => { document.createElement('div').innerHTML = '<img>'; }),
+        attempt(() => new Worker('https://elsewhere.example/worker.js')),
+        attempt(() => new Function('return 1')()),
+      ]));
+    }));
+    assert.deepEqual(results, ['TypeError', 'TypeError', 'EvalError']);
+    page.problems.length = 0;
+  });
+
+  test('an address that is no model is an error that says so, and a bad one is refused at once', async () => {
+    const field = page.locator('.welcome').getByLabel('Address of a GGUF file');
+    await field.fill('ftp://example.org/model.gguf');
+    await field.press('Enter');
+    await page.locator('.welcome').getByText('The address must begin with https://').waitFor();
+    await field.fill(`${server.origin}/index.html`);
+    await field.press('Enter');
+    const card = page.locator('.error-card');
+    await card.getByText('not-a-model').waitFor();
+    assert.match(await card.textContent(), /This is not a model file/);
+    await card.getByRole('button', { name: 'Try again' }).waitFor();
+    assert.deepEqual(page.problems, []);
+  });
+
+  test('one click downloads the model with progress; it can be cancelled and goes on', async () => {
+    server.fault(MODEL_URL, { bytesPerSecond: 40_000_000 });
+    await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
+    const status = page.locator('.load-status');
+    await status.getByText('Downloading weights').waitFor();
+    await status.getByText(/MB of 98\.4 MB · .*MB\/s/).waitFor();
+    await status.getByRole('button', { name: 'Cancel' }).click();
+    await status.getByText('Loading was cancelled').waitFor();
+    server.clearFaults();
+    await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
+    await ready(page);
+    assert.match(await page.locator('.model-chip').textContent(), /SmolLM2.*CPU/i);
+    const panel = page.locator('[data-section="model"]');
+    assert.match(await panel.textContent(), /llama, 30 layers/);
+    assert.match(await panel.textContent(), /Q4_1/);
+    assert.deepEqual(await accessibilityProblems(page), []);
+    assert.deepEqual(page.problems, []);
+  });
+
+  test('a message streams a reply with its measurements, announced once it is finished', async () => {
+    await page.getByLabel('Max. tokens').fill('24');
+    await page.getByLabel('Max. tokens').press('Tab');
+    await page.getByLabel('Seed').fill('7');
+    await page.getByLabel('Seed').press('Tab');
+    await send(page, 'Name the three primary colours.');
+    await replied(page);
+    const text = (await lastReply(page).locator('.markdown').innerText()).trim();
+    assert.ok(text.length > 10, text);
+    assert.match(await lastReply(page).locator('.readout').innerText(), /first token\s+[\d.,]+ m?s[^]*prefill\s+[\d.,]+ tok\/s[^]*decode\s+[\d.,]+ tok\/s/);
+    await page.locator('[role="status"][aria-live="polite"]', { hasText: 'Lamplight: ' }).waitFor({ state: 'attached' });
+    assert.match(await page.locator('.context-meter').innerText(), /of [\d,]+ tokens used/);
+    assert.deepEqual(await accessibilityProblems(page), []);
+
+    // The same seed says the same again.
+    await page.getByRole('button', { name: 'Regenerate the reply' }).click();
+    await page.locator('.message.reply[aria-busy]').waitFor();
+    await replied(page);
+    assert.equal((await lastReply(page).locator('.markdown').innerText()).trim(), text);
+    assert.equal(await page.locator('.message').count(), 2);
+  });
+
+  test('Escape stops a reply, what was written stays, and the chat goes on', async () => {
+    await page.getByLabel('Max. tokens').fill('400');
+    await page.getByLabel('Max. tokens').press('Tab');
+    await send(page, 'Tell me a very long story about a lighthouse.');
+    await lastReply(page).locator('.markdown.writing').waitFor();
+    await page.getByRole('button', { name: 'Stop (Esc)' }).waitFor();
+    await page.keyboard.press('Escape');
+    await replied(page);
+    await lastReply(page).getByText('Stopped').waitFor();
+    assert.ok((await lastReply(page).locator('.markdown').innerText()).trim().length > 0);
+    await page.getByLabel('Max. tokens').fill('8');
+    await page.getByLabel('Max. tokens').press('Tab');
+    await send(page, 'Thank you.');
+    await replied(page);
+    assert.equal(await page.locator('.message').count(), 6);
+    await page.getByRole('button', { name: 'New chat' }).click();
+    await ready(page);
+    assert.equal(await page.locator('.message').count(), 0);
+    assert.deepEqual(page.problems, []);
+  });
+
+  test('it opens and chats without a network: page and model come from the browser', async () => {
+    await page.getByText('Ready for offline use').waitFor();
+    server.setOnline(false);
+    server.clearLog();
+    await page.reload();
+    await ready(page);
+    assert.match(await page.locator('[data-section="model"]').innerText(), /from this browser’s storage/);
+    assert.deepEqual(server.log.filter((entry) => entry.path.startsWith('/models/')), []);
+    await send(page, 'Hello.');
+    await replied(page);
+    assert.ok((await lastReply(page).locator('.markdown').innerText()).trim().length > 0);
+    server.setOnline(true);
+  });
+
+  test('on a phone nothing is wider than the screen, and the drawer holds the keyboard', async () => {
+    await page.setViewportSize({ width: 360, height: 720 });
+    const wide = () => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    assert.equal(await wide(), 0);
+    const toggle = page.getByRole('button', { name: 'Model and settings' });
+    await toggle.click();
+    assert.equal(await page.evaluate(() => document.querySelector('main').inert), true);
+    assert.equal(await page.evaluate(() => document.querySelector('#panel').contains(document.activeElement)), true);
+    assert.equal(await wide(), 0);
+    assert.deepEqual(await accessibilityProblems(page), []);
+    await page.keyboard.press('Escape');
+    assert.equal(await page.evaluate(() => document.activeElement.classList.contains('panel-toggle')), true);
+    await page.setViewportSize({ width: 1280, height: 820 });
+  });
+
+  test('a stored model can be deleted, after a second question', async () => {
+    const stored = page.locator('[data-section="cache"]');
+    await stored.getByRole('button', { name: /^Delete .* from this browser$/ }).click();
+    await stored.getByRole('button', { name: 'Delete', exact: true }).click();
+    await stored.getByText('Nothing is stored yet').waitFor();
+  });
+});
+
+test('the page works under a sub-path of a host that sends no headers', async () => {
+  const models = JSON.stringify({ models: [{ name: 'SmolLM2', url: 'weights/smollm2.gguf', bytes: 1, license: 'Apache-2.0' }] });
+  const server = await startServer({
+    mounts: { '/some/where/': WWW },
+    files: { '/some/where/models.json': Buffer.from(models), '/some/where/weights/smollm2.gguf': MODEL_FILE },
+  });
+  const browser = await launch({ gpu: 'none' });
+  try {
+    const page = await visit(browser, `${server.origin}/some/where/index.html`);
+    await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
+    await ready(page);
+    assert.match(await page.locator('[data-section="model"]').innerText(), /Apache-2\.0/);
+    assert.deepEqual(server.log.filter((entry) => entry.status >= 400), []);
+    assert.deepEqual(page.problems, []);
+  } finally {
+    await browser.close();
+    await server.close();
+  }
+});
