@@ -1,4 +1,5 @@
 //! GGUF headers: valid files, malformed ones, random damage, and what a fuzzer found.
+#![cfg(not(target_arch = "wasm32"))]
 
 #[path = "../fuzz/checks.rs"]
 mod checks;

@@ -1,5 +1,6 @@
 //! Memory of the GGUF parser: bounded by what is there, not by what the file claims. A test binary of its own, with
 //! one test, because it measures the whole process.
+#![cfg(not(target_arch = "wasm32"))]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Every weight format decodes bit for bit as the reference implementation does.
+#![cfg(not(target_arch = "wasm32"))]
 
 use lamplight::quant::FORMATS;
 use safetensors::SafeTensors;

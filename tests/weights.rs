@@ -1,4 +1,5 @@
 //! However a file is cut, its pieces make up every needed tensor, byte for byte.
+#![cfg(not(target_arch = "wasm32"))]
 
 mod common;
 
