@@ -34,13 +34,13 @@ impl Detokenizer {
 
     /// Takes the next id; gives the text that is now certain. An id outside the vocabulary is no text.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        let special = tokenizer.is_special(id);
-        if special && !self.show_special {
+        if tokenizer.is_special(id) && !self.show_special {
             return String::new();
         }
         let bytes = tokenizer.token_bytes(id);
         let mut bytes = bytes.as_ref();
-        if self.drop_space && !special && !bytes.is_empty() {
+        // Only the very first space: one after a token that is shown stands between the two.
+        if self.drop_space && !bytes.is_empty() {
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
             self.drop_space = false;
         }

@@ -6,6 +6,8 @@
 mod bpe;
 mod chars;
 mod detokenizer;
+mod nfc;
+mod nfc_tables;
 mod pretokenize;
 mod specials;
 mod spm;
@@ -17,3 +19,6 @@ mod vocab;
 pub use detokenizer::Detokenizer;
 pub use template::{ChatMessage, ChatTemplate, Clock, Rendered};
 pub use tokenizer::{EncodeOptions, Tokenizer};
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod reference_tests;

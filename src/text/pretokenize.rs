@@ -29,40 +29,44 @@ pub(crate) struct PreKind {
     pub(crate) ignore_merges: bool,
     /// The beginning-of-text token is added when the file does not say.
     pub(crate) add_bos: bool,
+    /// The model was trained on text in Unicode's form C.
+    pub(crate) nfc: bool,
 }
 
 const LLAMA3: PreTokenizer = PreTokenizer::Llama3 { digits: 3 };
 const QWEN2: PreTokenizer = PreTokenizer::Llama3 { digits: 1 };
 
-/// Known values of `tokenizer.ggml.pre`. The bools: ignore_merges, add_bos.
+/// Known values of `tokenizer.ggml.pre`. GGUF has no key for normalisation; it follows from the family, and the
+/// reference encodings of Qwen 2 and StableLM 2 have it (llama.cpp leaves it out).
 #[rustfmt::skip]
-const KNOWN: &[(PreTokenizer, bool, bool, &[&str])] = &[
-    (PreTokenizer::Default, false, false, &["default"]),
-    (PreTokenizer::Gpt2, false, false, &[
+const KNOWN: &[(PreKind, &[&str])] = &[
+    (kind(PreTokenizer::Default), &["default"]),
+    (kind(PreTokenizer::Gpt2), &[
         "gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v2-code", "roberta-bpe", "mpt", "olmo",
         "jais", "gigachat", "a.x-4.0", "mellum", "modern-bert", "trillion", "granite-docling",
     ]),
-    (PreTokenizer::DigitsThenGpt2, false, false, &[
+    (kind(PreTokenizer::DigitsThenGpt2), &[
         "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b",
     ]),
-    (LLAMA3, true, true, &[
+    (PreKind { ignore_merges: true, add_bos: true, ..kind(LLAMA3) }, &[
         "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
     ]),
-    (LLAMA3, false, false, &["smaug-bpe", "dbrx", "chatglm-bpe", "glm4"]),
-    (QWEN2, false, false, &[
-        "qwen2", "stablelm2", "deepseek-r1-qwen", "kormo", "megrez", "hunyuan", "hunyuan-dense", "solar-open",
-    ]),
+    (kind(LLAMA3), &["smaug-bpe", "dbrx", "chatglm-bpe", "glm4"]),
+    (PreKind { nfc: true, ..kind(QWEN2) }, &["qwen2", "stablelm2"]),
+    (kind(QWEN2), &["deepseek-r1-qwen", "kormo", "megrez", "hunyuan", "hunyuan-dense", "solar-open"]),
 ];
+
+const fn kind(pre: PreTokenizer) -> PreKind {
+    PreKind { pre, ignore_merges: false, add_bos: false, nfc: false }
+}
 
 /// Looks a `tokenizer.ggml.pre` up; absent means "default".
 pub(crate) fn pre_kind(name: Option<&str>) -> Result<PreKind> {
     let name = name.unwrap_or("default");
-    for (pre, ignore_merges, add_bos, names) in KNOWN {
-        if names.contains(&name) {
-            return Ok(PreKind { pre: *pre, ignore_merges: *ignore_merges, add_bos: *add_bos });
-        }
+    if let Some((kind, _)) = KNOWN.iter().find(|(_, names)| names.contains(&name)) {
+        return Ok(*kind);
     }
-    let known: Vec<&str> = KNOWN.iter().flat_map(|(.., names)| names.iter().copied()).collect();
+    let known: Vec<&str> = KNOWN.iter().flat_map(|(_, names)| names.iter().copied()).collect();
     let message =
         format!("pre-tokenizer \"{name}\" is not supported; the known ones are {}", known.join(", "));
     Err(Error::new(ErrorCode::UnsupportedTokenizer, message).at("tokenizer.ggml.pre"))

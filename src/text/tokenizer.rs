@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use super::bpe::{Bpe, MERGES, Scratch, bytes_of_alphabet};
 use super::detokenizer::Detokenizer;
-use super::pretokenize::{PreTokenizer, pre_kind};
+use super::nfc::nfc;
+use super::pretokenize::{PreKind, pre_kind};
 use super::specials::Specials;
 use super::spm::{SPACE, Spm};
 use super::vocab::{TokenKind, Vocab, read_kinds, read_scores, read_texts};
@@ -65,7 +66,7 @@ pub struct EncodeOptions {
 }
 
 enum Model {
-    Bpe { bpe: Bpe, pre: PreTokenizer },
+    Bpe { bpe: Bpe, kind: PreKind },
     Spm { spm: Spm, add_space_prefix: bool },
 }
 
@@ -85,7 +86,7 @@ pub struct Tokenizer {
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match &self.model {
-            Model::Bpe { pre, .. } => format!("byte-level BPE, {pre:?}"),
+            Model::Bpe { kind, .. } => format!("byte-level BPE, {:?}", kind.pre),
             Model::Spm { .. } => "SentencePiece BPE".to_string(),
         };
         write!(f, "Tokenizer({} tokens, {kind})", self.n_vocab())
@@ -130,8 +131,7 @@ impl Tokenizer {
         let vocab = Vocab::new(texts, kinds);
         let merges = metadata.strings(MERGES)?.ok_or_else(|| missing(MERGES))?;
         let bpe = Bpe::new(&vocab, merges, kind.ignore_merges)?;
-        let model = Model::Bpe { bpe, pre: kind.pre };
-        Self::with_ids(metadata, vocab, model, [None; 3], kind.add_bos)
+        Self::with_ids(metadata, vocab, Model::Bpe { bpe, kind }, [None; 3], kind.add_bos)
     }
 
     fn sentence_piece(metadata: &Metadata) -> Result<Tokenizer> {
@@ -219,8 +219,9 @@ impl Tokenizer {
             return;
         }
         match &self.model {
-            Model::Bpe { bpe, pre } => {
-                pre.split(bytes, &mut |piece| {
+            Model::Bpe { bpe, kind } => {
+                let text = if kind.nfc { nfc(bytes) } else { Cow::Borrowed(bytes) };
+                kind.pre.split(&text, &mut |piece| {
                     bpe.encode(&self.vocab, piece, self.unknown, scratch, out);
                 });
             }

@@ -107,3 +107,19 @@ pub(crate) fn to_metadata(tokenizer: &Json) -> Metadata {
 fn kinds_is_control(kinds: &[i64], texts: &[String], text: &String) -> bool {
     texts.iter().zip(kinds).any(|(other, kind)| other == text && *kind == CONTROL)
 }
+
+/// Adds what `tokenizer_config.json` says: the tokens that begin and end a text.
+pub(crate) fn add_config(metadata: &mut Metadata, config: &Json) {
+    for (name, key) in
+        [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id"), ("unk_token", "unknown_token_id")]
+    {
+        let token = &config[name];
+        let Some(text) = token.as_str().or_else(|| token["content"].as_str()) else {
+            continue;
+        };
+        let texts = metadata.strings("tokenizer.ggml.tokens").expect("strings").expect("tokens");
+        let id = texts.iter().position(|other| other == text.as_bytes());
+        metadata.remove(&format!("tokenizer.ggml.{key}"));
+        insert(metadata, key, Value::Uint(id.expect("a token") as u64));
+    }
+}

@@ -1,0 +1,182 @@
+//! The hand-written scanners and tables against the reference `tokenizers` crate and its regex engine.
+
+use proptest::prelude::*;
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{
+    NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
+    SplitDelimiterBehavior,
+};
+
+use super::chars::{CharClass, class_of, is_punctuation};
+use super::nfc::nfc;
+use super::pretokenize::{PreTokenizer, pre_kind};
+use super::unicode_tables::{LETTER, NUMBER, PUNCTUATION};
+
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const MARKS: &str = r"[\p{P}\$\+<=>\^~\|]+";
+
+/// The regexes of a pre-tokenizer, applied one after the other.
+fn regexes(pre: PreTokenizer) -> Vec<&'static str> {
+    match pre {
+        PreTokenizer::Gpt2 => vec![GPT2],
+        PreTokenizer::DigitsThenGpt2 => vec![r"\p{N}", GPT2],
+        PreTokenizer::Llama3 { digits: 1 } => vec![QWEN2],
+        PreTokenizer::Llama3 { .. } => vec![LLAMA3],
+        PreTokenizer::Default => vec![MARKS, GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
+    }
+}
+
+fn splitter(regex: &str) -> Split {
+    Split::new(SplitPattern::Regex(regex.into()), SplitDelimiterBehavior::Isolated, false).expect("a regex")
+}
+
+fn reference(splits: &[Split], text: &str) -> Vec<String> {
+    let mut pieces = PreTokenizedString::from(text);
+    for split in splits {
+        split.pre_tokenize(&mut pieces).expect("splits");
+    }
+    let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+    pieces.into_iter().map(|(piece, ..)| piece.to_string()).collect()
+}
+
+fn ours(pre: PreTokenizer, text: &str) -> Vec<String> {
+    let mut pieces = Vec::new();
+    pre.split(text.as_bytes(), &mut |piece| {
+        pieces.push(String::from_utf8(piece.to_vec()).expect("cut between characters"));
+    });
+    pieces
+}
+
+/// Characters at which the regexes turn, among others of every kind.
+fn character() -> impl Strategy<Value = char> {
+    let turning = " \t\n\r\u{b}\u{c}\u{85}\u{a0}\u{2003}\u{2028}\u{3000}'''sStTrReEvVmMlLdDſKaZé中あ한\u{301}\u{345}０1239Ⅷ½٣२.,!?-_<>|$+=^~#@©🦀\u{200d}\u{fe0f}\u{feff}\0\u{7f}";
+    let turning: Vec<char> = turning.chars().collect();
+    prop_oneof![8 => proptest::sample::select(turning), 1 => any::<char>()]
+}
+
+fn text() -> impl Strategy<Value = String> {
+    proptest::collection::vec(character(), 0..40).prop_map(String::from_iter)
+}
+
+fn check(name: &str) {
+    let pre = pre_kind(Some(name)).expect("known").pre;
+    let splits: Vec<Split> = regexes(pre).into_iter().map(splitter).collect();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 4000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let result = runner.run(&text(), |text| {
+        prop_assert_eq!(ours(pre, &text), reference(&splits, &text), "{:?}", text);
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+#[test]
+fn gpt2_splits_as_its_regex() {
+    check("gpt-2");
+}
+
+#[test]
+fn smollm_splits_as_its_regexes() {
+    check("smollm");
+}
+
+#[test]
+fn llama3_splits_as_its_regex() {
+    check("llama-bpe");
+}
+
+#[test]
+fn qwen2_splits_as_its_regex() {
+    check("qwen2");
+}
+
+#[test]
+fn default_splits_as_its_regexes() {
+    check("default");
+}
+
+/// Every character that `regex` matches, as ranges.
+fn matched_ranges(regex: &str) -> Vec<(u32, u32)> {
+    let split = splitter(regex);
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for start in (0..0x11_0000u32).step_by(1 << 14) {
+        // A character that no class has keeps the others from joining.
+        let wanted = |text: &str| text.chars().count() == 1;
+        let text: String = (start..start + (1 << 14)).filter_map(char::from_u32).collect();
+        for piece in reference(std::slice::from_ref(&split), &text).iter().filter(|piece| wanted(piece)) {
+            let code = piece.chars().next().map_or(0, u32::from);
+            // A lone unmatched character between two matches looks the same: ask again without neighbours.
+            let doubled = format!("{piece}{piece}");
+            if reference(std::slice::from_ref(&split), &doubled).len() != 2 {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == code => *last = code,
+                _ => ranges.push((code, code)),
+            }
+        }
+    }
+    ranges
+}
+
+#[test]
+fn the_class_tables_are_those_of_the_regex_engine() {
+    for (regex, table) in [(r"\p{L}", &LETTER[..]), (r"\p{N}", &NUMBER[..]), (r"\p{P}", &PUNCTUATION[..])] {
+        let ranges = matched_ranges(regex);
+        if std::env::var_os("LAMPLIGHT_UPDATE_TABLES").is_some() {
+            println!("{regex}: {ranges:#x?}");
+        }
+        assert!(ranges == table, "{regex}: the table differs; LAMPLIGHT_UPDATE_TABLES=1 prints it anew");
+    }
+}
+
+#[test]
+fn spaces_are_those_of_the_regex_engine() {
+    let spaces = matched_ranges(r"\s");
+    for code in 0..0x11_0000u32 {
+        let Some(c) = char::from_u32(code) else { continue };
+        let expected = spaces.iter().any(|(first, last)| (*first..=*last).contains(&code));
+        assert_eq!(class_of(c) == CharClass::Space, expected, "U+{code:04X}");
+    }
+    assert!(!is_punctuation(' '));
+}
+
+fn reference_nfc(text: &str) -> String {
+    let mut normalized = NormalizedString::from(text);
+    NFC.normalize(&mut normalized).expect("normalises");
+    normalized.get().to_string()
+}
+
+#[test]
+fn every_character_normalises_as_the_reference_does() {
+    for code in 0..0x11_0000u32 {
+        let Some(c) = char::from_u32(code) else { continue };
+        let text = c.to_string();
+        assert_eq!(String::from_utf8_lossy(&nfc(text.as_bytes())), reference_nfc(&text), "U+{code:04X}");
+    }
+}
+
+#[test]
+fn sequences_normalise_as_the_reference_does() {
+    let parts: Vec<char> = "eaoAEsd\u{301}\u{300}\u{302}\u{308}\u{323}\u{327}\u{345}\u{3b1}\u{313}ạǭ각각가\u{9c7}\u{9be}\u{1100}\u{f71}\u{f72}\u{2126}\u{fb1d}".chars().collect();
+    let any = prop_oneof![6 => proptest::sample::select(parts), 1 => any::<char>()];
+    let text = proptest::collection::vec(any, 0..12).prop_map(String::from_iter);
+    let config = ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() };
+    let result = proptest::test_runner::TestRunner::new(config).run(&text, |text| {
+        let ours = nfc(text.as_bytes()).into_owned();
+        prop_assert_eq!(String::from_utf8_lossy(&ours), reference_nfc(&text), "{:?}", text);
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn bytes_that_are_not_text_pass_through_normalisation() {
+    assert_eq!(&*nfc(b"e\xcc\x81\xff e\xcc"), b"\xc3\xa9\xff e\xcc");
+}

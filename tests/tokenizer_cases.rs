@@ -1,0 +1,206 @@
+//! Encodings, decodings and chat prompts against cases that Hugging Face and llama.cpp have computed: the committed
+//! golden set, and the larger oracle beside the checkout where there is one.
+
+#[path = "common/tokenizer_json.rs"]
+mod tokenizer_json;
+
+use std::path::{Path, PathBuf};
+
+use lamplight::error::ErrorCode;
+use lamplight::formats::gguf::{Parsed, parse};
+use lamplight::formats::metadata::Metadata;
+use lamplight::text::{ChatMessage, ChatTemplate, EncodeOptions, Tokenizer};
+use serde_json::Value as Json;
+
+const ORACLE: &str = "../shared/oracle";
+
+fn options(add_special: bool) -> EncodeOptions {
+    EncodeOptions { add_special, parse_special: true }
+}
+
+fn ids(value: &Json) -> Vec<u32> {
+    value.as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+}
+
+fn json(path: &Path) -> Json {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn text<'c>(case: &'c Json, key: &str) -> &'c str {
+    case[key].as_str().unwrap_or_else(|| panic!("{key} is no text: {case}"))
+}
+
+fn gguf_metadata(path: &Path) -> Metadata {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    match parse(&bytes, Some(bytes.len() as u64)) {
+        Ok(Parsed::Header(header)) => header.metadata,
+        other => panic!("{}: {other:?}", path.display()),
+    }
+}
+
+/// Folders within `root` that hold `file`.
+fn folders(root: &str, file: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(root) else {
+        println!("skipped: {root} is not there");
+        return Vec::new();
+    };
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
+    folders.retain(|folder| folder.join(file).exists());
+    folders.sort();
+    folders
+}
+
+/// Differences found so far, so that one run shows them all.
+#[derive(Default)]
+struct Report {
+    checks: usize,
+    differences: Vec<String>,
+}
+
+impl Report {
+    fn check<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, got: T, want: T) {
+        self.checks += 1;
+        if got != want {
+            self.differences.push(format!("{what}\n   got {got:?}\n  want {want:?}"));
+        }
+    }
+
+    fn finish(self, at_least: usize) {
+        let n = self.differences.len();
+        assert!(n == 0, "{n} of {} differ:\n{}", self.checks, self.differences.join("\n"));
+        assert!(self.checks >= at_least, "only {} checks ran", self.checks);
+    }
+}
+
+fn check_encodings(report: &mut Report, family: &str, tokenizer: &Tokenizer, cases: &Json) {
+    for case in cases["encode"].as_array().expect("cases") {
+        let input = text(case, "text");
+        let what = |kind: &str| format!("{family} {kind} {input:?}");
+        report.check(&what("ids"), tokenizer.encode(input, options(true)), ids(&case["ids"]));
+        let plain = ids(&case["ids_no_special"]);
+        report.check(&what("ids_no_special"), tokenizer.encode(input, options(false)), plain.clone());
+        report.check(&what("decoded"), tokenizer.decode(&plain, false).as_str(), text(case, "decoded"));
+        let shown = tokenizer.decode(&plain, true);
+        report.check(&what("decoded_skip_special"), shown.as_str(), text(case, "decoded_skip_special"));
+    }
+}
+
+fn check_chats(
+    report: &mut Report,
+    family: &str,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    cases: &Json,
+) {
+    for case in cases["chat"].as_array().expect("cases") {
+        let messages: Vec<ChatMessage> =
+            serde_json::from_value(case["messages"].clone()).expect("messages of role and content");
+        let add = case["add_generation_prompt"] == true;
+        let what = format!("{family} chat {:?}", case["messages"]);
+        let args = case["kwargs"].as_object().cloned().unwrap_or_default();
+        if args.contains_key("tools") {
+            println!("skipped: {family}: tools come with tool calling");
+            continue;
+        }
+        let rendered = template.render(&messages, add, &args);
+        if case.get("raises").is_some() {
+            report.check(&what, rendered.map_err(|error| error.code()), Err(ErrorCode::TemplateError));
+            continue;
+        }
+        match rendered {
+            Ok(rendered) => {
+                report.check(&what, rendered.text(), text(case, "text"));
+                if !case["ids"].is_null() {
+                    report.check(&what, rendered.encode(tokenizer), ids(&case["ids"]));
+                }
+            }
+            Err(error) => report.differences.push(format!("{what}: {error}")),
+        }
+    }
+}
+
+#[test]
+fn golden_vocabularies_and_templates() {
+    let mut report = Report::default();
+    for folder in folders("tests/golden", "tokenizer_cases.json") {
+        let family = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        let metadata = gguf_metadata(&folder.join("model.gguf"));
+        let tokenizer = Tokenizer::from_metadata(&metadata).expect(&family);
+        let cases = json(&folder.join("tokenizer_cases.json"));
+        check_encodings(&mut report, &family, &tokenizer, &cases);
+        let template = ChatTemplate::from_metadata(&metadata, &tokenizer).expect(&family);
+        if let Some(template) = template {
+            check_chats(&mut report, &family, &tokenizer, &template, &cases);
+        }
+    }
+    report.finish(500);
+}
+
+#[test]
+fn oracle_vocabularies_and_templates() {
+    // Not here: kinds of vocabulary that later families bring, and what GGUF cannot say (a space only before the
+    // whole text; spaces around special tokens; normalisation that does not follow from the pre-tokenizer's name).
+    let families = [
+        "smollm2",
+        "smollm3",
+        "llama31",
+        "llama32",
+        "qwen25",
+        "qwen25_yarn",
+        "qwen3",
+        "qwen3moe",
+        "stablelm2_12b",
+        "stablelm2_1b6",
+        "mistral_v01",
+        "mobilellama",
+        "llama_variants",
+        "mllama",
+    ];
+    let mut report = Report::default();
+    for folder in folders(ORACLE, "tokenizer_cases.json") {
+        let family = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        if !families.contains(&family.as_str()) {
+            continue;
+        }
+        let config = json(&folder.join("tokenizer_config.json"));
+        let mut metadata = tokenizer_json::to_metadata(&json(&folder.join("tokenizer.json")));
+        tokenizer_json::add_config(&mut metadata, &config);
+        let tokenizer = Tokenizer::from_metadata(&metadata).expect(&family);
+        let cases = json(&folder.join("tokenizer_cases.json"));
+        check_encodings(&mut report, &family, &tokenizer, &cases);
+        if let Some(source) = config["chat_template"].as_str() {
+            let template = ChatTemplate::new(source, &tokenizer).expect(&family);
+            check_chats(&mut report, &family, &tokenizer, &template, &cases);
+        }
+    }
+    report.finish(0);
+}
+
+#[test]
+fn oracle_gguf_files_encode_as_llama_cpp_or_hugging_face_do() {
+    let mut report = Report::default();
+    for folder in folders(ORACLE, "llamacpp_tokenizer_cases.json") {
+        let family = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        let files = std::fs::read_dir(&folder).expect("readable");
+        let gguf = files
+            .map(|file| file.expect("readable").path())
+            .find(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+        let metadata = gguf_metadata(&gguf.expect("a model"));
+        let tokenizer = match Tokenizer::from_metadata(&metadata) {
+            Ok(tokenizer) => tokenizer,
+            Err(error) if error.code() == ErrorCode::UnsupportedTokenizer => {
+                println!("skipped: {family}: {error}");
+                continue;
+            }
+            Err(error) => panic!("{family}: {error}"),
+        };
+        for case in json(&folder.join("llamacpp_tokenizer_cases.json")).as_array().expect("cases") {
+            let got = tokenizer.encode(text(case, "text"), options(false));
+            // Where the two differ, Hugging Face's is what the model was trained with.
+            let want = case.get("hf_ids").unwrap_or(&case["ids"]);
+            report.check(&format!("{family} {:?}", case["text"]), got, ids(want));
+        }
+    }
+    report.finish(0);
+}
