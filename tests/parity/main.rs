@@ -2,6 +2,7 @@
 //! against the exact ones. All inputs come from seeds that a failing test prints.
 
 mod cpu_exact;
+mod cpu_fast;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod naive;

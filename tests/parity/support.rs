@@ -111,7 +111,7 @@ impl Model {
                 WeightKind::Vector => {
                     (0..n_elements).flat_map(|_| (1.0 + 0.5 * rng.unit()).to_le_bytes()).collect()
                 }
-                _ => random_bytes(rng, *dtype, n_elements, 2.0 / (decl.n_cols as f32).sqrt()),
+                _ => random_bytes(rng, *dtype, n_elements, 1.0 / (decl.n_cols as f32).sqrt()),
             });
         }
         Model { plan: ModelPlan { graph, dtypes, n_ctx, n_batch }, bytes }

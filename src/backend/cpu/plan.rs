@@ -192,7 +192,16 @@ impl Workspace {
 /// `len` zeros.
 /// # Errors
 /// `OutOfMemory`, naming `what`.
-pub(super) fn zeroed<T: Clone + bytemuck::Zeroable>(len: usize, what: &str) -> Result<Vec<T>> {
+pub(super) fn zeroed<T: Clone + Default>(len: usize, what: &str) -> Result<Vec<T>> {
+    let mut buffer = with_capacity(len, what)?;
+    buffer.resize(len, T::default());
+    Ok(buffer)
+}
+
+/// An empty vector with room for `len` elements.
+/// # Errors
+/// `OutOfMemory`, naming `what`.
+pub(super) fn with_capacity<T>(len: usize, what: &str) -> Result<Vec<T>> {
     let mut buffer = Vec::new();
     buffer.try_reserve_exact(len).map_err(|error| {
         let n_bytes = len.saturating_mul(size_of::<T>());
@@ -201,6 +210,5 @@ pub(super) fn zeroed<T: Clone + bytemuck::Zeroable>(len: usize, what: &str) -> R
         );
         Error::new(ErrorCode::OutOfMemory, message).caused_by(error)
     })?;
-    buffer.resize(len, T::zeroed());
     Ok(buffer)
 }

@@ -5,10 +5,10 @@
 
 mod ops;
 
-use super::plan::zeroed;
+use super::plan::{with_capacity, zeroed};
 use super::{Attention, Kernels, MatMul};
 use crate::backend::ModelPlan;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::Result;
 use crate::model::graph::ValueId;
 use crate::model::graph::{KvDecl, WeightDecl, WeightId, WeightKind};
 use crate::model::spec::{Activation, NormSpec};
@@ -78,10 +78,7 @@ impl Kernels for Exact {
     fn upload(&mut self, weight: WeightId, offset: u64, bytes: &[u8]) -> Result<()> {
         let weight = &mut self.weights[weight.0];
         if weight.bytes.is_empty() {
-            weight.bytes.try_reserve_exact(weight.n_bytes).map_err(|error| {
-                let message = format!("{} bytes of weights do not fit into memory", weight.n_bytes);
-                Error::new(ErrorCode::OutOfMemory, message).caused_by(error)
-            })?;
+            weight.bytes = with_capacity(weight.n_bytes, "weights")?;
         }
         super::check_piece(&weight.decl, weight.bytes.len(), weight.n_bytes, offset, bytes)?;
         weight.bytes.extend_from_slice(bytes);

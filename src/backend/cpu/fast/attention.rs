@@ -1,0 +1,283 @@
+//! The KV cache in f16, and attention over it.
+//!
+//! Principal type: [`Cache`]. Keys lie in tiles of four positions, so that one vector of scores has a lane per
+//! position; values lie in rows. Queries that share a head's keys and values (the heads of a group, and the tokens of
+//! a chunk) go through them up to four at a time, so each f16 is converted once for four queries.
+//! Must not know graphs or weights.
+
+use half::f16;
+
+use super::elementwise::{exp, tanh};
+use crate::backend::cpu::Attention;
+use crate::backend::cpu::plan::zeroed;
+use crate::backend::cpu::simd::F32x4;
+use crate::error::Result;
+use crate::model::graph::KvDecl;
+
+/// Queries of a pass, and positions of a tile of keys.
+const ROWS: usize = 4;
+
+/// Elements of values that a pass takes at a time.
+const STEP: usize = 8;
+
+/// Positions whose values are added up before the sums go back to memory.
+const RUN: usize = 64;
+
+/// Keys and values of one layer.
+pub(super) struct Cache {
+    pub(super) decl: KvDecl,
+    /// Positions, a multiple of [`ROWS`].
+    n_ctx: usize,
+    /// Width of a row of values, a multiple of [`STEP`].
+    v_width: usize,
+    /// `[n_kv_heads, n_ctx / ROWS, head_dim, ROWS]`
+    k: Vec<u16>,
+    /// `[n_kv_heads, n_ctx, v_width]`
+    v: Vec<u16>,
+}
+
+/// What a pass works with; shared by all layers.
+pub(super) struct Scratch {
+    /// `[n_ctx, ROWS]` scores.
+    scores: Vec<[f32; ROWS]>,
+    /// `[head_dim, ROWS]` queries.
+    q: Vec<[f32; ROWS]>,
+    /// `[v_width / STEP, ROWS]` sums.
+    sums: Vec<[[f32; STEP]; ROWS]>,
+}
+
+impl Cache {
+    /// # Errors
+    /// `OutOfMemory`.
+    pub(super) fn new(decl: KvDecl, n_ctx: usize) -> Result<Cache> {
+        let (n_ctx, v_width) = (n_ctx.next_multiple_of(ROWS), decl.head_dim.next_multiple_of(STEP));
+        let k = zeroed(decl.n_kv_heads * n_ctx * decl.head_dim, "KV cache")?;
+        Ok(Cache { decl, n_ctx, v_width, k, v: zeroed(decl.n_kv_heads * n_ctx * v_width, "KV cache")? })
+    }
+
+    /// Stores `k, v: [n_kv_heads, head_dim]` at `pos`.
+    pub(super) fn write(&mut self, pos: usize, k: &[f32], v: &[f32]) {
+        let KvDecl { n_kv_heads, head_dim } = self.decl;
+        for head in 0..n_kv_heads {
+            let tile = (head * self.n_ctx + pos / ROWS * ROWS) * head_dim;
+            let tile = self.k[tile..][..head_dim * ROWS].as_chunks_mut::<ROWS>().0;
+            for (to, k) in tile.iter_mut().zip(&k[head * head_dim..]) {
+                to[pos % ROWS] = to_f16(*k);
+            }
+            let row = &mut self.v[(head * self.n_ctx + pos) * self.v_width..];
+            for (to, v) in row.iter_mut().zip(&v[head * head_dim..][..head_dim]) {
+                *to = to_f16(*v);
+            }
+        }
+    }
+
+    /// Fills the positions from `pos` on with the largest f16, which no computation survives unnoticed.
+    pub(super) fn poison(&mut self, pos: usize) {
+        let KvDecl { n_kv_heads, head_dim } = self.decl;
+        for pos in pos..self.n_ctx {
+            self.write(pos, &vec![f32::MAX; n_kv_heads * head_dim], &vec![f32::MAX; n_kv_heads * head_dim]);
+        }
+    }
+
+    /// Bytes held.
+    pub(super) fn memory_bytes(&self) -> usize {
+        2 * (self.k.len() + self.v.len())
+    }
+}
+
+/// Values beyond f16's range become its largest: [`F32x4::load_f16`] knows no infinities. NaN becomes a large value.
+fn to_f16(value: f32) -> u16 {
+    const LARGEST: f32 = 65504.0;
+    f16::from_f32(value.clamp(-LARGEST, LARGEST)).to_bits()
+}
+
+/// The queries of one pass: `R` of those that share a key/value head.
+struct Pass<'a> {
+    op: &'a Attention,
+    /// Query heads that share the key/value head.
+    group: usize,
+    kv_head: usize,
+    /// First query, counted over tokens, then heads of the group.
+    first: usize,
+}
+
+impl Pass<'_> {
+    /// Where query `row` of the pass stands in `[n_tokens, n_heads]`.
+    fn head(&self, row: usize) -> usize {
+        let query = self.first + row;
+        query / self.group * self.op.n_heads + self.kv_head * self.group + query % self.group
+    }
+
+    /// The positions that query `row` sees.
+    fn visible(&self, row: usize) -> std::ops::Range<usize> {
+        let end = self.op.pos + (self.first + row) / self.group + 1;
+        self.op.window.map_or(0, |window| end.saturating_sub(window))..end
+    }
+}
+
+impl Scratch {
+    /// For the widest of `caches`.
+    /// # Errors
+    /// `OutOfMemory`.
+    pub(super) fn new(caches: &[Cache]) -> Result<Scratch> {
+        let largest = |size: fn(&Cache) -> usize| caches.iter().map(size).max().unwrap_or(0);
+        Ok(Scratch {
+            scores: zeroed(largest(|cache| cache.n_ctx), "workspace")?,
+            q: zeroed(largest(|cache| cache.decl.head_dim), "workspace")?,
+            sums: zeroed(largest(|cache| cache.v_width / STEP), "workspace")?,
+        })
+    }
+
+    /// Fills everything with NaN.
+    pub(super) fn poison(&mut self) {
+        self.scores.fill([f32::NAN; ROWS]);
+        self.q.fill([f32::NAN; ROWS]);
+        self.sums.fill([[f32::NAN; STEP]; ROWS]);
+    }
+
+    /// Bytes held.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let Scratch { scores, q, sums } = self;
+        size_of_val(scores.as_slice()) + size_of_val(q.as_slice()) + size_of_val(sums.as_slice())
+    }
+
+    /// `q, out: [n_tokens, n_heads, head_dim]`
+    pub(super) fn attention(&mut self, op: &Attention, cache: &Cache, q: &[f32], out: &mut [f32]) {
+        let KvDecl { n_kv_heads, head_dim } = cache.decl;
+        let group = op.n_heads / n_kv_heads;
+        let n_queries = q.len() / head_dim / n_kv_heads;
+        for kv_head in 0..n_kv_heads {
+            for first in (0..n_queries).step_by(ROWS) {
+                let pass = Pass { op, group, kv_head, first };
+                match n_queries - first {
+                    1 => self.pass::<1>(&pass, cache, q, out),
+                    2 => self.pass::<2>(&pass, cache, q, out),
+                    3 => self.pass::<3>(&pass, cache, q, out),
+                    _ => self.pass::<4>(&pass, cache, q, out),
+                }
+            }
+        }
+    }
+
+    fn pass<const R: usize>(&mut self, pass: &Pass, cache: &Cache, q: &[f32], out: &mut [f32]) {
+        let head_dim = cache.decl.head_dim;
+        let start = pass.visible(0).start / ROWS * ROWS;
+        let end = pass.visible(R - 1).end;
+        for row in 0..R {
+            let q = &q[pass.head(row) * head_dim..][..head_dim];
+            for (to, q) in self.q.iter_mut().zip(q) {
+                to[row] = q * pass.op.scale;
+            }
+        }
+        self.scores::<R>(pass, cache, start, end);
+        let totals = self.softmax(pass.op.softcap, end - start);
+        self.weighted_values::<R>(pass, cache, start, end);
+        for row in 0..R {
+            let out = &mut out[pass.head(row) * head_dim..][..head_dim];
+            for (out, sums) in out.chunks_mut(STEP).zip(&self.sums) {
+                for (out, sum) in out.iter_mut().zip(sums[row]) {
+                    *out = sum / totals[row];
+                }
+            }
+        }
+    }
+
+    /// Scores of the positions `start..end`, minus infinity where a query does not look. `start` begins a tile.
+    fn scores<const R: usize>(&mut self, pass: &Pass, cache: &Cache, start: usize, end: usize) {
+        let head_dim = cache.decl.head_dim;
+        let keys = &cache.k[pass.kv_head * cache.n_ctx * head_dim..][..cache.n_ctx * head_dim];
+        let keys = keys[start * head_dim..].as_chunks::<ROWS>().0.chunks_exact(head_dim);
+        let scores = self.scores[..(end - start).next_multiple_of(ROWS)].as_chunks_mut::<ROWS>().0;
+        for (tile, scores) in keys.zip(scores) {
+            let mut sums = [F32x4::splat(0.0); R];
+            for (k, q) in tile.iter().zip(&self.q) {
+                let k = F32x4::load_f16(k);
+                for row in 0..R {
+                    sums[row] = sums[row] + k * F32x4::splat(q[row]);
+                }
+            }
+            for (row, sums) in sums.into_iter().enumerate() {
+                for (score, sum) in scores.iter_mut().zip(sums.to_array()) {
+                    score[row] = sum;
+                }
+            }
+        }
+        for row in 0..R {
+            let visible = pass.visible(row);
+            let n_scores = (end - start).next_multiple_of(ROWS);
+            let hidden = (0..visible.start - start).chain(visible.end - start..n_scores);
+            for index in hidden {
+                self.scores[index][row] = f32::NEG_INFINITY;
+            }
+        }
+    }
+
+    /// Turns the first `n` scores of each query into weights; returns the weights' sums.
+    fn softmax(&mut self, softcap: Option<f32>, n: usize) -> [f32; ROWS] {
+        let scores = &mut self.scores[..n];
+        let mut largest = F32x4::splat(f32::NEG_INFINITY);
+        for score in scores.iter_mut() {
+            let mut capped = F32x4::load(score);
+            if let Some(cap) = softcap {
+                // Hidden positions must stay hidden: the cap would make minus infinity an ordinary score.
+                let finite = tanh(capped / F32x4::splat(cap)) * F32x4::splat(cap);
+                let lanes = capped.to_array().map(|score| score == f32::NEG_INFINITY);
+                let mut array = finite.to_array();
+                for (score, hidden) in array.iter_mut().zip(lanes) {
+                    if hidden {
+                        *score = f32::NEG_INFINITY;
+                    }
+                }
+                capped = F32x4::load(&array);
+                capped.store(score);
+            }
+            largest = largest.max(capped);
+        }
+        let mut totals = F32x4::splat(0.0);
+        for score in scores {
+            let weight = exp(F32x4::load(score) - largest);
+            totals = totals + weight;
+            weight.store(score);
+        }
+        totals.to_array()
+    }
+
+    /// Sums of the values at `start..end`, weighted by the scores.
+    fn weighted_values<const R: usize>(&mut self, pass: &Pass, cache: &Cache, start: usize, end: usize) {
+        let width = cache.v_width;
+        let rows = &cache.v[(pass.kv_head * cache.n_ctx + start) * width..][..(end - start) * width];
+        let n_steps = width / STEP;
+        let sums = &mut self.sums[..n_steps];
+        sums.fill([[0.0; STEP]; ROWS]);
+        let runs = rows.chunks(RUN * width).zip(self.scores[..end - start].chunks(RUN));
+        for (rows, weights) in runs {
+            for (step, sums) in sums.iter_mut().enumerate() {
+                add_run::<R>(&rows.as_chunks::<STEP>().0[step..], n_steps, weights, sums);
+            }
+        }
+    }
+}
+
+/// Adds to `sums` the steps `values[0], values[n_steps], …`, weighted.
+#[inline(always)]
+fn add_run<const R: usize>(
+    values: &[[u16; STEP]],
+    n_steps: usize,
+    weights: &[[f32; ROWS]],
+    sums: &mut [[f32; STEP]; ROWS],
+) {
+    let mut totals = [[F32x4::splat(0.0); 2]; R];
+    for (values, weights) in values.iter().step_by(n_steps).zip(weights) {
+        let [low, high] = values.as_chunks::<4>().0 else { unreachable!("STEP is twice 4") };
+        let values = [F32x4::load_f16(low), F32x4::load_f16(high)];
+        for row in 0..R {
+            let weight = F32x4::splat(weights[row]);
+            totals[row] = [totals[row][0] + values[0] * weight, totals[row][1] + values[1] * weight];
+        }
+    }
+    for (sums, totals) in sums.iter_mut().zip(totals) {
+        for (sums, total) in sums.as_chunks_mut::<4>().0.iter_mut().zip(totals) {
+            (F32x4::load(sums) + total).store(sums);
+        }
+    }
+}
