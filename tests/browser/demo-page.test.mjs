@@ -194,6 +194,15 @@ describe('the demo page', () => {
     await stored.getByRole('button', { name: 'Delete', exact: true }).click();
     await stored.getByText('Nothing is stored yet').waitFor();
   });
+
+  test('a file of the disk loads as it is, after the other model was unloaded', async () => {
+    await page.getByRole('button', { name: 'New chat' }).click();
+    await page.getByRole('button', { name: 'Unload' }).click();
+    await page.locator('.welcome input[type="file"]').setInputFiles(MODEL_FILE);
+    await ready(page);
+    assert.match(await page.locator('[data-section="model"]').innerText(), /Kept for next time\s+no/);
+    assert.deepEqual(page.problems, []);
+  });
 });
 
 test('the page works under a sub-path of a host that sends no headers', async () => {

@@ -35,7 +35,12 @@ export class App {
   readonly #status = new LoadStatus(this.#host);
   readonly #welcome: Welcome;
   readonly #scroller = h('div', { class: 'scroller' });
-  readonly #chat = new Chat(() => this.#host.engine, this.#settings, this.#scroller);
+  readonly #chat = new Chat({
+    engine: () => this.#host.engine,
+    settings: this.#settings,
+    scroller: this.#scroller,
+    reload: () => this.#loadAgain(),
+  });
   readonly #composer: Composer;
   readonly #panel: Panel;
   readonly #main = h('main', { id: 'main' });
@@ -118,6 +123,12 @@ export class App {
     this.#load({ label: entry.name, model: entry.key, backend: this.#backend.value, bytes: entry.bytesTotal });
   }
 
+  /** The same model on the backend that is chosen now. */
+  #loadAgain(): void {
+    const { state } = this.#host;
+    if (state.kind === 'ready' || state.kind === 'failed') this.#load({ ...state.request, backend: this.#backend.value });
+  }
+
   #sendPrompt(prompt: string): void {
     this.#composer.focus();
     void this.#chat.send(prompt);
@@ -191,7 +202,7 @@ export class App {
     fill(this.#reload, h('button', {
       type: 'button',
       class: 'button primary',
-      on: { click: () => this.#load({ ...state.request, backend: this.#backend.value }) },
+      on: { click: () => this.#loadAgain() },
     }, icon('redo'), 'Reload the model to switch'));
   }
 

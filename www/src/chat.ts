@@ -2,13 +2,27 @@
  * The conversation: messages, the running reply, stop, regenerate, new chat. Fires `change` when it starts, ends or
  * empties. Must not know where the engine comes from or how it was loaded.
  */
-import type { ChatMessage, Engine } from 'lamplight';
+import type { ChatMessage, Engine, LamplightErrorCode } from 'lamplight';
 import { announce } from './announcer';
 import { fill, h, icon } from './dom';
-import { isAbort } from './errors';
+import { explain, isAbort } from './errors';
 import { ReplyView, userMessage } from './message-view';
 import { Reply } from './reply';
 import type { SettingsForm } from './settings';
+
+/** What a conversation needs from the page around it. */
+export interface ChatSetting {
+  /** The loaded engine, if there is one now. */
+  engine: () => Engine | undefined;
+  settings: SettingsForm;
+  /** The scrolling element around the conversation. */
+  scroller: HTMLElement;
+  /** Loads the same model again, after the engine was lost. */
+  reload: () => void;
+}
+
+/** After these the engine answers no more. */
+const LOST = new Set<LamplightErrorCode>(['gpu-lost', 'worker-failed', 'disposed', 'out-of-memory', 'internal']);
 
 /** Within so many pixels of the end the page follows the text. */
 const FOLLOW_WITHIN = 80;
@@ -19,18 +33,19 @@ export class Chat extends EventTarget {
   readonly #jump: HTMLButtonElement;
   readonly #engine: () => Engine | undefined;
   readonly #settings: SettingsForm;
-  /** The scrolling element around the conversation. */
   readonly #scroller: HTMLElement;
+  readonly #reload: () => void;
   #messages: ChatMessage[] = [];
   #abort: AbortController | undefined;
   #view: ReplyView | undefined;
   #follow = true;
 
-  constructor(engine: () => Engine | undefined, settings: SettingsForm, scroller: HTMLElement) {
+  constructor({ engine, settings, scroller, reload }: ChatSetting) {
     super();
     this.#engine = engine;
     this.#settings = settings;
     this.#scroller = scroller;
+    this.#reload = reload;
     this.#jump = h('button', {
       type: 'button',
       class: 'jump',
@@ -108,7 +123,8 @@ export class Chat extends EventTarget {
     } finally {
       clearInterval(clock);
       if (abort.signal.aborted) reply.finish ??= 'abort';
-      view.finish(() => void this.regenerate());
+      const lost = reply.error !== undefined && LOST.has(explain(reply.error).code);
+      view.finish(() => void this.regenerate(), lost ? this.#reload : undefined);
     }
     // A new chat may have begun meanwhile.
     if (this.#abort !== abort) return;
@@ -121,7 +137,8 @@ export class Chat extends EventTarget {
 
   async #stream(engine: Engine, reply: Reply, view: ReplyView, signal: AbortSignal): Promise<void> {
     const { systemPrompt } = this.#settings;
-    const messages = systemPrompt ? [{ role: 'system', content: systemPrompt }, ...this.#messages] : this.#messages;
+    const turns = alternating(this.#messages);
+    const messages = systemPrompt ? [{ role: 'system', content: systemPrompt }, ...turns] : turns;
     const stream = await engine.chat.completions.create({ ...this.#settings.sampling(), messages, stream: true, signal });
     for await (const chunk of stream) {
       const [choice] = chunk.choices;
@@ -147,6 +164,20 @@ export class Chat extends EventTarget {
   #changed(): void {
     this.dispatchEvent(new Event('change'));
   }
+}
+
+/**
+ * Chat templates want user and assistant in turn. A reply that failed leaves two messages of the user in a row: they
+ * become one.
+ */
+function alternating(messages: ChatMessage[]): ChatMessage[] {
+  const turns: ChatMessage[] = [];
+  for (const message of messages) {
+    const last = turns.at(-1);
+    if (last?.role === message.role) turns[turns.length - 1] = { ...last, content: `${last.content}\n\n${message.content}` };
+    else turns.push(message);
+  }
+  return turns;
 }
 
 function announcement(reply: Reply): string {

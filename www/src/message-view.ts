@@ -10,7 +10,7 @@ const DRAW_EVERY = 80;
 /** What the user wrote, as it was written. */
 export function userMessage(text: string): HTMLLIElement {
   return h('li', { class: 'message user' },
-    h('article', {}, h('h2', { class: 'visually-hidden' }, 'You'), h('div', { class: 'bubble' }, text)));
+    h('article', {}, h('h2', { class: 'visually-hidden' }, 'You'), h('div', { class: 'bubble', dir: 'auto' }, text)));
 }
 
 export class ReplyView {
@@ -45,8 +45,8 @@ export class ReplyView {
     }, DRAW_EVERY);
   }
 
-  /** Draws the end: final text, measurements, buttons. */
-  finish(regenerate: () => void): void {
+  /** Draws the end: final text, measurements, buttons. `reload` is there when the engine is gone. */
+  finish(regenerate: () => void, reload?: () => void): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.root.removeAttribute('aria-busy');
@@ -54,7 +54,7 @@ export class ReplyView {
     const reply = this.#reply;
     const copy = iconButton('copy', 'Copy the reply', () => void copyWithFeedback(copy, reply.text), 'icon-button small');
     const again = iconButton('redo', 'Regenerate the reply', regenerate, 'icon-button small regenerate');
-    const retry = h('button', { type: 'button', class: 'button small', on: { click: regenerate } }, 'Try again');
+    const retry = h('button', { type: 'button', class: 'button small', on: { click: reload ?? regenerate } }, reload ? 'Load the model again' : 'Try again');
     if (reply.error !== undefined) this.#foot.before(errorCard(reply.error, retry));
     fill(this.#foot,
       h('div', { class: 'message-actions' }, reply.text ? copy : null, again),

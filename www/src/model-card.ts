@@ -27,6 +27,7 @@ export class ModelCard {
       h('p', { class: 'model-name' }, label),
       factList([
         ['Name in the file', model.name === label ? undefined : model.name],
+        ['Runs on', info.backend === 'webgpu' ? 'WebGPU' : 'CPU'],
         ['Architecture', `${model.architecture}, ${count(model.nLayers)} layers`],
         ['Parameters', parameters(model.nParams)],
         ['Weights', formats.map(([name, size]) => `${formatName(name)} ${bytes(size)}`.replaceAll(' ', '\u00a0')).join(', ')],
