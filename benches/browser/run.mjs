@@ -40,7 +40,9 @@ function jobOf(engine, backend) {
   const tokens = Math.min(Number(args.tokens), software ? SOFTWARE_GPU.tokens : Infinity);
   // onnxruntime's best formats differ: int8 for its CPU kernels, 4 bits (as the GGUF has) for the GPU.
   const url = engine === 'transformers' ? '/onnx' : '/models/model.gguf';
-  return { engine, backend, prompt, tokens, url, options: { backend, threads: Number(args.threads), dtype: backend === 'webgpu' ? 'q4' : 'q8' } };
+  // wllama's WebGPU build aborts in a page that is not cross-origin isolated.
+  const isolated = args.isolated || (engine === 'wllama' && backend === 'webgpu');
+  return { engine, backend, prompt, tokens, url, isolated, options: { backend, threads: Number(args.threads), dtype: backend === 'webgpu' ? 'q4' : 'q8' } };
 }
 
 async function openPage(context, origin) {
@@ -55,7 +57,7 @@ async function session(job) {
   const server = await startServer({
     mounts: { '/': HERE, '/pkg/': path.join(ROOT, 'pkg/dist'), ...(args.onnx ? { '/onnx/': path.resolve(args.onnx) } : {}) },
     files: { '/models/model.gguf': path.resolve(args.model) },
-    headers: args.isolated ? ISOLATION : {},
+    headers: job.isolated ? ISOLATION : {},
   });
   const gpu = { cpu: 'none', webgpu: args.gpu }[job.backend];
   const browser = await launch({ gpu });
@@ -113,7 +115,7 @@ function table(jobs, results) {
       continue;
     }
     const ratio = (key) => (ours && ours !== job ? `${digits(pick(ours, key) / pick(job, key), 2)}x` : '');
-    lines.push(`| ${job.engine}${info.dtype ? ` ${info.dtype}` : ''} | ${where} (prompt ${job.prompt}, ${job.tokens} tokens) `
+    lines.push(`| ${job.engine}${info.dtype ? ` ${info.dtype}` : ''} | ${where} (prompt ${job.prompt}, ${job.tokens} tokens${job.isolated && !args.isolated ? ', isolated' : ''}) `
       + `| ${digits(pick(job, 'cold') / 1000, 1)} / ${digits(pick(job, 'cached') / 1000, 1)} | ${digits(pick(job, 'ttft'), 0)} `
       + `| ${digits(pick(job, 'prefill'), 1)} | ${digits(pick(job, 'decode'), 1)} | ${[ratio('prefill'), ratio('decode')].filter(Boolean).join(', ')} |`);
   }

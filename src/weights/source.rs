@@ -125,7 +125,7 @@ impl ByteSource for FileSource {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
     use std::cell::RefCell;

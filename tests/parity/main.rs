@@ -1,5 +1,6 @@
 //! Parity of the backends: every op, format and odd shape against a naive f64 interpreter, and the fast kernels
 //! against the exact ones. All inputs come from seeds that a failing test prints.
+#![cfg(not(target_arch = "wasm32"))]
 
 mod cpu_exact;
 mod cpu_fast;
