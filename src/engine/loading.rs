@@ -31,6 +31,8 @@ pub struct LoadOptions {
 
 /// Largest context by default: enough for a chat, and a KV cache that fits everywhere.
 pub const DEFAULT_N_CTX: usize = 4096;
+/// Larger contexts and steps than this are a slip of the pen: no supported model was trained for them.
+const MAX_POSITIONS: usize = 1 << 20;
 /// Tokens of a prefill step by default: enough for the tiled kernels, and workspace that fits everywhere.
 pub const DEFAULT_N_BATCH: usize = 128;
 
@@ -85,8 +87,8 @@ impl Loading {
         let tokenizer = Tokenizer::from_metadata(&header.metadata)?;
         let template = chat_template(&header.metadata, &tokenizer);
         let summary = summarise(&spec, &header, &weights, template.is_ok())?;
-        let n_ctx = positive("n_ctx", options.n_ctx)?.unwrap_or(spec.n_ctx_train.min(DEFAULT_N_CTX));
-        let n_batch = positive("n_batch", options.n_batch)?.unwrap_or(DEFAULT_N_BATCH);
+        let n_ctx = sensible("n_ctx", options.n_ctx)?.unwrap_or(spec.n_ctx_train.min(DEFAULT_N_CTX));
+        let n_batch = sensible("n_batch", options.n_batch)?.unwrap_or(DEFAULT_N_BATCH);
         Ok(Self { graph, weights, tokenizer, template, summary, n_ctx, n_batch: n_batch.min(n_ctx) })
     }
 
@@ -137,9 +139,13 @@ fn need(weight: &WeightDecl) -> Need {
     }
 }
 
-fn positive(name: &str, value: Option<usize>) -> Result<Option<usize>> {
+/// A number of positions or tokens that can be meant.
+fn sensible(name: &str, value: Option<usize>) -> Result<Option<usize>> {
     match value {
-        Some(0) => Err(Error::new(ErrorCode::InvalidRequest, "must be at least 1").at(name)),
+        Some(value) if !(1..=MAX_POSITIONS).contains(&value) => {
+            let message = format!("must be from 1 to {MAX_POSITIONS}");
+            Err(Error::new(ErrorCode::InvalidRequest, message).at(name))
+        }
         other => Ok(other),
     }
 }

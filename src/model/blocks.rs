@@ -160,3 +160,110 @@ impl Builder<'_> {
         RopeId(self.graph.ropes.len() - 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::{Activation, RopeLayout, RopeScaling};
+
+    /// Two layers of width 8 with 2 query heads and 1 key/value head of 4, over a vocabulary of 16.
+    fn spec() -> ModelSpec {
+        let norm = NormSpec { kind: NormKind::Rms, eps: 1e-5 };
+        let rope = RopeSpec {
+            layout: RopeLayout::Norm,
+            n_dims: 4,
+            theta: 10_000.0,
+            scaling: RopeScaling::None,
+            freq_factors: true,
+        };
+        let attention = AttentionSpec {
+            n_heads: 2,
+            n_kv_heads: 1,
+            head_dim: 4,
+            rope: Some(rope),
+            scale: 0.5,
+            window: None,
+            softcap: None,
+        };
+        let ffn = FfnSpec::Gated { n_ff: 12, activation: Activation::Silu };
+        let layer = LayerSpec { attn_norm: norm, attention, ffn_norm: norm, ffn };
+        ModelSpec {
+            family: "test",
+            n_vocab: 16,
+            n_embd: 8,
+            n_ctx_train: 32,
+            layers: vec![layer.clone(), layer],
+            output_norm: norm,
+            embed_scale: 1.0,
+            logit_scale: 1.0,
+        }
+    }
+
+    fn shape(graph: &Graph, name: &str) -> Option<(usize, usize, WeightKind)> {
+        let weight = graph.weights.iter().find(|weight| weight.name == name)?;
+        Some((weight.n_cols, weight.n_rows, weight.kind))
+    }
+
+    #[test]
+    fn weights_are_declared_once_with_their_shapes() {
+        let graph = build_graph(&spec(), |_| false);
+        let matrix = |n_cols, n_rows| Some((n_cols, n_rows, WeightKind::Matrix));
+        assert_eq!(shape(&graph, "token_embd.weight"), Some((8, 16, WeightKind::Embedding)));
+        assert_eq!(shape(&graph, "blk.1.attn_q.weight"), matrix(8, 8));
+        assert_eq!(shape(&graph, "blk.1.attn_k.weight"), matrix(8, 4));
+        assert_eq!(shape(&graph, "blk.1.attn_output.weight"), matrix(8, 8));
+        assert_eq!(shape(&graph, "blk.0.ffn_down.weight"), matrix(12, 8));
+        assert_eq!(shape(&graph, "output_norm.weight"), Some((8, 1, WeightKind::Vector)));
+        // Nine tensors a layer, the table and the last norm; the head is tied and there are no biases.
+        assert_eq!(graph.weights.len(), 2 * 9 + 2);
+        let names: std::collections::HashSet<_> = graph.weights.iter().map(|weight| &weight.name).collect();
+        assert_eq!(names.len(), graph.weights.len());
+    }
+
+    #[test]
+    fn optional_tensors_are_used_where_the_file_holds_them() {
+        let optional = ["output.weight", "rope_freqs.weight", "blk.0.attn_q.bias"];
+        let graph = build_graph(&spec(), |name| optional.contains(&name));
+        assert_eq!(shape(&graph, "output.weight"), Some((8, 16, WeightKind::Matrix)));
+        assert_eq!(shape(&graph, "rope_freqs.weight"), Some((2, 1, WeightKind::Vector)));
+        assert_eq!(shape(&graph, "blk.0.attn_q.bias"), Some((8, 1, WeightKind::Vector)));
+        assert_eq!(shape(&graph, "blk.1.attn_q.bias"), None);
+        let biased = graph.ops.iter().filter(|op| matches!(op, Op::MatMul { bias: Some(_), .. }));
+        assert_eq!(biased.count(), 1);
+    }
+
+    #[test]
+    fn layers_that_rotate_alike_share_a_table() {
+        let mut spec = spec();
+        assert_eq!(build_graph(&spec, |_| true).ropes.len(), 1);
+        spec.layers[1].attention.rope.as_mut().unwrap().theta = 500_000.0;
+        assert_eq!(build_graph(&spec, |_| true).ropes.len(), 2);
+        spec.layers[1].attention.rope = None;
+        let graph = build_graph(&spec, |_| true);
+        assert_eq!(graph.ropes.len(), 1);
+        assert!(graph.ops.iter().any(|op| matches!(op, Op::RopeKvWrite { rope: None, .. })));
+    }
+
+    /// What every backend relies on: values are written before they are read, and no op writes what it only reads.
+    #[test]
+    fn every_value_is_written_before_it_is_read() {
+        let graph = build_graph(&spec(), |_| true);
+        let mut written = std::collections::HashSet::new();
+        for op in &graph.ops {
+            for read in op.reads() {
+                assert!(written.contains(&read), "{op:?} reads {} too early", graph.values[read.0].name);
+            }
+            let in_place = match op {
+                Op::MatMul { add, out, .. } => *add == Some(*out),
+                Op::RopeKvWrite { .. } => true,
+                _ => false,
+            };
+            assert!(in_place || !op.reads().contains(&op.writes()), "{op:?} overwrites its source");
+            written.insert(op.writes());
+        }
+        let logits = graph.logits.unwrap();
+        assert!(written.contains(&logits));
+        assert_eq!((graph.values[logits.0].width, graph.values[logits.0].rows), (16, Rows::Outputs));
+        assert_eq!(graph.kv, [KvDecl { n_kv_heads: 1, head_dim: 4 }; 2]);
+    }
+}

@@ -195,3 +195,59 @@ impl RopeSpec {
         1.0 - interpolated.clamp(0.0, 1.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope(n_dims: usize, theta: f32, scaling: RopeScaling) -> RopeSpec {
+        RopeSpec { layout: RopeLayout::Norm, n_dims, theta, scaling, freq_factors: true }
+    }
+
+    fn assert_close(found: &[f64], expected: &[f64]) {
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found / expected - 1.0).abs() < 1e-6, "{found} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn frequencies_fall_from_one_by_powers_of_theta() {
+        let found = rope(8, 10_000.0, RopeScaling::None).frequencies(None);
+        assert_close(&found.radians_per_pos, &[1.0, 0.1, 0.01, 0.001]);
+        assert_eq!(found.magnitude, 1.0);
+    }
+
+    #[test]
+    fn factors_divide_and_linear_scaling_divides_all() {
+        let plain = rope(8, 10_000.0, RopeScaling::None);
+        let found = plain.frequencies(Some(&[1.0, 2.0, 4.0, 8.0]));
+        assert_close(&found.radians_per_pos, &[1.0, 0.05, 0.0025, 0.000125]);
+        let linear = rope(8, 10_000.0, RopeScaling::Linear { factor: 4.0 });
+        let found = linear.frequencies(Some(&[1.0, 1.0, 1.0, 2.0]));
+        assert_close(&found.radians_per_pos, &[0.25, 0.025, 0.0025, 0.000125]);
+        assert_eq!(found.magnitude, 1.0);
+    }
+
+    /// Values of the formulas in Hugging Face's `_compute_yarn_parameters`, worked out apart from this code.
+    #[test]
+    fn yarn_keeps_fast_pairs_and_interpolates_slow_ones() {
+        let scaling = RopeScaling::Yarn {
+            factor: 4.0,
+            original_context: 256,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attn_factor: 1.0,
+        };
+        let found = rope(32, 10_000.0, scaling).frequencies(None);
+        #[rustfmt::skip]
+        let expected = [
+            1.0, 0.5020904689199546, 0.24846467329894412, 0.12066895996692692, 0.05714285714285715,
+            0.02610870438383764, 0.011293848786315641, 0.004445698525097307, 0.0025, 0.0014058533129758727,
+            0.0007905694150420948, 0.0004445698525097307, 0.00025, 0.00014058533129758727,
+            7.905694150420948e-05, 4.445698525097307e-05,
+        ];
+        assert_close(&found.radians_per_pos, &expected);
+        assert!((found.magnitude - 1.138_629_4).abs() < 1e-6);
+    }
+}
