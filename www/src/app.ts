@@ -2,10 +2,10 @@
 import type { BackendChoice, CachedModel } from 'lamplight';
 import { announce, announcerElement } from './announcer';
 import { CacheList } from './cache-list';
-import { cacheKey, fetchCatalog, type CatalogModel } from './catalog';
+import { cacheKey, fetchCatalog, storedName, type CatalogModel } from './catalog';
 import { Chat } from './chat';
 import { Composer } from './composer';
-import { backendName, DevicePanel } from './device-panel';
+import { backendName, DevicePanel, reasonSentence } from './device-panel';
 import { fill, h, icon } from './dom';
 import { acceptDrops } from './drop';
 import { EngineHost, type LoadRequest } from './engine-host';
@@ -16,6 +16,7 @@ import { BackendSetting, backendSwitch, ModelChooser } from './model-source';
 import { isPageKept, keepPageOffline } from './offline';
 import { Panel } from './panel';
 import { SettingsForm } from './settings';
+import { snippet } from './snippet';
 import { remember, remembered } from './store';
 import { themeButton } from './theme';
 import { Welcome } from './welcome';
@@ -68,6 +69,7 @@ export class App {
       { id: 'settings', title: 'Sampling', body: this.#settings.root, open: true },
       { id: 'cache', title: 'Stored models', body: this.#cache.root, open: true },
       { id: 'device', title: 'This device', body: this.#device.root, open: true },
+      { id: 'code', title: 'In your own page', body: snippet(), open: false },
     ], () => [header, this.#main]);
     fill(header,
       h('h1', { class: 'brand' }, icon('lamp', 'lamp'), h('span', {}, 'Lamplight')),
@@ -120,7 +122,7 @@ export class App {
   }
 
   #loadStored(entry: CachedModel): void {
-    this.#load({ label: entry.name, model: entry.key, backend: this.#backend.value, bytes: entry.bytesTotal });
+    this.#load({ label: storedName(entry.key, entry.name), model: entry.key, backend: this.#backend.value, bytes: entry.bytesTotal });
   }
 
   /** The same model on the backend that is chosen now. */
@@ -168,6 +170,7 @@ export class App {
     const { state } = this.#host;
     const info = this.#host.engine?.info;
     this.#device.showEngine(info);
+    this.#showDeviceLine();
     fill(this.#chip);
     this.#modelCard.clear();
     if (state.kind === 'loading') announce(`Loading ${state.request.label}.`);
@@ -211,6 +214,8 @@ export class App {
   }
 
   #showDeviceLine(): void {
+    const info = this.#host.engine?.info;
+    if (info) return this.#welcome.showDevice(reasonSentence(info.backendReason));
     const found = this.#device.capabilities;
     if (!found) return;
     const adapter = found.adapter;

@@ -1,6 +1,7 @@
 /** The models stored in this browser: name, size, last use; each can be loaded or deleted. */
 import { models, type CachedModel } from 'lamplight';
 import { announce } from './announcer';
+import { storedName } from './catalog';
 import { fill, h, icon, iconButton } from './dom';
 import { explain } from './errors';
 import { ago, bytes } from './format';
@@ -44,17 +45,18 @@ export class CacheList extends EventTarget {
   }
 
   #row(entry: CachedModel): HTMLLIElement {
+    const name = storedName(entry.key, entry.name);
     const size = entry.complete ? bytes(entry.bytesStored) : `${bytes(entry.bytesStored)} of ${bytes(entry.bytesTotal)}, incomplete`;
     return h('li', {},
       h('div', { class: 'cache-text' },
-        h('span', { class: 'cache-name', title: entry.key }, entry.name),
+        h('span', { class: 'cache-name', title: entry.key }, name),
         h('span', { class: 'facts' }, `${size} · ${ago(entry.lastUsed)}`)),
       h('button', {
         type: 'button',
         class: 'button small',
         on: { click: () => this.#load(entry) },
-      }, entry.complete ? 'Load' : 'Finish', h('span', { class: 'visually-hidden' }, ` ${entry.name}`)),
-      iconButton('trash', `Delete ${entry.name} from this browser`, () => this.#askToDelete(entry), 'icon-button small'));
+      }, entry.complete ? 'Load' : 'Finish', h('span', { class: 'visually-hidden' }, ` ${name}`)),
+      iconButton('trash', `Delete ${name} from this browser`, () => this.#askToDelete(entry), 'icon-button small'));
   }
 
   /** Deleting asks once more, in the row itself. */
@@ -73,7 +75,7 @@ export class CacheList extends EventTarget {
   async #delete(entry: CachedModel): Promise<void> {
     try {
       await models.delete(entry.key);
-      announce(`${entry.name} was deleted.`);
+      announce(`${storedName(entry.key, entry.name)} was deleted.`);
     } catch (error) {
       announce(explain(error).title);
     }

@@ -50,6 +50,16 @@ export function cacheKey(url: string): string {
   return parsed.href;
 }
 
+/** A stored model by its file's name; what a file calls itself is often the name of a training run. */
+export function storedName(key: string, fallback: string): string {
+  const name = displayName(URL.parse(key)?.pathname ?? '');
+  try {
+    return decodeURIComponent(name) || fallback;
+  } catch {
+    return name || fallback;
+  }
+}
+
 /** A file name without folders and ending: `SmolLM2-135M-Instruct.Q4_1`. */
 export function displayName(name: string): string {
   return name.replace(/^.*[/\\]/, '').replace(/\.gguf$/i, '');

@@ -84,13 +84,12 @@ export class DevicePanel {
   #verdict(found: Capabilities): HTMLElement {
     const info = this.#info;
     const backend = info?.backend ?? (found.webgpu ? 'webgpu' : 'cpu');
-    // The backend's name is in the line above.
-    const reason = info?.backendReason.replace(/^(?:the CPU|CPU|WebGPU): /, '')
+    const reason = info?.backendReason
       ?? (found.webgpu ? 'WebGPU is available; its self-check runs when a model is loaded.' : found.webgpuReason ?? 'WebGPU is not available.');
     return h('div', { class: 'verdict' },
       h('p', { class: 'verdict-backend' }, icon('chip'),
         info ? 'Running on ' : 'Automatic would choose ', h('strong', {}, backendName(backend))),
-      h('p', { class: 'verdict-reason' }, `${reason.charAt(0).toUpperCase()}${reason.slice(1)}`));
+      h('p', { class: 'verdict-reason' }, reasonSentence(reason)));
   }
 
   #storage({ storage }: Capabilities): HTMLElement {
@@ -139,6 +138,12 @@ export class DevicePanel {
       },
     }, icon('copy'), label);
   }
+}
+
+/** The engine's reason as a sentence of its own: the backend's name stands elsewhere. */
+export function reasonSentence(reason: string): string {
+  const rest = reason.replace(/^(?:the CPU|CPU|WebGPU): /, '');
+  return `${rest.charAt(0).toUpperCase()}${rest.slice(1)}${/[.!?]$/.test(rest) ? '' : '.'}`;
 }
 
 export function backendName(backend: 'webgpu' | 'cpu'): string {

@@ -40,9 +40,15 @@ export class ModelCard {
         ['Licence', entry?.license],
         ['About', entry?.homepage ? link(entry.homepage) : undefined],
       ]),
-      ...info.warnings.map(({ code, message }) => h('p', { class: 'warning' }, icon('alert'), h('span', {}, `${message} (${code})`))),
+      ...warnings(info),
       h('div', { class: 'button-row' }, this.#unload));
   }
+}
+
+/** What the engine worked around; the same trouble with each part of a file is told once. */
+function warnings(info: EngineInfo): HTMLElement[] {
+  const texts = new Set(info.warnings.map(({ code, message }) => `${message.charAt(0).toUpperCase()}${message.slice(1)} (${code}).`));
+  return [...texts].map((text) => h('p', { class: 'warning' }, icon('alert'), h('span', {}, text)));
 }
 
 function contextText({ contextLength, model }: EngineInfo): string {
