@@ -120,15 +120,9 @@ impl Bpe {
         Ok(Bpe { merges: map, byte_ids, ignore_merges })
     }
 
-    /// Appends the tokens of one pre-token. A byte without a token becomes `unknown`, or nothing when there is none.
-    pub(crate) fn encode(
-        &self,
-        vocab: &Vocab,
-        piece: &[u8],
-        unknown: Option<u32>,
-        scratch: &mut Scratch,
-        out: &mut Vec<u32>,
-    ) {
+    /// Appends the tokens of one pre-token. A byte without a token is left out, as the reference implementations do:
+    /// files name a control token as the unknown one, and text must not turn into that.
+    pub(crate) fn encode(&self, vocab: &Vocab, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
         if self.ignore_merges
             && let Some(id) = vocab.find_text(piece)
         {
@@ -138,7 +132,7 @@ impl Bpe {
         let Scratch { symbols, heap } = scratch;
         symbols.clear();
         heap.clear();
-        for id in piece.iter().filter_map(|byte| self.byte_ids[usize::from(*byte)].or(unknown)) {
+        for id in piece.iter().filter_map(|byte| self.byte_ids[usize::from(*byte)]) {
             let at = symbols.len() as u32;
             symbols.push(Symbol { id, prev: at.wrapping_sub(1), next: at + 1 });
         }
@@ -261,7 +255,7 @@ mod tests {
 
     fn encode(bpe: &Bpe, vocab: &Vocab, text: &[u8]) -> Vec<u32> {
         let mut out = Vec::new();
-        bpe.encode(vocab, text, None, &mut Scratch::default(), &mut out);
+        bpe.encode(vocab, text, &mut Scratch::default(), &mut out);
         out
     }
 
@@ -287,7 +281,7 @@ mod tests {
         assert_eq!(encode(&bpe, &vocab, b"abc"), [0, 4]);
         assert_eq!(encode(&bpe, &vocab, b"aaab"), [5, 3]);
         assert_eq!(encode(&bpe, &vocab, b""), [0u32; 0]);
-        // A byte that no token stands for is left out, as the reference implementations do.
+        // No token stands for the middle byte.
         assert_eq!(encode(&bpe, &vocab, b"a?b"), [3]);
     }
 

@@ -222,7 +222,7 @@ impl Tokenizer {
             Model::Bpe { bpe, kind } => {
                 let text = if kind.nfc { nfc(bytes) } else { Cow::Borrowed(bytes) };
                 kind.pre.split(&text, &mut |piece| {
-                    bpe.encode(&self.vocab, piece, self.unknown, scratch, out);
+                    bpe.encode(&self.vocab, piece, scratch, out);
                 });
             }
             Model::Spm { spm, add_space_prefix } => {

@@ -1,4 +1,5 @@
 //! Hugging Face's `tokenizer.json` as GGUF metadata, for tests: one vocabulary for our tokenizer and the reference.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use lamplight::formats::metadata::{Metadata, StringArray, Value};
 use serde_json::Value as Json;
