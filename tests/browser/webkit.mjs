@@ -106,12 +106,14 @@ describe('WebKitGTK, CPU path', () => {
   });
 
   test('the real model loads from the network onto the CPU', async (t) => {
-    const { info, seconds } = await webkit.run(async (model) => {
+    const { info, seconds, warnings } = await webkit.run(async (model) => {
       const started = performance.now();
-      globalThis.engine = await lamplight.createEngine({ model });
-      return { info: engine.info, seconds: (performance.now() - started) / 1000 };
+      globalThis.warnings = [];
+      globalThis.engine = await lamplight.createEngine({ model, onWarning: (warning) => warnings.push(warning) });
+      return { warnings, info: engine.info, seconds: (performance.now() - started) / 1000 };
     }, MODEL_PATH);
     t.diagnostic(`cold load: ${seconds.toFixed(2)} s`);
+    assert.deepEqual(warnings, []);
     assert.equal(info.backend, 'cpu');
     assert.ok(info.backendReason.length > 10);
     assert.equal(info.model.fileBytes, MODEL_BYTES);

@@ -116,9 +116,13 @@ describe('worker', () => {
     const strict = await startPackageServer({ headers: STRICT });
     try {
       const page = await openPage(browser, strict);
-      // The policy is really in force: what it forbids is refused.
-      const evaluated = await page.evaluate(() => { try { return globalThis.eval('1 + 1'); } catch (error) { return error.name; } });
-      assert.match(String(evaluated), /EvalError|TypeError/);
+      // The policy is really in force: what it forbids is refused and reported.
+      await page.evaluate(() => new Promise((resolve) => {
+        const image = new Image();
+        image.onerror = image.onload = resolve;
+        image.src = '/pixel.png';
+      }));
+      assert.ok(page.problems.some((problem) => /CSP: img-src/.test(problem)), JSON.stringify(page.problems));
       page.problems.length = 0;
       await load(page, { model: MODEL_PATH, backend: 'cpu' });
       const text = await page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
