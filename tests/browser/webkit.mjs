@@ -26,6 +26,10 @@ function freePort() {
 /** Starts Xvfb, the driver and a browser; `run(function, argument)` evaluates an async function in the page. */
 async function startWebkit() {
   const children = [];
+  const endAll = () => { for (const child of children.splice(0).reverse()) child.kill(); };
+  // Also when the runner is interrupted: nothing of this may stay behind.
+  process.once('exit', endAll);
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
   const start = (command, args, env) => {
     const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'inherit'] });
     child.on('error', (error) => console.error(`${command}: ${error.message}`));
@@ -76,7 +80,7 @@ async function startWebkit() {
     },
     async close() {
       await command('DELETE', base).catch(() => {});
-      for (const child of children.reverse()) child.kill();
+      endAll();
     },
   };
 }
