@@ -202,7 +202,8 @@ impl<D: TextDecoder> Run<D> {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(not(target_arch = "wasm32"))]
+#[cfg(test)]
 mod tests {
     use pollster::block_on;
 

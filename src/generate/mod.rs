@@ -11,7 +11,8 @@ pub mod rng;
 mod sampler;
 mod session;
 mod stop;
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(not(target_arch = "wasm32"))]
+#[cfg(test)]
 mod test_backend;
 
 pub use generator::{Event, FinishReason, Generated, TextDecoder, generate};

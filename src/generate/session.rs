@@ -204,7 +204,8 @@ fn next_chunk(n: usize, ms: f64, budget: f64) -> usize {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(not(target_arch = "wasm32"))]
+#[cfg(test)]
 mod tests {
     use pollster::block_on;
 
