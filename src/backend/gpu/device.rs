@@ -3,9 +3,11 @@
 //! Principal type: [`GpuDevice`]. After a device is lost WebGPU reports nothing any more and calls succeed silently, so
 //! everything that waits on the GPU asks [`GpuDevice::check`] afterwards. Must not know graphs or kernels.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::oneshot::oneshot;
+use super::pipelines::Cache;
 use crate::error::{Error, ErrorCode, Result};
 
 /// What to ask an adapter for.
@@ -47,13 +49,17 @@ struct Incidents {
     uncaptured: Option<(ErrorCode, String)>,
 }
 
-/// A device and its queue. Clones share the device.
+/// What went wrong with internals, validity and memory, once the GPU has told.
+pub(super) type Errors = [Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>; 3];
+
+/// A device, its queue and the kernels compiled for it. Clones share all of them.
 #[derive(Clone)]
 pub struct GpuDevice {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     info: AdapterInfo,
     incidents: Arc<Mutex<Incidents>>,
+    pub(super) cache: Arc<Mutex<Cache>>,
 }
 
 impl GpuDevice {
@@ -91,7 +97,7 @@ impl GpuDevice {
         let info = describe(&adapter, &device);
         let incidents = Arc::new(Mutex::new(Incidents::default()));
         watch(&device, &incidents);
-        let device = GpuDevice { device, queue, info, incidents };
+        let device = GpuDevice { device, queue, info, incidents, cache: Arc::default() };
         // A device may be lost before it is handed out.
         device.check()?;
         Ok(device)
@@ -140,16 +146,28 @@ impl GpuDevice {
         invalid: ErrorCode,
         make: impl FnOnce() -> T,
     ) -> Result<T> {
+        let (made, errors) = self.watched(make);
+        self.settle(what, invalid, errors).await?;
+        Ok(made)
+    }
+
+    /// Runs `make`; what it did wrong comes later, so that much can be under way together.
+    pub(super) fn watched<T>(&self, make: impl FnOnce() -> T) -> (T, Errors) {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
         let made = make();
         // All three are popped before the first is awaited: scopes nest.
-        let (internal, validation, memory) = (internal.pop(), validation.pop(), memory.pop());
+        (made, [Box::pin(internal.pop()), Box::pin(validation.pop()), Box::pin(memory.pop())])
+    }
+
+    /// Waits for the errors of something `watched`.
+    pub(super) async fn settle(&self, what: &str, invalid: ErrorCode, errors: Errors) -> Result<()> {
+        let [internal, validation, memory] = errors;
         let errors = [internal.await, validation.await, memory.await];
         self.check()?;
         match errors.into_iter().flatten().next() {
-            None => Ok(made),
+            None => Ok(()),
             Some(wgpu::Error::OutOfMemory { .. }) => {
                 let message = format!("out of GPU memory for {what}; use a smaller model or context");
                 Err(Error::new(ErrorCode::OutOfMemory, message))

@@ -8,7 +8,7 @@ use std::ops::Range;
 use web_time::Instant;
 
 use super::device::GpuDevice;
-use super::kernels::{Access, Variant};
+use super::pipelines::Compiled;
 use super::plan::{Launch, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Stage, Tuning};
 use super::upload::Uploads;
 use crate::backend::{Backend, Counters, ModelPlan, Outputs};
@@ -87,10 +87,11 @@ impl GpuBackend {
         device.queue.write_buffer(&params, 0, &param_bytes(&plan));
         counters.queue_writes += 1;
         counters.buffers = buffers.len() as u64 + 2;
-        let layouts = make_layouts(&device, &plan);
-        let pipelines = compile(&device, &plan, &layouts).await?;
+        let compiled = device.compile(&plan.variants).await?;
         let bind_groups = device
-            .guarded("bind groups", ErrorCode::Internal, || bind(&device, &plan, &layouts, &buffers, &params))
+            .guarded("bind groups", ErrorCode::Internal, || {
+                bind(&device, &plan, &compiled, &buffers, &params)
+            })
             .await?;
         counters.bind_groups = bind_groups.len() as u64;
         let uploads = Uploads::new(&model, &plan);
@@ -104,7 +105,7 @@ impl GpuBackend {
             plan,
             buffers,
             bind_groups,
-            pipelines,
+            pipelines: compiled.into_iter().map(|compiled| compiled.pipeline).collect(),
             staging,
             uploads,
             few_rows,
@@ -381,107 +382,10 @@ fn param_bytes(plan: &Plan) -> Vec<u8> {
     bytes
 }
 
-/// Explicit layouts, one for each list of bindings, so that kernels with equal lists share bind groups.
-struct Layouts {
-    lists: Vec<&'static [Access]>,
-    groups: Vec<wgpu::BindGroupLayout>,
-    pipelines: Vec<wgpu::PipelineLayout>,
-}
-
-impl Layouts {
-    fn of(&self, variant: &Variant) -> usize {
-        let list = variant.kernel.bindings();
-        self.lists
-            .iter()
-            .position(|other| *other == list)
-            .expect("invariant: layouts are made of all variants")
-    }
-}
-
-fn make_layouts(device: &GpuDevice, plan: &Plan) -> Layouts {
-    let mut layouts = Layouts { lists: Vec::new(), groups: Vec::new(), pipelines: Vec::new() };
-    for variant in &plan.variants {
-        let list = variant.kernel.bindings();
-        if layouts.lists.contains(&list) {
-            continue;
-        }
-        let (group, pipeline) = make_layout(device, list);
-        layouts.lists.push(list);
-        layouts.groups.push(group);
-        layouts.pipelines.push(pipeline);
-    }
-    layouts
-}
-
-pub(super) fn make_layout(
-    device: &GpuDevice,
-    list: &[Access],
-) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
-    let entry = |(binding, access): (usize, &Access)| wgpu::BindGroupLayoutEntry {
-        binding: binding as u32,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer {
-            ty: match access {
-                Access::Uniform => wgpu::BufferBindingType::Uniform,
-                Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
-                Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
-            },
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        },
-        count: None,
-    };
-    let entries: Vec<_> = list.iter().enumerate().map(entry).collect();
-    let descriptor = wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries };
-    let group = device.device.create_bind_group_layout(&descriptor);
-    let pipeline = device.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-        label: None,
-        bind_group_layouts: &[Some(&group)],
-        immediate_size: 0,
-    });
-    (group, pipeline)
-}
-
-async fn compile(device: &GpuDevice, plan: &Plan, layouts: &Layouts) -> Result<Vec<wgpu::ComputePipeline>> {
-    let mut pipelines = Vec::with_capacity(plan.variants.len());
-    for variant in &plan.variants {
-        let layout = &layouts.pipelines[layouts.of(variant)];
-        pipelines.push(make_pipeline(device, variant, layout).await?);
-    }
-    Ok(pipelines)
-}
-
-/// Compiles one variant.
-/// # Errors
-/// `GpuCheckFailed` names the kernel.
-pub(super) async fn make_pipeline(
-    device: &GpuDevice,
-    variant: &Variant,
-    layout: &wgpu::PipelineLayout,
-) -> Result<wgpu::ComputePipeline> {
-    let (label, text) = (variant.label(), variant.wgsl()?);
-    device
-        .guarded(&format!("kernel {label}"), ErrorCode::GpuCheckFailed, || {
-            let module = device.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(&label),
-                source: wgpu::ShaderSource::Wgsl(text.into()),
-            });
-            device.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(&label),
-                layout: Some(layout),
-                module: &module,
-                entry_point: Some("main"),
-                compilation_options: wgpu::PipelineCompilationOptions::default(),
-                cache: None,
-            })
-        })
-        .await
-}
-
 fn bind(
     device: &GpuDevice,
     plan: &Plan,
-    layouts: &Layouts,
+    compiled: &[Compiled],
     buffers: &[wgpu::Buffer],
     params: &wgpu::Buffer,
 ) -> Vec<wgpu::BindGroup> {
@@ -500,7 +404,7 @@ fn bind(
         }));
         groups.push(device.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
-            layout: &layouts.groups[layouts.of(&plan.variants[launch.few.variant])],
+            layout: &compiled[launch.few.variant].group,
             entries: &entries,
         }));
     }

@@ -11,6 +11,7 @@ mod engine;
 pub mod kernels;
 mod memory;
 mod oneshot;
+mod pipelines;
 mod plan;
 pub mod shaders;
 mod upload;

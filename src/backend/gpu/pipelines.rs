@@ -1,0 +1,104 @@
+//! Kernels compiled for a device, each once however many models use it.
+//!
+//! Principal type: [`Compiled`]. The self-check's kernels are the ones that the model then runs. Must not know plans.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+
+use super::device::GpuDevice;
+use super::kernels::{Access, Variant};
+use crate::error::{ErrorCode, Result};
+
+/// A compiled variant and the layout of its bind groups, which kernels with equal lists of bindings share.
+#[derive(Clone)]
+pub(super) struct Compiled {
+    pub(super) pipeline: wgpu::ComputePipeline,
+    pub(super) group: wgpu::BindGroupLayout,
+}
+
+/// What a device has compiled so far.
+#[derive(Default)]
+pub(super) struct Cache {
+    layouts: HashMap<&'static [Access], (wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
+    compiled: HashMap<Variant, Compiled>,
+}
+
+impl GpuDevice {
+    /// Compiles `variants`, all at once, and gives them in the same order.
+    /// # Errors
+    /// `GpuCheckFailed` names the kernel that does not compile.
+    pub(super) async fn compile(&self, variants: &[Variant]) -> Result<Vec<Compiled>> {
+        let mut pending = Vec::new();
+        for variant in variants {
+            let known = self.cache().compiled.contains_key(variant);
+            if !known {
+                let (label, text) = (variant.label(), variant.wgsl()?);
+                let (group, layout) = self.layout(variant.kernel.bindings());
+                let (pipeline, errors) = self.watched(|| self.make_pipeline(&label, text, &layout));
+                pending.push((*variant, label, Compiled { pipeline, group }, errors));
+            }
+        }
+        for (variant, label, compiled, errors) in pending {
+            self.settle(&format!("kernel {label}"), ErrorCode::GpuCheckFailed, errors).await?;
+            self.cache().compiled.insert(variant, compiled);
+        }
+        let cache = self.cache();
+        Ok(variants.iter().filter_map(|variant| cache.compiled.get(variant).cloned()).collect())
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make_pipeline(
+        &self,
+        label: &str,
+        text: String,
+        layout: &wgpu::PipelineLayout,
+    ) -> wgpu::ComputePipeline {
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(label),
+            source: wgpu::ShaderSource::Wgsl(text.into()),
+        });
+        self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(label),
+            layout: Some(layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            cache: None,
+        })
+    }
+
+    fn layout(&self, list: &'static [Access]) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+        let mut cache = self.cache();
+        cache.layouts.entry(list).or_insert_with(|| make_layout(&self.device, list)).clone()
+    }
+}
+
+/// An explicit layout: automatic ones belong to one pipeline each.
+fn make_layout(device: &wgpu::Device, list: &[Access]) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+    let entry = |(binding, access): (usize, &Access)| wgpu::BindGroupLayoutEntry {
+        binding: binding as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: match access {
+                Access::Uniform => wgpu::BufferBindingType::Uniform,
+                Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+            },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let entries: Vec<_> = list.iter().enumerate().map(entry).collect();
+    let group =
+        device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+    let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: None,
+        bind_group_layouts: &[Some(&group)],
+        immediate_size: 0,
+    });
+    (group, pipeline)
+}
