@@ -15,6 +15,8 @@ const AXE = fs.readFileSync(createRequire(import.meta.url).resolve('axe-core/axe
 /** Opens the page; its console errors, exceptions and policy violations are kept in `page.problems`. */
 async function visit(browser, url, { failedRequests = false } = {}) {
   const page = await browser.context.newPage();
+  // One failed step must not cost the ring the many minutes that a slow machine may need for a reply.
+  page.setDefaultTimeout(120_000);
   page.problems = [];
   page.on('pageerror', (error) => page.problems.push(`exception: ${error.message}`));
   page.on('console', (message) => {
@@ -101,13 +103,17 @@ describe('the demo page', () => {
     server.fault(MODEL_URL, { bytesPerSecond: 40_000_000 });
     await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
     const status = page.locator('.load-status');
+    await status.getByRole('button', { name: 'Cancel' }).waitFor();
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), 'Cancel', 'the keyboard was left behind');
     await status.getByText('Downloading weights').waitFor();
     await status.getByText(/MB of 98\.4 MB · .*MB\/s/).waitFor();
     await status.getByRole('button', { name: 'Cancel' }).click();
     await status.getByText('Loading was cancelled').waitFor();
+    assert.match(await page.evaluate(() => document.activeElement.textContent), /^Download/);
     server.clearFaults();
     await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
     await ready(page);
+    assert.equal(await page.evaluate(() => 'composer' in document.activeElement.dataset), true);
     assert.match(await page.locator('.model-chip').textContent(), /SmolLM2.*CPU/i);
     const panel = page.locator('[data-section="model"]');
     assert.match(await panel.textContent(), /llama, 30 layers/);

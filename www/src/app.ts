@@ -145,6 +145,7 @@ export class App {
   /** Draws the state; on a change of kind also the things that happen once. */
   #show(): void {
     const { state } = this.#host;
+    const focused = document.activeElement;
     const hasMessages = !this.#chat.empty;
     this.#welcome.root.hidden = hasMessages;
     this.#chat.root.hidden = !hasMessages;
@@ -163,7 +164,16 @@ export class App {
     if (state.kind !== this.#shownKind) {
       this.#shownKind = state.kind;
       this.#entered();
+      if (focused && focused !== document.body && !focused.checkVisibility()) this.#placeFocus();
     }
+  }
+
+  /** What had the focus is gone: a keyboard goes on where the next step is. */
+  #placeFocus(): void {
+    const { kind } = this.#host.state;
+    const next = kind === 'idle' ? this.#welcome.root.querySelector<HTMLElement>('[data-load-model]') : this.#status.root.querySelector('button');
+    if (kind === 'ready' || !next?.checkVisibility()) this.#composer.focus();
+    else next.focus();
   }
 
   #entered(): void {

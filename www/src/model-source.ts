@@ -98,6 +98,7 @@ export class ModelChooser {
 
   /** Shows the catalog; a model that is stored completely says so. */
   showCatalog(models: CatalogModel[], cached: CachedModel[]): void {
+    const focused = this.#loadButtons().indexOf(document.activeElement as HTMLButtonElement);
     fill(this.#cards, ...models.map((model, index) => {
       const stored = cached.find((entry) => entry.key === cacheKey(model.url));
       const complete = stored?.complete ?? false;
@@ -117,6 +118,12 @@ export class ModelChooser {
           on: { click: () => this.chooseCatalogModel(model) },
         }, icon(complete ? 'chip' : 'download'), complete ? 'Load' : `Download${size}`, h('span', { class: 'visually-hidden' }, ` ${model.name}`)));
     }));
+    // The list is drawn anew when the store changes: the keyboard stays where it was.
+    this.#loadButtons()[focused]?.focus();
+  }
+
+  #loadButtons(): HTMLButtonElement[] {
+    return [...this.#cards.querySelectorAll<HTMLButtonElement>('[data-load-model]')];
   }
 
   chooseCatalogModel(model: CatalogModel): void {
