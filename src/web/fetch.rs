@@ -1,0 +1,471 @@
+//! A model file behind a URL, read by HTTP ranges; servers without ranges are read as one stream.
+//!
+//! Principal type: [`HttpFile`]. Bytes stay in JS arrays, outside of the wasm memory. Knows nothing of models, parts or
+//! storage.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+
+use js_sys::{Reflect, Uint8Array};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{AbortController, Headers, ReadableStreamDefaultReader, RequestInit, Response};
+
+use super::task::{describe, sleep};
+use crate::error::{Error, ErrorCode, Result};
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(catch, js_name = fetch)]
+    fn js_fetch(url: &str, init: &RequestInit) -> std::result::Result<js_sys::Promise, JsValue>;
+}
+
+/// Failures in a row, without a byte in between, before giving up.
+const MAX_TRIES: u32 = 5;
+/// Wait after the first failure, in milliseconds; doubled after each further one.
+const FIRST_WAIT_MS: f64 = 250.0;
+/// Longest wait that a server may ask for by `Retry-After`.
+const MAX_WAIT_MS: f64 = 10_000.0;
+
+/// Identity of the remote file, as far as the server tells and the page may see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Bytes of the whole file.
+    pub size: Option<u64>,
+    /// `ETag`.
+    pub etag: Option<String>,
+    /// `Last-Modified`.
+    pub last_modified: Option<String>,
+}
+
+impl Version {
+    /// Whether two answers can be of the same file: nothing that both tell differs.
+    fn agrees(&self, other: &Version) -> bool {
+        fn same<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
+            a.is_none() || b.is_none() || a == b
+        }
+        same(&self.size, &other.size)
+            && same(&self.etag, &other.etag)
+            // A CDN's nodes may differ in the date where a tag says that the content is the same.
+            && (self.etag.is_some() && self.etag == other.etag || same(&self.last_modified, &other.last_modified))
+    }
+
+    /// Adds what `other` knows and `self` does not.
+    fn learn(&mut self, other: Version) {
+        self.size = self.size.or(other.size);
+        self.etag = self.etag.take().or(other.etag);
+        self.last_modified = self.last_modified.take().or(other.last_modified);
+    }
+}
+
+/// How one attempt failed.
+struct Failure {
+    error: Error,
+    /// The same request may succeed later; the wait that the server asked for.
+    retry: Option<Option<f64>>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure { error, retry: None }
+    }
+}
+
+fn transient(code: ErrorCode, message: String) -> Failure {
+    Failure { error: Error::new(code, message), retry: Some(None) }
+}
+
+/// A body that is read from its start, for servers that do not know ranges.
+#[derive(Debug)]
+struct Sequential {
+    reader: ReadableStreamDefaultReader,
+    /// Position in the file of the next byte that [`Sequential::next`] gives.
+    position: u64,
+    /// Rest of the last chunk.
+    rest: Option<Uint8Array>,
+}
+
+/// A file behind a URL.
+#[derive(Debug)]
+pub struct HttpFile {
+    url: String,
+    headers: Vec<(String, String)>,
+    /// The `cache` mode of the requests.
+    use_http_cache: bool,
+    controller: AbortController,
+    version: RefCell<Version>,
+    /// Whether the server knows ranges; `None` before its first answer.
+    ranges: Cell<Option<bool>>,
+    sequential: RefCell<Option<Sequential>>,
+    /// The file turned out to be another one than [`HttpFile::expect`] said.
+    changed: Cell<bool>,
+    received: Cell<u64>,
+}
+
+impl HttpFile {
+    /// Nothing is requested yet. Browsers' own cache is left out where we keep the parts ourselves.
+    /// # Errors
+    /// `Internal` where the browser has no `AbortController`.
+    pub fn new(url: String, headers: Vec<(String, String)>, use_http_cache: bool) -> Result<Self> {
+        let controller =
+            AbortController::new().map_err(|thrown| Error::new(ErrorCode::Internal, describe(&thrown)))?;
+        Ok(Self {
+            url,
+            headers,
+            use_http_cache,
+            controller,
+            version: RefCell::default(),
+            ranges: Cell::new(None),
+            sequential: RefCell::new(None),
+            changed: Cell::new(false),
+            received: Cell::new(0),
+        })
+    }
+
+    /// The file must be this one; an answer that says otherwise fails, and [`HttpFile::changed`] tells.
+    pub fn expect(&self, version: Version) {
+        self.version.replace(version);
+    }
+
+    /// What the server said about the file so far.
+    pub fn version(&self) -> Version {
+        self.version.borrow().clone()
+    }
+
+    /// Whether the server has another file now than the one expected.
+    pub fn changed(&self) -> bool {
+        self.changed.get()
+    }
+
+    /// Whether ranges can be read side by side.
+    pub fn has_ranges(&self) -> bool {
+        self.ranges.get() == Some(true)
+    }
+
+    /// Bytes received so far, over all requests.
+    pub fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Stops all requests.
+    pub fn cancel(&self) {
+        self.controller.abort();
+    }
+
+    /// Fills `target` with the bytes of the file from `start` on, and gives how many there were: fewer only when the
+    /// file ends before. Goes on after transient failures from the byte where it was cut off.
+    /// # Errors
+    /// `Network`, `HttpStatus`, `NotAModel` (an HTML page), `Integrity` (an answer that contradicts the request or an
+    /// earlier answer), `Aborted`.
+    pub async fn read(&self, start: u64, target: &Uint8Array) -> Result<u32> {
+        let mut filled = 0;
+        let mut tries = 0;
+        loop {
+            let before = filled;
+            let Err(failure) = self.attempt(start, target, &mut filled).await else { return Ok(filled) };
+            if self.controller.signal().aborted() {
+                return Err(Error::new(ErrorCode::Aborted, "the download was stopped"));
+            }
+            let Some(wait) = failure.retry else { return Err(failure.error) };
+            tries = if filled > before { 1 } else { tries + 1 };
+            if tries >= MAX_TRIES {
+                return Err(failure.error);
+            }
+            // Spread, so that parts that failed together do not come back together.
+            let spread = 1.0 + 0.3 * js_sys::Math::random();
+            let wait = wait.unwrap_or(FIRST_WAIT_MS * f64::from(1 << (tries - 1))) * spread;
+            self.wait(wait.min(MAX_WAIT_MS)).await;
+        }
+    }
+
+    /// Sleeps in short steps, so that an abort is seen soon.
+    async fn wait(&self, milliseconds: f64) {
+        let mut left = milliseconds;
+        while left > 0.0 && !self.controller.signal().aborted() {
+            sleep(left.min(100.0)).await;
+            left -= 100.0;
+        }
+    }
+
+    /// One try for what is missing in `target`.
+    async fn attempt(
+        &self,
+        start: u64,
+        target: &Uint8Array,
+        filled: &mut u32,
+    ) -> std::result::Result<(), Failure> {
+        if self.ranges.get() != Some(false) {
+            let range = start + u64::from(*filled)..start + u64::from(target.length());
+            let response = self.request(Some(&range)).await?;
+            match response.status() {
+                206 => return self.read_range(&response, &range, target, filled).await,
+                // The server ignores ranges: this answer is the file from its start.
+                200 if self.ranges.get().is_none() => self.start_sequential(&response)?,
+                200 => {
+                    let message = format!("{} stopped answering range requests", self.url);
+                    return Err(transient(ErrorCode::Network, message));
+                }
+                416 if self.size().is_some_and(|size| range.start >= size) => return Ok(()),
+                status => return Err(self.status_failure(&response, status)),
+            }
+        }
+        self.read_sequential(start, target, filled).await
+    }
+
+    fn size(&self) -> Option<u64> {
+        self.version.borrow().size
+    }
+
+    async fn request(&self, range: Option<&Range<u64>>) -> std::result::Result<Response, Failure> {
+        let broken = |thrown: JsValue| {
+            let message = format!("the request for {} cannot be made: {}", self.url, describe(&thrown));
+            Failure::from(Error::new(ErrorCode::InvalidRequest, message))
+        };
+        let headers = Headers::new().map_err(broken)?;
+        for (name, value) in &self.headers {
+            headers.set(name, value).map_err(broken)?;
+        }
+        if let Some(range) = range {
+            let value = format!("bytes={}-{}", range.start, range.end - 1);
+            headers.set("Range", &value).map_err(broken)?;
+        }
+        let init = RequestInit::new();
+        init.set_headers(&headers);
+        init.set_signal(Some(&self.controller.signal()));
+        let cache = if self.use_http_cache { "default" } else { "no-store" };
+        for (name, value) in
+            [("cache", cache), ("credentials", "same-origin"), ("referrerPolicy", "no-referrer")]
+        {
+            Reflect::set(&init, &name.into(), &value.into()).map_err(broken)?;
+        }
+        let promise = js_fetch(&self.url, &init).map_err(broken)?;
+        let response = JsFuture::from(promise).await.map_err(|thrown| {
+            let message = format!(
+                "{} cannot be reached ({}): check the address and the connection; a server of another origin must \
+                 allow this page (CORS)",
+                self.url,
+                describe(&thrown)
+            );
+            transient(ErrorCode::Network, message)
+        })?;
+        let response: Response = response.unchecked_into();
+        if response.ok() && header(&response, "content-type").is_some_and(|t| t.contains("text/html")) {
+            let message = format!("{} is a web page, not a model file", self.url);
+            return Err(Error::new(ErrorCode::NotAModel, message).into());
+        }
+        Ok(response)
+    }
+
+    fn status_failure(&self, response: &Response, status: u16) -> Failure {
+        let advice = match status {
+            401 | 403 => "the file needs a permission; pass it in the model's headers",
+            404 | 410 => "there is no such file; check the address",
+            416 => {
+                // The file is shorter than the one that was begun.
+                self.changed.set(self.size().is_some());
+                "the server has no such part of the file"
+            }
+            429 => "the server asks for fewer requests; try later",
+            _ => "the server failed; try later",
+        };
+        let text = response.status_text();
+        let message = format!("{} was answered with {status} {text}: {advice}", self.url);
+        let error = Error::new(ErrorCode::HttpStatus, message);
+        let retry_after = header(response, "retry-after").and_then(|value| value.parse::<f64>().ok());
+        let again = matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504);
+        Failure { error, retry: again.then(|| retry_after.map(|seconds| seconds * 1000.0)) }
+    }
+
+    /// Takes over what an answer says about the file, unless it contradicts what is known.
+    fn check_version(&self, response: &Response, size: Option<u64>) -> Result<()> {
+        let etag = header(response, "etag").filter(|etag| !etag.is_empty());
+        let version = Version { size, etag, last_modified: header(response, "last-modified") };
+        let mut known = self.version.borrow_mut();
+        if !known.agrees(&version) {
+            self.changed.set(true);
+            let message = format!("{} is another file now than the one that was begun", self.url);
+            return Err(Error::new(ErrorCode::Integrity, message));
+        }
+        known.learn(version);
+        Ok(())
+    }
+
+    async fn read_range(
+        &self,
+        response: &Response,
+        range: &Range<u64>,
+        target: &Uint8Array,
+        filled: &mut u32,
+    ) -> std::result::Result<(), Failure> {
+        if let Some(encoding) = header(response, "content-encoding").filter(|e| e != "identity") {
+            let message = format!("{} sends ranges compressed ({encoding}): they cannot be placed", self.url);
+            return Err(Error::new(ErrorCode::Integrity, message).into());
+        }
+        let mut expected = range.end - range.start;
+        // Other origins show this header only when they expose it; then the length has to do.
+        if let Some(value) = header(response, "content-range") {
+            let sent = ContentRange::parse(&value).filter(|sent| {
+                let last = sent.size.map_or(range.end, |size| size.min(range.end));
+                sent.start == range.start && sent.end == last
+            });
+            let Some(sent) = sent else {
+                let wanted = format!("bytes {}-{}", range.start, range.end - 1);
+                let message = format!("{} sent \"{value}\" when asked for {wanted}", self.url);
+                return Err(Error::new(ErrorCode::Integrity, message).into());
+            };
+            expected = sent.end - sent.start;
+            self.check_version(response, sent.size)?;
+        } else {
+            self.check_version(response, None)?;
+            if let Some(length) = content_length(response) {
+                expected = expected.min(length);
+            }
+        }
+        self.ranges.set(Some(true));
+        let end = *filled + expected as u32;
+        let reader = self.reader(response)?;
+        while let Some(chunk) = self.next_chunk(&reader).await? {
+            if chunk.length() > end - *filled {
+                let _ = reader.cancel();
+                let message = format!("{} sent more bytes than it announced", self.url);
+                return Err(Error::new(ErrorCode::Integrity, message).into());
+            }
+            target.set(&chunk, *filled);
+            *filled += chunk.length();
+        }
+        if *filled < end {
+            let message = format!("{} sent {} bytes too few", self.url, end - *filled);
+            return Err(transient(ErrorCode::Network, message));
+        }
+        Ok(())
+    }
+
+    /// The file as one stream, from the answer to a request without (or with ignored) range.
+    fn start_sequential(&self, response: &Response) -> std::result::Result<(), Failure> {
+        // The length of a compressed body is not that of the file.
+        let plain = header(response, "content-encoding").is_none_or(|e| e == "identity");
+        let size = if plain { content_length(response) } else { None };
+        self.check_version(response, size)?;
+        let reader = self.reader(response)?;
+        self.ranges.set(Some(false));
+        self.sequential.replace(Some(Sequential { reader, position: 0, rest: None }));
+        Ok(())
+    }
+
+    /// Reads on in the stream; one that is past `start` already, or was cut off, is begun again from the file's start.
+    async fn read_sequential(
+        &self,
+        start: u64,
+        target: &Uint8Array,
+        filled: &mut u32,
+    ) -> std::result::Result<(), Failure> {
+        let from = start + u64::from(*filled);
+        let open = self.sequential.take().filter(|stream| stream.position <= from);
+        let mut stream = match open {
+            Some(stream) => stream,
+            None => {
+                let response = self.request(None).await?;
+                if response.status() != 200 {
+                    return Err(self.status_failure(&response, response.status()));
+                }
+                self.start_sequential(&response)?;
+                self.sequential.take().expect("invariant: start_sequential has just set it")
+            }
+        };
+        while *filled < target.length() {
+            let Some(chunk) = self.next_sequential(&mut stream).await? else {
+                return match self.size() {
+                    Some(size) if stream.position < size => {
+                        let missing = size - stream.position;
+                        Err(transient(
+                            ErrorCode::Network,
+                            format!("{} sent {missing} bytes too few", self.url),
+                        ))
+                    }
+                    // Without a length, the end of the stream is the end of the file.
+                    _ => {
+                        self.version.borrow_mut().size = Some(stream.position);
+                        Ok(())
+                    }
+                };
+            };
+            let at = stream.position;
+            let needed = start + u64::from(*filled);
+            let skip = (needed.saturating_sub(at)).min(u64::from(chunk.length())) as u32;
+            let take = (chunk.length() - skip).min(target.length() - *filled);
+            target.set(&chunk.subarray(skip, skip + take), *filled);
+            *filled += take;
+            stream.position += u64::from(skip + take);
+            if skip + take < chunk.length() {
+                stream.rest = Some(chunk.subarray(skip + take, chunk.length()));
+            }
+        }
+        self.sequential.replace(Some(stream));
+        Ok(())
+    }
+
+    /// The next bytes of a stream, at its `position`.
+    async fn next_sequential(
+        &self,
+        stream: &mut Sequential,
+    ) -> std::result::Result<Option<Uint8Array>, Failure> {
+        match stream.rest.take() {
+            Some(rest) => Ok(Some(rest)),
+            None => self.next_chunk(&stream.reader).await,
+        }
+    }
+
+    fn reader(&self, response: &Response) -> std::result::Result<ReadableStreamDefaultReader, Failure> {
+        let body = response.body().ok_or_else(|| {
+            transient(ErrorCode::Network, format!("{} was answered without a body", self.url))
+        })?;
+        Ok(body.get_reader().unchecked_into())
+    }
+
+    async fn next_chunk(
+        &self,
+        reader: &ReadableStreamDefaultReader,
+    ) -> std::result::Result<Option<Uint8Array>, Failure> {
+        let cut = |thrown: JsValue| {
+            let message = format!("the connection to {} was cut ({})", self.url, describe(&thrown));
+            transient(ErrorCode::Network, message)
+        };
+        let next = JsFuture::from(reader.read()).await.map_err(cut)?;
+        if Reflect::get(&next, &"done".into()).map_err(cut)?.is_truthy() {
+            return Ok(None);
+        }
+        let chunk: Uint8Array = Reflect::get(&next, &"value".into()).map_err(cut)?.unchecked_into();
+        self.received.set(self.received.get() + u64::from(chunk.length()));
+        Ok(Some(chunk))
+    }
+}
+
+/// `Content-Range: bytes 0-99/1000`, with `end` past the last byte.
+struct ContentRange {
+    start: u64,
+    end: u64,
+    /// `None` for `*`.
+    size: Option<u64>,
+}
+
+impl ContentRange {
+    fn parse(value: &str) -> Option<Self> {
+        let (range, size) = value.strip_prefix("bytes ")?.split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let start = first.trim().parse().ok()?;
+        let end = last.trim().parse::<u64>().ok()?.checked_add(1)?;
+        let size = match size.trim() {
+            "*" => None,
+            size => Some(size.parse().ok()?),
+        };
+        (start < end).then_some(Self { start, end, size })
+    }
+}
+
+fn header(response: &Response, name: &str) -> Option<String> {
+    response.headers().get(name).ok().flatten()
+}
+
+fn content_length(response: &Response) -> Option<u64> {
+    header(response, "content-length")?.trim().parse().ok()
+}
