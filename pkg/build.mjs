@@ -1,7 +1,7 @@
 // Builds the npm package into pkg/dist: core (cargo, wasm-bindgen, wasm-opt) and page side (tsc).
 //   node pkg/build.mjs            everything
 //   node pkg/build.mjs --ts       page side only (the core in dist stays)
-//   node pkg/build.mjs --no-opt   without wasm-opt: a larger and slower core, sooner
+//   node pkg/build.mjs --dev      with cargo's dev profile and without wasm-opt: a larger and slower core, sooner
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -52,14 +52,15 @@ function runNpm(packageName, program, params, why) {
 function buildCore() {
   checkBindgen();
   const target = 'wasm32-unknown-unknown';
-  run('cargo', ['build', '--profile', 'web', '--target', target, '--lib'], 'compile the core');
+  const dev = args.has('--dev');
+  run('cargo', ['build', '--profile', dev ? 'dev' : 'web', '--target', target, '--lib'], 'compile the core');
   const targetDir = process.env.CARGO_TARGET_DIR ?? path.join(root, 'target');
-  const raw = path.join(targetDir, target, 'web', 'lamplight.wasm');
+  const raw = path.join(targetDir, target, dev ? 'debug' : 'web', 'lamplight.wasm');
   run('wasm-bindgen', [
     '--target', 'web', '--out-name', 'lamplight', '--out-dir', dist, '--no-typescript', '--remove-name-section',
     '--remove-producers-section', raw,
   ], 'write the JS glue');
-  if (args.has('--no-opt')) return;
+  if (dev) return;
   const wasm = path.join(dist, 'lamplight_bg.wasm');
   // Only what every supported engine has; relaxed SIMD and threads stay off.
   runNpm('binaryen', 'wasm-opt', [

@@ -44,13 +44,14 @@ function startWorker(options: AssetOptions): WorkerLike {
   try {
     const worker = options.workerUrl === undefined
       ? new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
-      : new Worker(options.workerUrl, { type: 'module' });
+      // As it is: turning a TrustedScriptURL into a string would take its trust away.
+      : new Worker(options.workerUrl as string, { type: 'module' });
     return worker as WorkerLike;
   } catch (cause) {
     const error = new LamplightError(
       'worker-failed',
       `the worker could not be started (${String(cause)}); worker.js must be of the page's own origin and allowed by its `
-        + 'Content-Security-Policy (worker-src); see the option workerUrl',
+        + 'Content-Security-Policy (worker-src, and a TrustedScriptURL under Trusted Types); see the option workerUrl',
     );
     error.cause = cause;
     throw error;

@@ -1,4 +1,5 @@
 /** `createEngine` and the `Engine` it gives: OpenAI's request shapes on top of the worker's messages. */
+import { capabilities } from './capabilities.js';
 import { WorkerClient, abortedError, absolute, type CallOptions, type WorkerLike } from './client.js';
 import type { Outcome, Requests, WireSampling, WireSource, WorkerEvent } from './protocol.js';
 import { chunkStream, type ChunkSink } from './stream.js';
@@ -22,24 +23,53 @@ export async function loadEngine(options: EngineOptions, worker: WorkerLike | un
   const progress = monotonic(onProgress);
   progress({ phase: 'starting', loadedBytes: 0, totalBytes: 0, fraction: 0 });
   const client = new WorkerClient(options, worker);
-  // Stored parts are whole or not there, so a load can be stopped at any point by ending its worker.
-  const onAbort = () => client.close(abortedError(signal));
-  signal?.addEventListener('abort', onAbort, { once: true });
+  // The caller hears of its abort at once, the worker as soon as it listens.
+  const stopped = new Promise<never>((_, reject) => {
+    signal?.addEventListener('abort', () => reject(abortedError(signal)), { once: true });
+  });
+  const loaded = client.call('load', body, {
+    signal,
+    onEvent: (event) => {
+      if (event.kind === 'progress') progress(event.progress);
+      else if (event.kind === 'warning') onWarning?.(event.warning);
+    },
+  });
   try {
-    const info = await client.call('load', body, {
-      onEvent: (event) => {
-        if (event.kind === 'progress') progress(event.progress);
-        else if (event.kind === 'warning') onWarning?.(event.warning);
-      },
-    });
+    const info = await Promise.race([loaded, stopped]);
+    if (info.backend === 'webgpu') info.adapter = (await capabilities()).adapter;
+    if (info.load.cached) void askToPersist();
     return new WorkerEngine(client, info);
   } catch (error) {
     // Nothing of a failed load is of use; its worker would keep memory and perhaps a download alive.
     const reason = error instanceof LamplightError ? error : new LamplightError('internal', String(error));
-    client.close(reason);
+    if (reason.code === 'aborted') endSoon(client, loaded, reason);
+    else client.close(reason);
     throw reason;
-  } finally {
-    signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** How long an aborted worker may take to store the parts that it has whole. */
+const LAST_WORDS_MS = 3000;
+
+/** Ends an aborted load's worker: the caller does not wait for it, but parts that were received are not thrown away. */
+function endSoon(client: WorkerClient, loaded: Promise<EngineInfo>, reason: LamplightError): void {
+  const timer = setTimeout(() => client.close(reason), LAST_WORDS_MS);
+  loaded.catch(() => undefined).then(() => {
+    clearTimeout(timer);
+    client.close(reason);
+  });
+}
+
+let askedToPersist = false;
+
+/** Asks the browser, once, not to evict the models when space runs short. Only pages can ask; some show a prompt. */
+async function askToPersist(): Promise<void> {
+  if (askedToPersist) return;
+  askedToPersist = true;
+  try {
+    if (!(await navigator.storage?.persisted?.())) await navigator.storage?.persist?.();
+  } catch {
+    // A page that may not ask is a page whose models may be evicted; they are fetched again then.
   }
 }
 
@@ -114,7 +144,7 @@ class WorkerEngine implements Engine {
   }
 
   async #complete(request: CompletionRequest): Promise<Completion | ChunkStream<Completion>> {
-    const prompt = typeof request?.prompt === 'string' ? request.prompt : tokenIds(request?.prompt, 'prompt');
+    const prompt = typeof request?.prompt === 'string' ? request.prompt : Array.from(tokenIds(request?.prompt, 'prompt'));
     const body = { ...sampling(request), prompt };
     const base = { id: newId('cmpl'), object: 'text_completion' as const, created: now(), model: this.info.model.name };
     const make = (text: string, finish_reason: FinishReason | null, usage?: Usage): Completion => ({

@@ -53,7 +53,7 @@ export interface Requests {
     body: WireSampling & { messages: ChatMessage[]; template_args: Record<string, unknown> };
     result: Outcome;
   };
-  complete: { body: WireSampling & { prompt: string | Uint32Array }; result: Outcome };
+  complete: { body: WireSampling & { prompt: string | number[] }; result: Outcome };
   tokenize: { body: { text: string; addSpecial: boolean; parseSpecial: boolean }; result: Uint32Array };
   detokenize: { body: { ids: Uint32Array; skipSpecial: boolean }; result: string };
   template: {

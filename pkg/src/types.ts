@@ -58,10 +58,15 @@ export interface Warning {
   message: string;
 }
 
+/** A `TrustedScriptURL`, which not every TypeScript library knows. */
+export interface TrustedUrl {
+  toJSON(): string;
+}
+
 /** Where the parts of the package are, if a bundler does not find them by itself. */
 export interface AssetOptions {
-  /** Where `worker.js` is. It must be of the page's own origin. */
-  workerUrl?: string | URL;
+  /** Where `worker.js` is. It must be of the page's own origin. Under Trusted Types, a `TrustedScriptURL` of it. */
+  workerUrl?: string | URL | TrustedUrl;
   /** Where `lamplight_bg.wasm` is. */
   wasmUrl?: string | URL;
 }

@@ -5,7 +5,7 @@ import { loadEngine } from '../dist/engine.js';
 import { WorkerClient } from '../dist/client.js';
 import { LamplightError } from '../dist/types.js';
 
-const INFO = { backend: 'cpu', model: { name: 'toy', nVocab: 4 } };
+const INFO = { backend: 'cpu', model: { name: 'toy', nVocab: 4 }, load: { cached: false } };
 const USAGE = { prompt_tokens: 3, completion_tokens: 2, total_tokens: 5, cached_tokens: 0, timings: {} };
 
 /** Answers requests with `handlers[type](request, reply)`; keeps what it was sent. */
@@ -73,12 +73,34 @@ test('a failed load rejects with code, message and field unchanged, and ends the
   assert.ok(worker.terminated);
 });
 
-test('an abort stops a load even when the worker never speaks', async () => {
+test('an abort rejects a load at once; a worker that never speaks is ended a little later', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
   const worker = new FakeWorker({}, { loads: false });
   const abort = new AbortController();
   const engine = loadEngine({ model: 'https://h/m', signal: abort.signal }, worker);
   abort.abort('why not');
   await assert.rejects(engine, { code: 'aborted', cause: 'why not' });
+  assert.equal(worker.terminated, false);
+  t.mock.timers.tick(10_000);
+  assert.ok(worker.terminated);
+});
+
+test('an aborted load lets its worker store what it has, and ends it with its answer', async () => {
+  let stored;
+  const worker = new FakeWorker({
+    load: () => {},
+    abort: (request, reply) => {
+      stored = () => reply.to(request.body.target, { type: 'error', error: { code: 'aborted', message: 'stopped' } });
+    },
+  });
+  const abort = new AbortController();
+  const engine = loadEngine({ model: 'https://h/m', signal: abort.signal }, worker);
+  await new Promise(setImmediate);
+  abort.abort();
+  await assert.rejects(engine, { code: 'aborted' });
+  assert.equal(worker.terminated, false);
+  stored();
+  await new Promise(setImmediate);
   assert.ok(worker.terminated);
 });
 

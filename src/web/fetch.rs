@@ -22,6 +22,8 @@ extern "C" {
 
 /// Failures in a row, without a byte in between, before giving up.
 const MAX_TRIES: u32 = 5;
+/// Failures of one read altogether: a connection that keeps breaking is better left to the caller's patience.
+const MAX_FAILURES: u32 = 8;
 /// Wait after the first failure, in milliseconds; doubled after each further one.
 const FIRST_WAIT_MS: f64 = 250.0;
 /// Longest wait that a server may ask for by `Retry-After`.
@@ -76,7 +78,6 @@ fn transient(code: ErrorCode, message: String) -> Failure {
 }
 
 /// A body that is read from its start, for servers that do not know ranges.
-#[derive(Debug)]
 struct Sequential {
     reader: ReadableStreamDefaultReader,
     /// Position in the file of the next byte that [`Sequential::next`] gives.
@@ -86,7 +87,6 @@ struct Sequential {
 }
 
 /// A file behind a URL.
-#[derive(Debug)]
 pub struct HttpFile {
     url: String,
     headers: Vec<(String, String)>,
@@ -100,13 +100,20 @@ pub struct HttpFile {
     /// The file turned out to be another one than [`HttpFile::expect`] said.
     changed: Cell<bool>,
     received: Cell<u64>,
+    /// Told of every byte put in its place.
+    on_bytes: Box<dyn Fn(u64)>,
 }
 
 impl HttpFile {
     /// Nothing is requested yet. Browsers' own cache is left out where we keep the parts ourselves.
     /// # Errors
     /// `Internal` where the browser has no `AbortController`.
-    pub fn new(url: String, headers: Vec<(String, String)>, use_http_cache: bool) -> Result<Self> {
+    pub fn new(
+        url: String,
+        headers: Vec<(String, String)>,
+        use_http_cache: bool,
+        on_bytes: impl Fn(u64) + 'static,
+    ) -> Result<Self> {
         let controller =
             AbortController::new().map_err(|thrown| Error::new(ErrorCode::Internal, describe(&thrown)))?;
         Ok(Self {
@@ -119,6 +126,7 @@ impl HttpFile {
             sequential: RefCell::new(None),
             changed: Cell::new(false),
             received: Cell::new(0),
+            on_bytes: Box::new(on_bytes),
         })
     }
 
@@ -160,15 +168,22 @@ impl HttpFile {
     pub async fn read(&self, start: u64, target: &Uint8Array) -> Result<u32> {
         let mut filled = 0;
         let mut tries = 0;
+        let mut failures = 0;
         loop {
             let before = filled;
-            let Err(failure) = self.attempt(start, target, &mut filled).await else { return Ok(filled) };
+            let Err(failure) = self.attempt(start, target, &mut filled).await else {
+                if filled < target.length() {
+                    self.version.borrow_mut().size.get_or_insert(start + u64::from(filled));
+                }
+                return Ok(filled);
+            };
             if self.controller.signal().aborted() {
                 return Err(Error::new(ErrorCode::Aborted, "the download was stopped"));
             }
             let Some(wait) = failure.retry else { return Err(failure.error) };
             tries = if filled > before { 1 } else { tries + 1 };
-            if tries >= MAX_TRIES {
+            failures += 1;
+            if tries >= MAX_TRIES || failures >= MAX_FAILURES {
                 return Err(failure.error);
             }
             // Spread, so that parts that failed together do not come back together.
@@ -205,7 +220,10 @@ impl HttpFile {
                     let message = format!("{} stopped answering range requests", self.url);
                     return Err(transient(ErrorCode::Network, message));
                 }
-                416 if self.size().is_some_and(|size| range.start >= size) => return Ok(()),
+                // Of an empty file not even the first byte can be had.
+                416 if range.start == 0 || self.size().is_some_and(|size| range.start >= size) => {
+                    return Ok(());
+                }
                 status => return Err(self.status_failure(&response, status)),
             }
         }
@@ -332,6 +350,7 @@ impl HttpFile {
             }
             target.set(&chunk, *filled);
             *filled += chunk.length();
+            (self.on_bytes)(u64::from(chunk.length()));
         }
         if *filled < end {
             let message = format!("{} sent {} bytes too few", self.url, end - *filled);
@@ -360,10 +379,12 @@ impl HttpFile {
         filled: &mut u32,
     ) -> std::result::Result<(), Failure> {
         let from = start + u64::from(*filled);
-        let open = self.sequential.take().filter(|stream| stream.position <= from);
-        let mut stream = match open {
-            Some(stream) => stream,
-            None => {
+        let mut stream = match self.sequential.take() {
+            Some(stream) if stream.position <= from => stream,
+            past => {
+                if let Some(past) = past {
+                    let _ = past.reader.cancel();
+                }
                 let response = self.request(None).await?;
                 if response.status() != 200 {
                     return Err(self.status_failure(&response, response.status()));
@@ -395,6 +416,7 @@ impl HttpFile {
             let take = (chunk.length() - skip).min(target.length() - *filled);
             target.set(&chunk.subarray(skip, skip + take), *filled);
             *filled += take;
+            (self.on_bytes)(u64::from(take));
             stream.position += u64::from(skip + take);
             if skip + take < chunk.length() {
                 stream.rest = Some(chunk.subarray(skip + take, chunk.length()));

@@ -1,8 +1,16 @@
 //! The engine inside a dedicated worker: messages, storage, download and the actor that serves requests.
 //!
-//! The page side is the TypeScript in `pkg/`. Only this module and `backend/gpu` may name wasm-bindgen.
+//! Principal type: [`actor::EngineActor`]. The page side is the TypeScript in `pkg/`. Only this module and
+//! `backend/gpu` may name wasm-bindgen.
 
+pub mod actor;
+mod device;
 pub mod fetch;
+pub mod file;
+pub mod load;
 pub mod protocol;
+pub mod report;
+pub mod request;
+mod serve;
 pub mod store;
 pub mod task;

@@ -65,8 +65,7 @@ impl Request {
 /// # Errors
 /// `InvalidRequest` with the decoder's own words.
 pub fn decode<T: DeserializeOwned>(value: JsValue) -> Result<T> {
-    serde_wasm_bindgen::from_value(value)
-        .map_err(|error| Error::new(ErrorCode::InvalidRequest, format!("a request cannot be read: {error}")))
+    serde_wasm_bindgen::from_value(value).map_err(crate::engine::invalid_request)
 }
 
 /// A value for the page: maps become plain objects, `None` becomes `undefined`.

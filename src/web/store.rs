@@ -17,9 +17,7 @@ use web_sys::Blob;
 use super::protocol::encode;
 use super::task::Task;
 use crate::error::{Error, ErrorCode, Result};
-
-/// Size of a part; only the last one of a file is smaller. Safari has trouble with much larger Blobs.
-pub const PART_BYTES: u64 = 16 << 20;
+use crate::weights::PART_BYTES;
 
 const DATABASE: &str = "lamplight";
 /// Raised when the stores below change; the older contents are dropped then (they are only a cache).
@@ -41,8 +39,10 @@ pub struct ModelRecord {
     pub url: String,
     /// For people.
     pub name: String,
-    /// Bytes of the whole file.
-    pub size: u64,
+    /// Bytes of the whole file, if the server told.
+    pub size: Option<u64>,
+    /// Where the last tensor ends: what is stored when all of it is.
+    pub data_end: u64,
     /// As the server gave it, if it did and the page may see it.
     pub etag: Option<String>,
     /// As the server gave it.
@@ -56,9 +56,9 @@ pub struct ModelRecord {
 }
 
 impl ModelRecord {
-    /// Number of parts of the whole file.
+    /// Number of parts of the whole model.
     pub fn n_parts(&self) -> u32 {
-        self.size.div_ceil(PART_BYTES) as u32
+        self.data_end.div_ceil(PART_BYTES) as u32
     }
 }
 
@@ -196,7 +196,7 @@ impl Store {
             let parts = self.parts(&record.key).await?;
             models.push(CachedModel {
                 bytes_stored: parts.iter().map(|part| part.len).sum(),
-                bytes_total: record.size,
+                bytes_total: record.data_end,
                 complete: parts.len() as u32 == record.n_parts(),
                 last_used: record.last_used,
                 key: record.key,

@@ -1,0 +1,401 @@
+//! A model file as parts: out of this browser's storage where they are there and whole, else from where the file is.
+//!
+//! Principal type: [`ModelFile`]. Bytes stay in JS arrays. Must not know what the weights are for, nor backends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use js_sys::{Reflect, Uint8Array};
+use wasm_bindgen::JsCast;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::Blob;
+
+use super::fetch::{HttpFile, Version};
+use super::report::Reporter;
+use super::store::{ModelRecord, PartInfo, Store, read_blob};
+use super::task::{describe, sha256_hex};
+use crate::error::{Error, ErrorCode, Result};
+use crate::formats::gguf::{self, GgufHeader, Parsed};
+use crate::weights::PART_BYTES;
+
+/// First read of the header; doubled until the header is whole.
+const FIRST_READ: u64 = 2 << 20;
+/// One in so many stored parts is checked when the last load ended well.
+const CHECK_ONE_IN: u32 = 4;
+/// Largest integer that JavaScript counts exactly; a file that claims more is no file.
+const MAX_SIZE: u64 = (1 << 53) - 1;
+
+/// Where a model's bytes come from.
+pub enum Origin {
+    /// A URL.
+    Http(HttpFile),
+    /// A file or Blob of the page.
+    Local(Blob),
+}
+
+/// The stored parts of the model that is being loaded.
+struct Cache {
+    store: Rc<Store>,
+    record: ModelRecord,
+    /// Parts that were there when the load began and have not turned out bad.
+    parts: BTreeMap<u32, PartInfo>,
+}
+
+/// A part that is in place.
+pub struct Part {
+    /// Position in the file, in units of [`PART_BYTES`].
+    pub index: u32,
+    /// Which bytes of the file these are.
+    pub range: Range<u64>,
+    /// The bytes.
+    pub bytes: Uint8Array,
+    /// Whether storage lacks it.
+    pub is_new: bool,
+}
+
+/// A model file.
+pub struct ModelFile {
+    origin: Origin,
+    cache: RefCell<Option<Cache>>,
+    /// Bytes from the file's start, as far as the header needed them.
+    head: RefCell<Uint8Array>,
+    reporter: Rc<Reporter>,
+    from_cache: Cell<u64>,
+}
+
+impl ModelFile {
+    /// A file that is read where it is.
+    pub fn new(origin: Origin, reporter: Rc<Reporter>) -> Self {
+        let head = RefCell::new(Uint8Array::new_with_length(0));
+        Self { origin, cache: RefCell::new(None), head, reporter, from_cache: Cell::new(0) }
+    }
+
+    /// Takes the stored parts of `key` into account. Storage that fails is told of and left alone.
+    pub async fn use_cache(&self, key: &str, url: &str) {
+        match self.open_cache(key, url).await {
+            Ok(cache) => {
+                if let Origin::Http(http) = &self.origin
+                    && !cache.parts.is_empty()
+                {
+                    let ModelRecord { size, etag, last_modified, .. } = cache.record.clone();
+                    http.expect(Version { size, etag, last_modified });
+                }
+                self.cache.replace(Some(cache));
+            }
+            Err(error) => self.without_cache(&error),
+        }
+    }
+
+    async fn open_cache(&self, key: &str, url: &str) -> Result<Cache> {
+        let store = Rc::new(Store::open().await?);
+        let stored = store.record(key).await?;
+        let parts = match stored {
+            Some(_) => store.parts(key).await?,
+            None => Vec::new(),
+        };
+        let mut record = stored.unwrap_or_default();
+        record.key = key.to_owned();
+        record.url = url.to_owned();
+        Ok(Cache { store, record, parts: parts.into_iter().map(|part| (part.index, part)).collect() })
+    }
+
+    fn without_cache(&self, error: &Error) {
+        if self.cache.take().is_some() || error.code() == ErrorCode::Storage {
+            self.reporter.warn_of(error, "the model is used without being kept in this browser");
+        }
+    }
+
+    /// Reads the header, in growing steps.
+    /// # Errors
+    /// Every error of a header, and what the origin says.
+    pub async fn header(&self) -> Result<GgufHeader> {
+        let mut wanted = FIRST_READ;
+        loop {
+            let whole = !self.read_head(wanted).await?;
+            let size = self.size();
+            if size.is_some_and(|size| size > MAX_SIZE) {
+                let message = "the server claims an impossible size for the file";
+                return Err(Error::new(ErrorCode::LimitExceeded, message));
+            }
+            // A stored part comes whole; the parser gets no more of it than it asked for, for the sake of wasm memory.
+            let head = self.head.borrow().clone();
+            let prefix = head.subarray(0, head.length().min(wanted as u32)).to_vec();
+            match gguf::parse(&prefix, size)? {
+                Parsed::Header(header) => return Ok(*header),
+                Parsed::NeedMore(_) if whole => {
+                    return Err(Error::new(ErrorCode::Truncated, "the file ends within its header"));
+                }
+                Parsed::NeedMore(needed) => wanted = needed.max(2 * prefix.len() as u64),
+            }
+        }
+    }
+
+    /// Makes `head` at least `wanted` bytes long; false when the file ended before.
+    async fn read_head(&self, wanted: u64) -> Result<bool> {
+        loop {
+            let at = u64::from(self.head.borrow().length());
+            if at >= wanted {
+                return Ok(true);
+            }
+            if self.size().is_some_and(|size| at >= size) {
+                return Ok(false);
+            }
+            let index = (at / PART_BYTES) as u32;
+            let stored = if at.is_multiple_of(PART_BYTES) { self.stored_part(index).await? } else { None };
+            let more = match stored {
+                Some(bytes) => bytes,
+                None => {
+                    // Up to a part's end, so that what is read is never more than a part's beginning.
+                    let end = wanted.min((u64::from(index) + 1) * PART_BYTES);
+                    let target = Uint8Array::new_with_length((end - at) as u32);
+                    let n_read = self.read(at, &target).await?;
+                    if n_read == 0 {
+                        return Ok(false);
+                    }
+                    target.subarray(0, n_read)
+                }
+            };
+            let joined = Uint8Array::new_with_length(at as u32 + more.length());
+            joined.set(&self.head.borrow(), 0);
+            joined.set(&more, at as u32);
+            self.head.replace(joined);
+        }
+    }
+
+    /// Size of the file, when known.
+    fn size(&self) -> Option<u64> {
+        match &self.origin {
+            Origin::Http(http) => http.version().size,
+            Origin::Local(blob) => Some(blob.size() as u64),
+        }
+    }
+
+    /// Bytes from `start` on, from where the file is; fewer than `target` only at the file's end.
+    async fn read(&self, start: u64, target: &Uint8Array) -> Result<u32> {
+        match &self.origin {
+            Origin::Http(http) => http.read(start, target).await,
+            Origin::Local(blob) => {
+                let end = start + u64::from(target.length());
+                let unreadable = |thrown| {
+                    let message = format!("the local file cannot be read: {}", describe(&thrown));
+                    Error::new(ErrorCode::Io, message)
+                };
+                let slice = blob.slice_with_f64_and_f64(start as f64, end as f64).map_err(unreadable)?;
+                let bytes = read_blob(&slice).await.map_err(unreadable)?;
+                target.set(&bytes, 0);
+                self.reporter.add(u64::from(bytes.length()));
+                Ok(bytes.length())
+            }
+        }
+    }
+
+    /// Begins the load proper, now that the file is known to be a model of `data_end` bytes.
+    pub async fn begin(&self, name: &str, data_end: u64) {
+        let Some((store, mut record)) =
+            self.cache.borrow().as_ref().map(|cache| (Rc::clone(&cache.store), cache.record.clone()))
+        else {
+            return;
+        };
+        if let Origin::Http(http) = &self.origin {
+            let version = http.version();
+            record.size = version.size.or(record.size);
+            record.etag = version.etag.or(record.etag);
+            record.last_modified = version.last_modified.or(record.last_modified);
+        }
+        record.name = name.to_owned();
+        record.data_end = data_end;
+        record.last_used = js_sys::Date::now();
+        // A load that dies leaves this mark, and the next one then trusts no part unseen.
+        let marked = ModelRecord { clean: false, ..record.clone() };
+        let stored = self.cache.borrow().as_ref().map_or(0, |c| c.parts.values().map(|part| part.len).sum());
+        if let Some(room) = storage_room().await
+            && room < data_end.saturating_sub(stored) as f64
+        {
+            let missing = (data_end - stored) >> 20;
+            let message = format!(
+                "the browser has room for {} MiB more of this site's data, the model needs {missing} MiB",
+                (room / 1048576.0) as u64
+            );
+            return self.without_cache(&Error::new(ErrorCode::QuotaExceeded, message));
+        }
+        match store.put_record(&marked).await {
+            Ok(()) => {
+                if let Some(cache) = self.cache.borrow_mut().as_mut() {
+                    cache.record = record;
+                }
+            }
+            Err(error) => self.without_cache(&error),
+        }
+    }
+
+    /// Ends the load: all parts are in place.
+    pub async fn end(&self) {
+        let Some((store, mut record)) =
+            self.cache.borrow().as_ref().map(|cache| (Rc::clone(&cache.store), cache.record.clone()))
+        else {
+            return;
+        };
+        record.clean = true;
+        record.loads = record.loads.wrapping_add(1);
+        if let Err(error) = store.put_record(&record).await {
+            self.without_cache(&error);
+        }
+    }
+
+    /// Whether storage has the part (it may still turn out bad).
+    pub fn is_stored(&self, index: u32) -> bool {
+        self.cache.borrow().as_ref().is_some_and(|cache| cache.parts.contains_key(&index))
+    }
+
+    /// Whether storage takes part in this load.
+    pub fn is_cached(&self) -> bool {
+        self.cache.borrow().is_some()
+    }
+
+    /// The part at `range`, from storage or from where the file is.
+    /// # Errors
+    /// What the origin says; `Truncated` when the file ends within the part.
+    pub async fn part(self: Rc<Self>, index: u32, range: Range<u64>) -> Result<Part> {
+        let len = (range.end - range.start) as u32;
+        let head = self.head.borrow().clone();
+        let in_head = u64::from(head.length()).saturating_sub(range.start).min(u64::from(len)) as u32;
+        if in_head == len {
+            let start = range.start as u32;
+            let bytes = head.subarray(start, start + len);
+            let is_new = !self.is_stored(index);
+            return Ok(Part { index, range, bytes, is_new });
+        }
+        if let Some(bytes) = self.stored_part(index).await? {
+            if bytes.length() == len {
+                return Ok(Part { index, range, bytes, is_new: false });
+            }
+            self.forget(index, "has another length than the file now").await;
+        }
+        let target = Uint8Array::new_with_length(len);
+        if in_head > 0 {
+            target.set(&head.subarray(range.start as u32, range.start as u32 + in_head), 0);
+        }
+        let n_read = self.read(range.start + u64::from(in_head), &target.subarray(in_head, len)).await?;
+        if in_head + n_read < len {
+            let at = range.start + u64::from(in_head + n_read);
+            let message = format!("the file ends at byte {at}, within its tensors; it is incomplete");
+            return Err(Error::new(ErrorCode::Truncated, message));
+        }
+        Ok(Part { index, range, bytes: target, is_new: true })
+    }
+
+    /// A stored part, checked as the rules say; `None` when there is none that can be used.
+    async fn stored_part(&self, index: u32) -> Result<Option<Uint8Array>> {
+        let found = self.cache.borrow().as_ref().and_then(|cache| {
+            let info = cache.parts.get(&index)?.clone();
+            let record = &cache.record;
+            let sampled =
+                index.is_multiple_of(CHECK_ONE_IN) || index % CHECK_ONE_IN == record.loads % CHECK_ONE_IN;
+            let check = !record.clean || record.loads == 0 || index == 0 || sampled;
+            Some((Rc::clone(&cache.store), record.key.clone(), info, check))
+        });
+        let Some((store, key, info, check)) = found else { return Ok(None) };
+        let bytes = match store.read_part(&key, index).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.without_cache(&error);
+                return Ok(None);
+            }
+        };
+        let fault = match &bytes {
+            None => Some("cannot be read"),
+            Some(bytes) if u64::from(bytes.length()) != info.len => Some("is cut short"),
+            Some(bytes) if check && sha256_hex(bytes).await != info.sha256 => Some("is damaged"),
+            Some(_) => None,
+        };
+        if let Some(fault) = fault {
+            self.forget(index, fault).await;
+            return Ok(None);
+        }
+        self.from_cache.set(self.from_cache.get() + info.len);
+        self.reporter.add(info.len);
+        Ok(bytes)
+    }
+
+    /// Drops a stored part that is of no use; it will be fetched again by itself.
+    async fn forget(&self, index: u32, fault: &str) {
+        let found = self.cache.borrow_mut().as_mut().and_then(|cache| {
+            cache.parts.remove(&index)?;
+            Some((Rc::clone(&cache.store), cache.record.key.clone()))
+        });
+        let Some((store, key)) = found else { return };
+        let message = format!("part {index} of the stored model {fault}, and is fetched again");
+        self.reporter.warn(ErrorCode::Integrity, message);
+        if let Err(error) = store.delete_part(&key, index).await {
+            self.without_cache(&error);
+        }
+    }
+
+    /// Stores a part. When that fails, the load goes on without storage.
+    pub async fn keep(self: Rc<Self>, index: u32, bytes: Uint8Array) {
+        let Some((store, key)) =
+            self.cache.borrow().as_ref().map(|cache| (Rc::clone(&cache.store), cache.record.key.clone()))
+        else {
+            return;
+        };
+        let sha256 = sha256_hex(&bytes).await;
+        let info = PartInfo { index, len: u64::from(bytes.length()), sha256 };
+        if let Err(error) = store.put_part(&key, &info, &bytes).await {
+            self.without_cache(&error);
+        }
+    }
+
+    /// Removes all that is stored of this model: the server has another file now.
+    pub async fn discard(&self) {
+        let cache = self.cache.take();
+        if let Some(cache) = cache
+            && let Err(error) = cache.store.delete_model(&cache.record.key).await
+        {
+            self.reporter.warn_of(&error, "the old version of the model stays in this browser");
+        }
+    }
+
+    /// Frees the header's bytes, once the parts that they are of are in place.
+    pub fn drop_head_before(&self, position: u64) {
+        if u64::from(self.head.borrow().length()) <= position {
+            self.head.replace(Uint8Array::new_with_length(0));
+        }
+    }
+
+    /// Bytes received over the network.
+    pub fn network_bytes(&self) -> u64 {
+        match &self.origin {
+            Origin::Http(http) => http.received(),
+            Origin::Local(_) => 0,
+        }
+    }
+
+    /// Bytes that came out of storage.
+    pub fn cache_bytes(&self) -> u64 {
+        self.from_cache.get()
+    }
+
+    /// Whether the server has another file now than the one whose parts are stored.
+    pub fn changed(&self) -> bool {
+        matches!(&self.origin, Origin::Http(http) if http.changed())
+    }
+
+    /// Stops all requests.
+    pub fn cancel(&self) {
+        if let Origin::Http(http) = &self.origin {
+            http.cancel();
+        }
+    }
+}
+
+/// Bytes that this site may still store, as far as the browser tells. An estimate: a full disk shows when it is full.
+async fn storage_room() -> Option<f64> {
+    let scope: web_sys::WorkerGlobalScope = js_sys::global().dyn_into().ok()?;
+    let storage = Reflect::get(&scope.navigator(), &"storage".into()).ok()?;
+    let storage: web_sys::StorageManager = storage.dyn_into().ok()?;
+    let estimate = JsFuture::from(storage.estimate().ok()?).await.ok()?;
+    let number = |name: &str| Reflect::get(&estimate, &name.into()).ok()?.as_f64();
+    Some(number("quota")? - number("usage")?)
+}

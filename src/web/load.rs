@@ -1,0 +1,383 @@
+//! From a load request to an engine: which backend, which bytes, in which order.
+//!
+//! Principal function: [`load`]. Must not know messages, nor how bytes are fetched or kept.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+use serde_wasm_bindgen::preserve;
+use wasm_bindgen::{JsCast, JsValue};
+use web_time::Instant;
+
+use super::device;
+use super::fetch::HttpFile;
+use super::file::{ModelFile, Origin, Part};
+use super::report::{Phase, Reporter, Warning};
+use super::request::Abort;
+use super::task::{Task, event_loop_turn, wasm_memory_bytes};
+use crate::backend::cpu::{CpuBackend, CpuMode};
+use crate::backend::{AnyBackend, Backend};
+use crate::engine::{Engine, LoadOptions, Loading, ModelSummary};
+use crate::error::{Error, ErrorCode, Result};
+use crate::weights::{PART_BYTES, WeightMap};
+
+/// Stored parts read ahead of the upload.
+const READ_AHEAD: usize = 3;
+/// Parts being hashed and stored at a time; each holds 16 MiB of JS memory.
+const KEEP_AT_ONCE: usize = 2;
+/// Bytes copied into wasm memory at a time on the CPU path.
+const SLICE_BYTES: usize = 1 << 20;
+/// How often a load begins anew because the file changed under it.
+const MAX_RESTARTS: u32 = 2;
+
+/// Which backend the page asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// WebGPU when it is there and right, else the CPU.
+    Auto,
+    /// WebGPU or an error.
+    WebGpu,
+    /// The CPU.
+    Cpu,
+}
+
+/// Half floats on the GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionChoice {
+    /// Where the device has them.
+    Auto,
+    /// Wanted.
+    F16,
+    /// Not wanted.
+    F32,
+}
+
+/// What a `load` request brings (`protocol.ts`).
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadRequest {
+    source: Source,
+    backend: BackendChoice,
+    gpu_precision: PrecisionChoice,
+    #[serde(default)]
+    context_length: Option<u32>,
+    cache: bool,
+}
+
+/// A URL or a Blob. Not an enum: serde would have to buffer it, and a Blob cannot be.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Source {
+    kind: SourceKind,
+    #[serde(default)]
+    url: String,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(default)]
+    cache_key: Option<String>,
+    #[serde(with = "preserve", default = "undefined")]
+    blob: JsValue,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SourceKind {
+    Url,
+    Blob,
+}
+
+fn undefined() -> JsValue {
+    JsValue::UNDEFINED
+}
+
+/// `EngineInfo` of types.ts, but for the adapter, which the page describes itself.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Info {
+    backend: &'static str,
+    backend_reason: String,
+    model: ModelSummary,
+    context_length: usize,
+    memory: Memory,
+    load: LoadFacts,
+    warnings: Vec<Warning>,
+    version: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Memory {
+    backend_bytes: u64,
+    wasm_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LoadFacts {
+    from_cache: bool,
+    cached: bool,
+    seconds: f64,
+    network_bytes: u64,
+}
+
+/// An engine and what the page is told of it.
+pub struct Loaded {
+    /// Ready for requests.
+    pub engine: Engine<AnyBackend>,
+    /// The answer to the load request.
+    pub info: Info,
+}
+
+/// Loads a model. Begins anew when the file on the server changed since its parts were stored, and on the CPU when
+/// `auto` took a GPU that then failed.
+/// # Errors
+/// What the header, the origin or the backend says; `Aborted`.
+pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Reporter>) -> Result<Loaded> {
+    let started = Instant::now();
+    let mut choice = request.backend;
+    let mut fallback = None;
+    let mut restarts = 0;
+    loop {
+        let file = Rc::new(open(request, reporter)?);
+        let cancelled = Rc::clone(&file);
+        abort.on_abort(move || cancelled.cancel());
+        let result = attempt(request, choice, &file, abort, reporter).await;
+        match result {
+            Ok((engine, reason)) => {
+                file.end().await;
+                let reason = fallback.unwrap_or(reason);
+                let info = info(&engine, reason, &file, reporter, started);
+                reporter.phase(Phase::Ready);
+                return Ok(Loaded { engine, info });
+            }
+            Err(_) if abort.is_aborted() => return Err(abort.error()),
+            Err(error) if file.changed() && restarts < MAX_RESTARTS => {
+                restarts += 1;
+                file.discard().await;
+                reporter.warn_of(&error, "the download begins anew");
+            }
+            Err(error) if choice == BackendChoice::Auto && is_gpu_fault(error.code()) => {
+                choice = BackendChoice::Cpu;
+                fallback = Some(format!("the CPU, because WebGPU failed: {}", error.message()));
+            }
+            Err(error) => return Err(error),
+        }
+        reporter.restart();
+    }
+}
+
+fn is_gpu_fault(code: ErrorCode) -> bool {
+    use ErrorCode::{GpuCheckFailed, GpuLost, GpuUnavailable, OutOfMemory};
+    matches!(code, GpuUnavailable | GpuLost | GpuCheckFailed | OutOfMemory)
+}
+
+fn open(request: &LoadRequest, reporter: &Rc<Reporter>) -> Result<ModelFile> {
+    let source = &request.source;
+    let origin = match source.kind {
+        SourceKind::Url => {
+            let headers = source.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+            let counted = Rc::clone(reporter);
+            let on_bytes = move |bytes| counted.add(bytes);
+            Origin::Http(HttpFile::new(source.url.clone(), headers, !request.cache, on_bytes)?)
+        }
+        SourceKind::Blob => match source.blob.dyn_ref::<web_sys::Blob>() {
+            Some(blob) => Origin::Local(blob.clone()),
+            None => {
+                let message = "a source of the kind blob needs a File or Blob";
+                return Err(Error::new(ErrorCode::InvalidRequest, message).at("source.blob"));
+            }
+        },
+    };
+    Ok(ModelFile::new(origin, Rc::clone(reporter)))
+}
+
+/// One try on one backend. Gives the engine, and in one sentence why this backend.
+async fn attempt(
+    request: &LoadRequest,
+    choice: BackendChoice,
+    file: &Rc<ModelFile>,
+    abort: &Abort,
+    reporter: &Rc<Reporter>,
+) -> Result<(Engine<AnyBackend>, String)> {
+    // Before any download: a model that cannot be used as asked for need not be fetched.
+    let found = match choice {
+        BackendChoice::Cpu => Err(Error::new(ErrorCode::GpuUnavailable, "the CPU was asked for")),
+        BackendChoice::Auto | BackendChoice::WebGpu => device::find().await,
+    };
+    if choice == BackendChoice::WebGpu
+        && let Err(error) = found
+    {
+        return Err(error);
+    }
+    reporter.phase(Phase::Header);
+    if request.cache && request.source.kind == SourceKind::Url {
+        let source = &request.source;
+        let key = source.cache_key.clone().unwrap_or_else(|| cache_key(&source.url));
+        file.use_cache(&key, &source.url).await;
+    }
+    let header = file.header().await?;
+    let n_ctx = request.context_length.map(|n| n as usize);
+    let loading = Loading::new(header, LoadOptions { n_ctx, n_batch: None })?;
+    let parts = loading.weights().parts(PART_BYTES);
+    let data_end = parts.last().map_or(0, |part| part.end);
+    reporter.total(data_end);
+    let (mut backend, reason) = match found {
+        Ok(device) => device::backend(device, &loading, request.gpu_precision, reporter).await?,
+        Err(error) => {
+            let backend = AnyBackend::Cpu(CpuBackend::new(loading.plan(), CpuMode::Fast)?);
+            (backend, format!("the CPU: {}", error.message()))
+        }
+    };
+    if abort.is_aborted() {
+        return Err(abort.error());
+    }
+    file.begin(&loading.summary().name, data_end).await;
+    fill(&mut backend, loading.weights(), parts, file, abort, reporter).await?;
+    reporter.phase(Phase::Checking);
+    event_loop_turn().await;
+    backend.finish_upload().await?;
+    Ok((loading.into_engine(backend), reason))
+}
+
+/// The URL without query (signatures expire) and fragment.
+fn cache_key(url: &str) -> String {
+    url.split(['?', '#']).next().unwrap_or(url).to_owned()
+}
+
+/// Streams all parts into the backend and into storage. Whatever happens, parts that are whole are stored before it
+/// returns.
+async fn fill(
+    backend: &mut AnyBackend,
+    weights: &WeightMap,
+    parts: Vec<Range<u64>>,
+    file: &Rc<ModelFile>,
+    abort: &Abort,
+    reporter: &Rc<Reporter>,
+) -> Result<()> {
+    let mut pipeline = Pipeline { file, parts, next: 0, coming: VecDeque::new(), keeping: VecDeque::new() };
+    let result = pipeline.run(backend, weights, abort, reporter).await;
+    if result.is_err() {
+        file.cancel();
+    }
+    for kept in pipeline.keeping {
+        kept.await;
+    }
+    result
+}
+
+/// While one part is uploaded, hashed and stored, the next ones are on their way.
+struct Pipeline<'a> {
+    file: &'a Rc<ModelFile>,
+    parts: Vec<Range<u64>>,
+    /// Index of the next part to ask for.
+    next: usize,
+    /// Parts asked for, in order, and whether they come out of storage.
+    coming: VecDeque<(bool, Task<Result<Part>>)>,
+    keeping: VecDeque<Task<()>>,
+}
+
+impl Pipeline<'_> {
+    async fn run(
+        &mut self,
+        backend: &mut AnyBackend,
+        weights: &WeightMap,
+        abort: &Abort,
+        reporter: &Reporter,
+    ) -> Result<()> {
+        let mut slice = Vec::new();
+        loop {
+            self.ask();
+            let Some((is_stored, coming)) = self.coming.pop_front() else { return Ok(()) };
+            reporter.phase(if is_stored { Phase::ReadingCache } else { Phase::Downloading });
+            let part = coming.await?;
+            self.ask();
+            if part.is_new {
+                if self.keeping.len() >= KEEP_AT_ONCE
+                    && let Some(oldest) = self.keeping.pop_front()
+                {
+                    oldest.await;
+                }
+                let keep = Rc::clone(self.file).keep(part.index, part.bytes.clone());
+                self.keeping.push_back(Task::spawn(keep));
+            }
+            upload(backend, weights, &part, &mut slice)?;
+            self.file.drop_head_before(part.range.end);
+            event_loop_turn().await;
+            if abort.is_aborted() {
+                return Err(abort.error());
+            }
+        }
+    }
+
+    /// Asks for more parts: of storage a few, of the network one at a time, so that a download that is cut loses
+    /// as little as it can.
+    fn ask(&mut self) {
+        while self.next < self.parts.len() && self.coming.len() < READ_AHEAD {
+            let index = self.next as u32;
+            let is_stored = self.file.is_stored(index);
+            if !is_stored && self.coming.iter().any(|(is_stored, _)| !is_stored) {
+                return;
+            }
+            let part = Rc::clone(self.file).part(index, self.parts[self.next].clone());
+            self.coming.push_back((is_stored, Task::spawn(part)));
+            self.next += 1;
+        }
+    }
+}
+
+/// Hands a part's pieces to the backend: to the GPU straight from the JS array, to the CPU through a small window.
+fn upload(backend: &mut AnyBackend, weights: &WeightMap, part: &Part, slice: &mut Vec<u8>) -> Result<()> {
+    for piece in weights.pieces(part.range.clone()) {
+        let bytes = part.bytes.subarray(piece.range.start as u32, piece.range.end as u32);
+        match backend {
+            #[cfg(feature = "gpu")]
+            AnyBackend::Gpu(gpu) => gpu.upload_js(piece.weight, piece.offset, &bytes)?,
+            AnyBackend::Cpu(cpu) => {
+                let n_bytes = bytes.length() as usize;
+                for start in (0..n_bytes).step_by(SLICE_BYTES) {
+                    let end = n_bytes.min(start + SLICE_BYTES);
+                    slice.resize(end - start, 0);
+                    bytes.subarray(start as u32, end as u32).copy_to(slice);
+                    let offset = piece.offset + start as u64;
+                    weights.check_scales(piece.weight, offset, slice)?;
+                    cpu.upload(piece.weight, offset, slice)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn info(
+    engine: &Engine<AnyBackend>,
+    backend_reason: String,
+    file: &ModelFile,
+    reporter: &Reporter,
+    started: Instant,
+) -> Info {
+    let backend = engine.session().backend();
+    let network_bytes = file.network_bytes();
+    Info {
+        backend: match backend {
+            AnyBackend::Cpu(_) => "cpu",
+            #[cfg(feature = "gpu")]
+            AnyBackend::Gpu(_) => "webgpu",
+        },
+        backend_reason,
+        model: engine.summary().clone(),
+        context_length: engine.session().n_ctx(),
+        memory: Memory { backend_bytes: backend.memory_bytes(), wasm_bytes: wasm_memory_bytes() },
+        load: LoadFacts {
+            from_cache: network_bytes == 0 && file.cache_bytes() > 0,
+            cached: file.is_cached(),
+            seconds: started.elapsed().as_secs_f64(),
+            network_bytes,
+        },
+        warnings: reporter.warnings(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}

@@ -1,0 +1,236 @@
+//! What each kind of request does.
+//!
+//! Principal functions: [`serve`], for what needs the engine, and [`immediate`], for what does not. Must not know the
+//! queue.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use js_sys::{Float32Array, Uint32Array};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use serde_wasm_bindgen::preserve;
+use wasm_bindgen::{JsCast, JsValue};
+
+use super::actor::{Out, Shared};
+use super::load::load;
+use super::protocol::{Reply, Request, decode, encode, object};
+use super::report::Reporter;
+use super::request::{Abort, Turns};
+use super::store::Store;
+use crate::backend::AnyBackend;
+use crate::engine::{Engine, Event, Outcome};
+use crate::error::{Error, ErrorCode, Result};
+use crate::text::{ChatMessage, EncodeOptions};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenizeRequest {
+    text: String,
+    add_special: bool,
+    parse_special: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DetokenizeRequest {
+    #[serde(with = "preserve")]
+    ids: JsValue,
+    skip_special: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TemplateRequest {
+    messages: Vec<ChatMessage>,
+    add_generation_prompt: bool,
+    template_args: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct ForwardRequest {
+    #[serde(with = "preserve")]
+    ids: JsValue,
+    all: bool,
+}
+
+#[derive(Deserialize)]
+struct DeleteRequest {
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct AbortRequest {
+    target: u32,
+}
+
+/// Whether a request is answered at once, whatever runs.
+pub(super) fn is_immediate(kind: &str) -> bool {
+    matches!(kind, "abort" | "models" | "deleteModel")
+}
+
+/// Serves a request that needs no engine.
+pub(super) async fn immediate(shared: &Shared, request: Request) -> Reply {
+    let result = match request.kind.as_str() {
+        "abort" => decode(request.body).map(|AbortRequest { target }| {
+            shared.abort(target);
+            JsValue::NULL
+        }),
+        "models" => list_models().await,
+        _ => delete_model(request.body).await,
+    };
+    match result {
+        Ok(value) => Reply::Result(request.id, value),
+        Err(error) => Reply::Error(Some(request.id), error),
+    }
+}
+
+async fn list_models() -> Result<JsValue> {
+    Ok(encode(&Store::open().await?.list().await?))
+}
+
+async fn delete_model(body: JsValue) -> Result<JsValue> {
+    let DeleteRequest { key } = decode(body)?;
+    Store::open().await?.delete_model(&key).await?;
+    Ok(JsValue::NULL)
+}
+
+/// Serves a request in its turn.
+pub(super) async fn serve(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out) {
+    let id = request.id;
+    let result = match abort.is_aborted() {
+        true => Err(abort.error()),
+        false => answer(shared, request, abort, out).await,
+    };
+    match result {
+        Ok(Answer { value, buffer: Some(buffer) }) => {
+            out.send_with_buffer(&Reply::Result(id, value), &buffer)
+        }
+        Ok(Answer { value, buffer: None }) => out.send(&Reply::Result(id, value)),
+        Err(error) => out.send(&Reply::Error(Some(id), error)),
+    }
+}
+
+/// A result, and the buffer whose memory goes with it.
+struct Answer {
+    value: JsValue,
+    buffer: Option<JsValue>,
+}
+
+impl From<JsValue> for Answer {
+    fn from(value: JsValue) -> Self {
+        Answer { value, buffer: None }
+    }
+}
+
+async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out) -> Result<Answer> {
+    let Request { id, kind, body } = request;
+    if kind == "load" {
+        let body = decode(body)?;
+        // The old model's memory is needed for the new one.
+        drop(shared.take_engine());
+        let sender = out.clone();
+        let reporter = Rc::new(Reporter::new(move |event| sender.send(&Reply::Event(id, event))));
+        let loaded = load(&body, abort, &reporter).await?;
+        shared.put_engine(loaded.engine);
+        return Ok(encode(&loaded.info).into());
+    }
+    if !matches!(kind.as_str(), "chat" | "complete" | "forward" | "tokenize" | "detokenize" | "template") {
+        let message = format!("the worker knows no request \"{kind}\"");
+        return Err(Error::new(ErrorCode::InvalidRequest, message).at("type"));
+    }
+    let Some(mut engine) = shared.take_engine() else {
+        return Err(Error::new(ErrorCode::InvalidRequest, "no model is loaded in this worker").at("type"));
+    };
+    let turns = Turns::new(Rc::clone(abort));
+    let result = match kind.as_str() {
+        "chat" => chat(&mut engine, body, &turns, id, out).await,
+        "complete" => complete(&mut engine, body, &turns, id, out).await,
+        "forward" => forward(&mut engine, body, &turns).await,
+        _ => text_request(&engine, &kind, body),
+    };
+    shared.put_engine(engine);
+    result
+}
+
+async fn chat(
+    engine: &mut Engine<AnyBackend>,
+    body: JsValue,
+    turns: &Turns,
+    id: u32,
+    out: &Out,
+) -> Result<Answer> {
+    let outcome = engine.chat(decode(body)?, turns, events(id, out)).await?;
+    Ok(outcome_object(&outcome).into())
+}
+
+async fn complete(
+    engine: &mut Engine<AnyBackend>,
+    body: JsValue,
+    turns: &Turns,
+    id: u32,
+    out: &Out,
+) -> Result<Answer> {
+    let outcome = engine.complete(decode(body)?, turns, events(id, out)).await?;
+    Ok(outcome_object(&outcome).into())
+}
+
+fn outcome_object(outcome: &Outcome) -> JsValue {
+    encode(outcome)
+}
+
+/// Passes the engine's events on. The first one of any kind means that the request's arguments were good.
+fn events<'a>(id: u32, out: &'a Out) -> impl FnMut(Event) + 'a {
+    let started = Cell::new(false);
+    move |event| {
+        if !started.replace(true) {
+            out.send(&Reply::Event(id, object([("kind", "started".into())])));
+        }
+        if let Event::Text { text, .. } = event
+            && !text.is_empty()
+        {
+            out.send(&Reply::Event(id, object([("kind", "text".into()), ("text", text.into())])));
+        }
+    }
+}
+
+async fn forward(engine: &mut Engine<AnyBackend>, body: JsValue, turns: &Turns) -> Result<Answer> {
+    let ForwardRequest { ids, all } = decode(body)?;
+    let logits = engine.forward(&token_ids(&ids)?, all, turns).await?;
+    let n_vocab = JsValue::from(engine.summary().n_vocab as u32);
+    let logits = Float32Array::from(logits.as_slice());
+    let buffer = JsValue::from(logits.buffer());
+    Ok(Answer { value: object([("logits", logits.into()), ("nVocab", n_vocab)]), buffer: Some(buffer) })
+}
+
+fn text_request(engine: &Engine<AnyBackend>, kind: &str, body: JsValue) -> Result<Answer> {
+    let value = match kind {
+        "tokenize" => {
+            let TokenizeRequest { text, add_special, parse_special } = decode(body)?;
+            let ids = engine.tokenize(&text, EncodeOptions { add_special, parse_special });
+            Uint32Array::from(ids.as_slice()).into()
+        }
+        "detokenize" => {
+            let DetokenizeRequest { ids, skip_special } = decode(body)?;
+            engine.detokenize(&token_ids(&ids)?, skip_special)?.into()
+        }
+        _ => {
+            let request: TemplateRequest = decode(body)?;
+            let templated = engine.apply_chat_template(
+                &request.messages,
+                request.add_generation_prompt,
+                &request.template_args,
+            )?;
+            let ids = Uint32Array::from(templated.ids.as_slice());
+            object([("text", templated.text.into()), ("ids", ids.into())])
+        }
+    };
+    Ok(Answer::from(value))
+}
+
+fn token_ids(ids: &JsValue) -> Result<Vec<u32>> {
+    match ids.dyn_ref::<Uint32Array>() {
+        Some(ids) => Ok(ids.to_vec()),
+        None => Err(Error::new(ErrorCode::InvalidRequest, "ids must be a Uint32Array").at("ids")),
+    }
+}
