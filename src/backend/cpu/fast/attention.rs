@@ -17,22 +17,19 @@ use crate::model::graph::KvDecl;
 /// Queries of a pass, and positions of a tile of keys.
 const ROWS: usize = 4;
 
-/// Elements of values that a pass takes at a time.
+/// Elements of a head that the inner loops take at a time.
 const STEP: usize = 8;
-
-/// Positions whose values are added up before the sums go back to memory.
-const RUN: usize = 64;
 
 /// Keys and values of one layer.
 pub(super) struct Cache {
     pub(super) decl: KvDecl,
     /// Positions, a multiple of [`ROWS`].
     n_ctx: usize,
-    /// Width of a row of values, a multiple of [`STEP`].
-    v_width: usize,
-    /// `[n_kv_heads, n_ctx / ROWS, head_dim, ROWS]`
+    /// Width of a head, filled up with zeros to a multiple of [`STEP`].
+    width: usize,
+    /// `[n_kv_heads, n_ctx / ROWS, width, ROWS]`
     k: Vec<u16>,
-    /// `[n_kv_heads, n_ctx, v_width]`
+    /// `[n_kv_heads, width / STEP, n_ctx, STEP]`
     v: Vec<u16>,
 }
 
@@ -40,9 +37,9 @@ pub(super) struct Cache {
 pub(super) struct Scratch {
     /// `[n_ctx, ROWS]` scores.
     scores: Vec<[f32; ROWS]>,
-    /// `[head_dim, ROWS]` queries.
+    /// `[width, ROWS]` queries.
     q: Vec<[f32; ROWS]>,
-    /// `[v_width / STEP, ROWS]` sums.
+    /// `[width / STEP, ROWS]` sums.
     sums: Vec<[[f32; STEP]; ROWS]>,
 }
 
@@ -50,23 +47,27 @@ impl Cache {
     /// # Errors
     /// `OutOfMemory`.
     pub(super) fn new(decl: KvDecl, n_ctx: usize) -> Result<Cache> {
-        let (n_ctx, v_width) = (n_ctx.next_multiple_of(ROWS), decl.head_dim.next_multiple_of(STEP));
-        let k = zeroed(decl.n_kv_heads * n_ctx * decl.head_dim, "KV cache")?;
-        Ok(Cache { decl, n_ctx, v_width, k, v: zeroed(decl.n_kv_heads * n_ctx * v_width, "KV cache")? })
+        let (n_ctx, width) = (n_ctx.next_multiple_of(ROWS), decl.head_dim.next_multiple_of(STEP));
+        let len = decl.n_kv_heads * n_ctx * width;
+        let (k, v) = (zeroed(len, "KV cache")?, zeroed(len, "KV cache")?);
+        Ok(Cache { decl, n_ctx, width, k, v })
     }
 
     /// Stores `k, v: [n_kv_heads, head_dim]` at `pos`.
     pub(super) fn write(&mut self, pos: usize, k: &[f32], v: &[f32]) {
-        let KvDecl { n_kv_heads, head_dim } = self.decl;
-        for head in 0..n_kv_heads {
-            let tile = (head * self.n_ctx + pos / ROWS * ROWS) * head_dim;
-            let tile = self.k[tile..][..head_dim * ROWS].as_chunks_mut::<ROWS>().0;
-            for (to, k) in tile.iter_mut().zip(&k[head * head_dim..]) {
+        let head_dim = self.decl.head_dim;
+        let head_len = self.n_ctx * self.width;
+        let heads = self.k.chunks_exact_mut(head_len).zip(self.v.chunks_exact_mut(head_len));
+        for ((k_head, v_head), (k, v)) in heads.zip(k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim))) {
+            let tile = k_head[pos / ROWS * ROWS * self.width..].as_chunks_mut::<ROWS>().0;
+            for (to, k) in tile.iter_mut().zip(k) {
                 to[pos % ROWS] = to_f16(*k);
             }
-            let row = &mut self.v[(head * self.n_ctx + pos) * self.v_width..];
-            for (to, v) in row.iter_mut().zip(&v[head * head_dim..][..head_dim]) {
-                *to = to_f16(*v);
+            let steps = v_head.chunks_exact_mut(self.n_ctx * STEP);
+            for (to, v) in steps.zip(v.chunks(STEP)) {
+                for (to, v) in to[pos * STEP..].iter_mut().zip(v) {
+                    *to = to_f16(*v);
+                }
             }
         }
     }
@@ -123,8 +124,8 @@ impl Scratch {
         let largest = |size: fn(&Cache) -> usize| caches.iter().map(size).max().unwrap_or(0);
         Ok(Scratch {
             scores: zeroed(largest(|cache| cache.n_ctx), "workspace")?,
-            q: zeroed(largest(|cache| cache.decl.head_dim), "workspace")?,
-            sums: zeroed(largest(|cache| cache.v_width / STEP), "workspace")?,
+            q: zeroed(largest(|cache| cache.width), "workspace")?,
+            sums: zeroed(largest(|cache| cache.width / STEP), "workspace")?,
         })
     }
 
@@ -163,6 +164,7 @@ impl Scratch {
         let head_dim = cache.decl.head_dim;
         let start = pass.visible(0).start / ROWS * ROWS;
         let end = pass.visible(R - 1).end;
+        self.q[..cache.width].fill([0.0; ROWS]);
         for row in 0..R {
             let q = &q[pass.head(row) * head_dim..][..head_dim];
             for (to, q) in self.q.iter_mut().zip(q) {
@@ -184,16 +186,19 @@ impl Scratch {
 
     /// Scores of the positions `start..end`, minus infinity where a query does not look. `start` begins a tile.
     fn scores<const R: usize>(&mut self, pass: &Pass, cache: &Cache, start: usize, end: usize) {
-        let head_dim = cache.decl.head_dim;
-        let keys = &cache.k[pass.kv_head * cache.n_ctx * head_dim..][..cache.n_ctx * head_dim];
-        let keys = keys[start * head_dim..].as_chunks::<ROWS>().0.chunks_exact(head_dim);
+        let width = cache.width;
+        let keys = &cache.k[pass.kv_head * cache.n_ctx * width..][start * width..cache.n_ctx * width];
         let scores = self.scores[..(end - start).next_multiple_of(ROWS)].as_chunks_mut::<ROWS>().0;
-        for (tile, scores) in keys.zip(scores) {
+        let queries = self.q[..width].as_chunks::<STEP>().0;
+        for (tile, scores) in keys.chunks_exact(width * ROWS).zip(scores) {
             let mut sums = [F32x4::splat(0.0); R];
-            for (k, q) in tile.iter().zip(&self.q) {
-                let k = F32x4::load_f16(k);
-                for row in 0..R {
-                    sums[row] = sums[row] + k * F32x4::splat(q[row]);
+            let tile = tile.as_chunks::<ROWS>().0.as_chunks::<STEP>().0;
+            for (keys, queries) in tile.iter().zip(queries) {
+                for (k, q) in keys.iter().zip(queries) {
+                    let k = F32x4::load_f16(k);
+                    for row in 0..R {
+                        sums[row] = sums[row] + k * F32x4::splat(q[row]);
+                    }
                 }
             }
             for (row, sums) in sums.into_iter().enumerate() {
@@ -244,40 +249,26 @@ impl Scratch {
 
     /// Sums of the values at `start..end`, weighted by the scores.
     fn weighted_values<const R: usize>(&mut self, pass: &Pass, cache: &Cache, start: usize, end: usize) {
-        let width = cache.v_width;
-        let rows = &cache.v[(pass.kv_head * cache.n_ctx + start) * width..][..(end - start) * width];
-        let n_steps = width / STEP;
-        let sums = &mut self.sums[..n_steps];
-        sums.fill([[0.0; STEP]; ROWS]);
-        let runs = rows.chunks(RUN * width).zip(self.scores[..end - start].chunks(RUN));
-        for (rows, weights) in runs {
-            for (step, sums) in sums.iter_mut().enumerate() {
-                add_run::<R>(&rows.as_chunks::<STEP>().0[step..], n_steps, weights, sums);
+        let weights = &self.scores[..end - start];
+        let step_len = cache.n_ctx * STEP;
+        let steps = cache.v[pass.kv_head * cache.n_ctx * cache.width..].chunks_exact(step_len);
+        for (values, sums) in steps.zip(&mut self.sums[..cache.width / STEP]) {
+            let values = &values.as_chunks::<STEP>().0[start..end];
+            let mut totals = [[F32x4::splat(0.0); 2]; R];
+            for (values, weights) in values.iter().zip(weights) {
+                let [low, high] = values.as_chunks::<4>().0 else { unreachable!("STEP is twice 4") };
+                let values = [F32x4::load_f16(low), F32x4::load_f16(high)];
+                for row in 0..R {
+                    let weight = F32x4::splat(weights[row]);
+                    let [low, high] = totals[row];
+                    totals[row] = [low + values[0] * weight, high + values[1] * weight];
+                }
             }
-        }
-    }
-}
-
-/// Adds to `sums` the steps `values[0], values[n_steps], …`, weighted.
-#[inline(always)]
-fn add_run<const R: usize>(
-    values: &[[u16; STEP]],
-    n_steps: usize,
-    weights: &[[f32; ROWS]],
-    sums: &mut [[f32; STEP]; ROWS],
-) {
-    let mut totals = [[F32x4::splat(0.0); 2]; R];
-    for (values, weights) in values.iter().step_by(n_steps).zip(weights) {
-        let [low, high] = values.as_chunks::<4>().0 else { unreachable!("STEP is twice 4") };
-        let values = [F32x4::load_f16(low), F32x4::load_f16(high)];
-        for row in 0..R {
-            let weight = F32x4::splat(weights[row]);
-            totals[row] = [totals[row][0] + values[0] * weight, totals[row][1] + values[1] * weight];
-        }
-    }
-    for (sums, totals) in sums.iter_mut().zip(totals) {
-        for (sums, total) in sums.as_chunks_mut::<4>().0.iter_mut().zip(totals) {
-            (F32x4::load(sums) + total).store(sums);
+            for (sums, totals) in sums.iter_mut().zip(totals) {
+                for (sums, total) in sums.as_chunks_mut::<4>().0.iter_mut().zip(totals) {
+                    total.store(sums);
+                }
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Matrix products with panels, by integer dots.
 //!
-//! Principal function: [`panels`]. A panel's block is multiplied with one token (decode) or four (prefill) at a time;
-//! integers are summed over a block, scaled, and added up in f32. Must not know file formats.
+//! Principal function: [`panels`]. Decoding multiplies each panel with the one token as it is unpacked; prefill unpacks
+//! two panels once for many tokens and multiplies them with four at a time. Integers are summed over a block, scaled,
+//! and added up in f32, in the same order in both. Must not know file formats.
 
 use super::activations::{ActBlock, Activations, BLOCK, TILE};
 use super::panel::{PAIRS, PanelBlock, ROWS};
@@ -26,14 +27,27 @@ impl Finish<'_> {
     }
 }
 
+/// Panels that prefill multiplies at a time: with [`TILE`] tokens, eight sums that stay in registers.
+const WIDTH: usize = 2;
+
+/// A block of [`WIDTH`] panels, unpacked: the same for all layouts.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Unpacked {
+    pairs: [[[i16; 8]; WIDTH]; PAIRS],
+    scales: [[[f32; ROWS]; WIDTH]; 2],
+    offsets: [[f32; ROWS]; WIDTH],
+}
+
 /// Bytes of activations that a pass over all panels uses: well within any second-level cache.
 const PASS_BYTES: usize = 192 << 10;
 
 /// `out: [n_tokens, n_rows]` from the panels `[ceil(n_rows / ROWS), n_cols / BLOCK]` and the activations of `n_tokens`.
+/// `unpacked: [>= n_cols / BLOCK]` is scratch.
 pub(super) fn panels<B: PanelBlock>(
     blocks: &[B],
     n_cols: usize,
     activations: &Activations,
+    unpacked: &mut [Unpacked],
     n_rows: usize,
     finish: &Finish,
     out: &mut [f32],
@@ -42,48 +56,101 @@ pub(super) fn panels<B: PanelBlock>(
     if out.len() == n_rows {
         let token = &activations.single[..n_blocks];
         for (panel, row) in blocks.chunks_exact(n_blocks).zip((0..n_rows).step_by(ROWS)) {
-            let [sums] = dot_panel(panel, token);
-            finish.write(row, sums.to_array(), out);
+            finish.write(row, dot_panel(panel, token).to_array(), out);
         }
         return;
     }
-    let tile_bytes = n_blocks * size_of::<ActBlock<TILE>>();
-    let tiles_per_pass = (PASS_BYTES / tile_bytes).max(1);
+    let unpacked = &mut unpacked[..n_blocks];
+    let tiles_per_pass = (PASS_BYTES / (n_blocks * size_of::<ActBlock<TILE>>())).max(1);
     let passes = activations.tiles.chunks(tiles_per_pass * n_blocks);
     for (tiles, out) in passes.zip(out.chunks_mut(tiles_per_pass * TILE * n_rows)) {
-        for (panel, row) in blocks.chunks_exact(n_blocks).zip((0..n_rows).step_by(ROWS)) {
+        let panels = blocks.chunks(n_blocks * WIDTH);
+        for (panels, row) in panels.zip((0..n_rows).step_by(ROWS * WIDTH)) {
+            unpack(panels, unpacked);
             let tiles = tiles.chunks_exact(n_blocks);
             for (tile, out) in tiles.zip(out.chunks_mut(TILE * n_rows)) {
-                let sums = dot_panel(panel, tile);
+                let sums =
+                    if B::HALVES { dot_tile::<2>(unpacked, tile) } else { dot_tile::<1>(unpacked, tile) };
                 for (sums, out) in sums.into_iter().zip(out.chunks_exact_mut(n_rows)) {
-                    finish.write(row, sums.to_array(), out);
+                    for (index, sums) in sums.into_iter().enumerate() {
+                        finish.write(row + index * ROWS, sums.to_array(), out);
+                    }
                 }
             }
         }
     }
 }
 
-/// The dot products of a panel's four rows with `T` tokens, one vector for each token.
+/// The dot products of a panel's four rows with a token.
 #[inline(always)]
-fn dot_panel<B: PanelBlock, const T: usize>(panel: &[B], tokens: &[ActBlock<T>]) -> [F32x4; T] {
-    let mut sums = [F32x4::splat(0.0); T];
-    for (block, act) in panel.iter().zip(tokens) {
-        let mut products = [[I32x4::zero(); T]; 2];
+fn dot_panel<B: PanelBlock>(panel: &[B], token: &[ActBlock<1>]) -> F32x4 {
+    let mut sums = F32x4::splat(0.0);
+    for (block, act) in panel.iter().zip(token) {
+        let mut products = [I32x4::zero(); 2];
         block.visit_pairs(|pair, weights| {
-            let products = &mut products[if B::HALVES { pair / (PAIRS / 2) } else { 0 }];
-            for (product, word) in products.iter_mut().zip(act.words[pair]) {
-                *product = *product + weights.dot(I16x8::splat_pair(word));
-            }
+            let half = if B::HALVES { pair / (PAIRS / 2) } else { 0 };
+            products[half] = products[half] + weights.dot(I16x8::splat_pair(act.words[pair][0]));
         });
-        let (scales, offset) = (block.scales(), block.offset());
-        for t in 0..T {
-            let mut sum = F32x4::from_i32(products[0][t]) * scales[0];
-            if B::HALVES {
-                sum = sum + F32x4::from_i32(products[1][t]) * scales[1];
+        let scales = block.scales();
+        let mut sum = F32x4::from_i32(products[0]) * scales[0];
+        if B::HALVES {
+            sum = sum + F32x4::from_i32(products[1]) * scales[1];
+        }
+        sums = sums + sum * F32x4::splat(act.scale[0]);
+        if let Some(offset) = block.offset() {
+            sums = sums + offset * F32x4::splat(act.sum[0]);
+        }
+    }
+    sums
+}
+
+/// Unpacks up to [`WIDTH`] panels of as many blocks as `to` has; what an absent one leaves behind is not used.
+fn unpack<B: PanelBlock>(panels: &[B], to: &mut [Unpacked]) {
+    for (index, panel) in panels.chunks_exact(to.len()).enumerate() {
+        for (block, to) in panel.iter().zip(to.iter_mut()) {
+            block.visit_pairs(|pair, weights| weights.store(&mut to.pairs[pair][index]));
+            let scales = block.scales();
+            scales[0].store(&mut to.scales[0][index]);
+            scales[1].store(&mut to.scales[1][index]);
+            block.offset().unwrap_or(F32x4::splat(0.0)).store(&mut to.offsets[index]);
+        }
+    }
+}
+
+/// The dot products of the rows of [`WIDTH`] panels, scaled `PARTS` times a block, with a tile of tokens.
+#[inline(never)]
+fn dot_tile<const PARTS: usize>(panels: &[Unpacked], tile: &[ActBlock<TILE>]) -> [[F32x4; WIDTH]; TILE] {
+    // Pairs whose products are unrolled, so that the loop itself costs little.
+    const UNROLL: usize = 4;
+    let mut sums = [[F32x4::splat(0.0); WIDTH]; TILE];
+    for (block, act) in panels.iter().zip(tile) {
+        for part in 0..PARTS {
+            let range = part * PAIRS / PARTS..(part + 1) * PAIRS / PARTS;
+            let weights = block.pairs[range.clone()].as_chunks::<UNROLL>().0;
+            let words = act.words[range].as_chunks::<UNROLL>().0;
+            let mut products = [[I32x4::zero(); WIDTH]; TILE];
+            for (weights, words) in weights.iter().zip(words) {
+                for pair in 0..UNROLL {
+                    let weights = [I16x8::load(&weights[pair][0]), I16x8::load(&weights[pair][1])];
+                    for t in 0..TILE {
+                        let word = I16x8::splat_pair(words[pair][t]);
+                        products[t][0] = products[t][0] + weights[0].dot(word);
+                        products[t][1] = products[t][1] + weights[1].dot(word);
+                    }
+                }
             }
-            sums[t] = sums[t] + sum * F32x4::splat(act.scale[t]);
-            if let Some(offset) = offset {
-                sums[t] = sums[t] + offset * F32x4::splat(act.sum[t]);
+            for t in 0..TILE {
+                let scale = F32x4::splat(act.scale[t]);
+                for i in 0..WIDTH {
+                    let scaled = F32x4::from_i32(products[t][i]) * F32x4::load(&block.scales[part][i]);
+                    sums[t][i] = sums[t][i] + scaled * scale;
+                }
+            }
+        }
+        for t in 0..TILE {
+            let sum = F32x4::splat(act.sum[t]);
+            for i in 0..WIDTH {
+                sums[t][i] = sums[t][i] + F32x4::load(&block.offsets[i]) * sum;
             }
         }
     }

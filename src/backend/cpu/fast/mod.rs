@@ -18,9 +18,9 @@ use crate::backend::ModelPlan;
 use crate::error::Result;
 use crate::model::graph::{ValueId, WeightDecl, WeightId, WeightKind};
 use crate::model::spec::{Activation, NormSpec};
-use activations::Activations;
+use activations::{Activations, BLOCK};
 use attention::{Cache, Scratch};
-use matmul::Finish;
+use matmul::{Finish, Unpacked};
 use weights::{Store, Weight};
 
 /// Weights, caches and scratch of the fast kernels.
@@ -29,7 +29,9 @@ pub(super) struct Fast {
     caches: Vec<Cache>,
     activations: Activations,
     scratch: Scratch,
-    /// One decoded row of the widest float matrix.
+    /// Unpacked panels of the widest matrix.
+    unpacked: Vec<Unpacked>,
+    /// One decoded row of the widest matrix.
     row: Vec<f32>,
 }
 
@@ -44,6 +46,7 @@ impl Fast {
         Ok(Fast {
             activations: Activations::new(widest, plan.n_batch)?,
             scratch: Scratch::new(&caches)?,
+            unpacked: zeroed(widest.div_ceil(BLOCK), "workspace")?,
             row: zeroed(widest, "workspace")?,
             weights,
             caches,
@@ -91,23 +94,23 @@ impl Kernels for Fast {
         let bias = op.bias.map(|bias| vector(&self.weights, bias));
         let finish = Finish { bias, accumulate: op.accumulate, scale: op.scale };
         let activations = &mut self.activations;
-        let row = &mut self.row[..n_cols];
+        let (row, unpacked) = (&mut self.row[..n_cols], &mut self.unpacked);
         match &weight.store {
             Store::Panel4(blocks) => {
                 activations.set(x_id, x, n_cols);
-                matmul::panels(blocks, n_cols, activations, n_rows, &finish, out);
+                matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
             }
             Store::Panel8(blocks) => {
                 activations.set(x_id, x, n_cols);
-                matmul::panels(blocks, n_cols, activations, n_rows, &finish, out);
+                matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
             }
             Store::Panel8Offset(blocks) => {
                 activations.set(x_id, x, n_cols);
-                matmul::panels(blocks, n_cols, activations, n_rows, &finish, out);
+                matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
             }
             Store::Panel8Halves(blocks) => {
                 activations.set(x_id, x, n_cols);
-                matmul::panels(blocks, n_cols, activations, n_rows, &finish, out);
+                matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
             }
             Store::F32(values) => {
                 let decode = |index: usize, row: &mut [f32]| {
@@ -155,7 +158,12 @@ impl Kernels for Fast {
     fn memory_bytes(&self) -> u64 {
         let weights = self.weights.iter().map(Weight::memory_bytes);
         let caches = self.caches.iter().map(Cache::memory_bytes);
-        let scratch = self.activations.memory_bytes() + self.scratch.memory_bytes() + 4 * self.row.len();
-        (weights.chain(caches).sum::<usize>() + scratch) as u64
+        let scratch = [
+            self.activations.memory_bytes(),
+            self.scratch.memory_bytes(),
+            size_of_val(self.unpacked.as_slice()),
+            size_of_val(self.row.as_slice()),
+        ];
+        weights.chain(caches).chain(scratch).sum::<usize>() as u64
     }
 }

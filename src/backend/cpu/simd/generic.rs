@@ -100,6 +100,10 @@ impl I32x4 {
 
 #[rustfmt::skip]
 impl I16x8 {
+    #[inline(always)]
+    pub(in crate::backend::cpu) fn load(from: &[i16; 8]) -> Self { Self(*from) }
+    #[inline(always)]
+    pub(in crate::backend::cpu) fn store(self, to: &mut [i16; 8]) { *to = self.0; }
     /// Bytes in memory order, two to a lane, the first one low.
     #[inline(always)]
     pub(in crate::backend::cpu) fn load_bytes(from: &[u8; 16]) -> Self {

@@ -110,6 +110,10 @@ impl I32x4 {
 #[rustfmt::skip]
 impl I16x8 {
     #[inline(always)]
+    pub(in crate::backend::cpu) fn load(from: &[i16; 8]) -> Self { Self(load(from)) }
+    #[inline(always)]
+    pub(in crate::backend::cpu) fn store(self, to: &mut [i16; 8]) { store(self.0, to); }
+    #[inline(always)]
     pub(in crate::backend::cpu) fn load_bytes(from: &[u8; 16]) -> Self { Self(load(from)) }
     #[inline(always)]
     pub(in crate::backend::cpu) fn splat_pair(pair: i32) -> Self { Self(i32x4_splat(pair)) }
