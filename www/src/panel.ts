@@ -84,7 +84,13 @@ export class Panel {
 }
 
 function sectionElement({ id, title, body, open }: PanelSection): HTMLElement {
-  const details = h('details', { class: 'panel-section', open, attrs: { 'data-section': id } },
+  const key = `section.${id}`;
+  const details: HTMLDetailsElement = h('details', {
+    class: 'panel-section',
+    open: remembered(key, open),
+    attrs: { 'data-section': id },
+    on: { toggle: () => remember(key, details.open) },
+  },
     h('summary', {}, h('h2', {}, title), icon('chevron', 'icon chevron')),
     h('div', { class: 'section-body' }, body));
   return details;
