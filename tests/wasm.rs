@@ -15,6 +15,7 @@ use lamplight::backend::{Backend, Outputs};
 use lamplight::engine::{CompletionRequest, Engine, LoadOptions, Loading, NoPause, Prompt, SamplingParams};
 use lamplight::error::ErrorCode;
 use lamplight::text::EncodeOptions;
+use lamplight::web::store::{ModelRecord, PartInfo, Store};
 use lamplight::weights::{ByteSource, MemorySource, PART_BYTES, read_header};
 use safetensors::SafeTensors;
 use wasm_bindgen_test::{console_log, wasm_bindgen_test, wasm_bindgen_test_configure};
@@ -228,4 +229,33 @@ async fn the_tokenizer_keeps_text_whole() {
         assert_eq!(tokenizer.decode(&ids, false), text);
         assert!(ids.iter().all(|id| !tokenizer.is_special(*id)), "{text:?} became a special token");
     }
+}
+
+#[wasm_bindgen_test]
+async fn the_store_keeps_whole_parts_and_forgets_them() {
+    let store = Store::open().await.expect("there is IndexedDB in a worker");
+    let key = "test:store";
+    store.delete_model(key).await.expect("nothing to delete is no error");
+    let record =
+        ModelRecord { key: key.into(), name: "x".into(), data_end: PART_BYTES + 5, ..ModelRecord::default() };
+    store.put_record(&record).await.expect("the record is kept");
+    let part = |index, len| PartInfo { index, len, sha256: "00".into() };
+    // A view into a larger buffer: only its own bytes may be stored.
+    let tail = js_sys::Uint8Array::from(&[9, 1, 2, 3, 4, 5, 9][..]).subarray(1, 6);
+    store.put_part(key, &part(1, 5), &tail).await.expect("the part is kept");
+
+    let bytes = store.read_part(key, 1).await.expect("the store works").expect("the part is there");
+    assert_eq!(bytes.to_vec(), [1, 2, 3, 4, 5]);
+    assert!(store.read_part(key, 0).await.expect("the store works").is_none());
+    let parts = store.parts(key).await.expect("the store works");
+    assert_eq!(parts.iter().map(|part| (part.index, part.len)).collect::<Vec<_>>(), [(1, 5)]);
+    assert_eq!(
+        store.record(key).await.expect("the store works").expect("the record is there").data_end,
+        PART_BYTES + 5
+    );
+
+    store.delete_model(key).await.expect("the model goes");
+    assert!(store.record(key).await.expect("the store works").is_none());
+    assert!(store.parts(key).await.expect("the store works").is_empty());
+    assert!(store.read_part(key, 1).await.expect("the store works").is_none());
 }

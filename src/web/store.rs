@@ -26,7 +26,7 @@ const VERSION: u32 = 1;
 const MODELS: &str = "models";
 /// `[key, index] -> PartInfo`: small, so that models can be listed without touching Blobs.
 const PART_INFO: &str = "partInfo";
-/// `[key, index] -> Blob`
+/// `[key, index] -> Blob`, or a `Uint8Array` where no Blob can be stored.
 const PART_DATA: &str = "partData";
 
 /// What is known of a model besides its parts.
@@ -139,19 +139,32 @@ impl Store {
         let request = transaction.object_store(PART_DATA).and_then(|store| store.get(part_key(key, index)));
         // A Blob whose file is gone fails here or when it is read: the part is lost, not the database.
         let Ok(Some(value)) = request.map_err(storage)?.await else { return Ok(None) };
-        let Ok(blob) = value.dyn_into::<Blob>() else { return Ok(None) };
-        Ok(read_blob(&blob).await.ok())
+        match value.dyn_into::<Blob>() {
+            Ok(blob) => Ok(read_blob(&blob).await.ok()),
+            Err(value) => Ok(value.dyn_into::<Uint8Array>().ok()),
+        }
     }
 
-    /// Stores a part, in one transaction.
+    /// Stores a part, in one transaction: as a Blob, or as an array where the browser keeps no Blobs (WebKit's private
+    /// windows; there IndexedDB is in memory anyway).
     /// # Errors
     /// `QuotaExceeded` when the browser's storage is full, else `Storage`.
     pub async fn put_part(&self, key: &str, info: &PartInfo, bytes: &Uint8Array) -> Result<()> {
         let blob = Blob::new_with_u8_array_sequence(&Array::of1(bytes))
             .map_err(|thrown| storage_error(&super::task::describe(&thrown)))?;
+        match self.put_data(key, info, &blob).await {
+            // A copy: storing a view would store all of the buffer behind it.
+            Err(error) if error.code() == ErrorCode::Storage => {
+                self.put_data(key, info, &bytes.slice(0, bytes.length())).await
+            }
+            done => done,
+        }
+    }
+
+    async fn put_data(&self, key: &str, info: &PartInfo, data: &JsValue) -> Result<()> {
         let part = part_key(key, info.index);
         self.write(&[PART_INFO, PART_DATA], |transaction| {
-            transaction.object_store(PART_DATA)?.put(&blob, Some(&part))?;
+            transaction.object_store(PART_DATA)?.put(data, Some(&part))?;
             transaction.object_store(PART_INFO)?.put(&encode(info), Some(&part)).map(drop)
         })
         .await
