@@ -1,5 +1,6 @@
 //! The command-line program as its users call it: results on stdout, errors on stderr, exit statuses.
 #![cfg(all(feature = "cli", not(target_arch = "wasm32")))]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,5 +1,6 @@
 //! The engine's API on a tiny model: chats, completions, their ends and their errors.
 #![cfg(not(target_arch = "wasm32"))]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};

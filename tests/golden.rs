@@ -1,6 +1,7 @@
 //! Whole models against what independent implementations compute for them (tests/golden/README.md): every set and,
 //! where it is there, the demo model, on every backend and in every precision.
 #![cfg(not(target_arch = "wasm32"))]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! The rules of the source tree, held: which module may use which, who may name the browser and the GPU, how large a
 //! file may grow, and that every module says what it is.
 #![cfg(not(target_arch = "wasm32"))]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
