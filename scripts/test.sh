@@ -46,9 +46,10 @@ ring() {
 
 # Host tests, the GPU ones on lavapipe (software Vulkan).
 rust_tests() {
-  export VK_DRIVER_FILES=$LAVAPIPE_ICD XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$LOGS} LAMPLIGHT_REQUIRE_GPU
+  export VK_DRIVER_FILES=$LAVAPIPE_ICD XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$LOGS} LAMPLIGHT_MODEL
   # Where a driver is there, a GPU test that finds no adapter must fail, not skip.
-  LAMPLIGHT_REQUIRE_GPU=$([ -n "$LAVAPIPE_ICD" ] && echo 1)
+  [ -z "$LAVAPIPE_ICD" ] || export LAMPLIGHT_REQUIRE_GPU=1
+  LAMPLIGHT_MODEL=$(scripts/model.sh | tail -n 1) || return 1
   if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --features cli --no-fail-fast --hide-progress-bar --status-level slow --final-status-level fail
   else

@@ -12,7 +12,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 CHROMIUM_DIR=/usr/lib/chromium
 [ -x $CHROMIUM_DIR/chromium ] || die "no $CHROMIUM_DIR/chromium (this set-up knows Debian's chromium package only)."
 version=$($CHROMIUM_DIR/chromium --version 2>/dev/null || true)
-stamp="$version $(sha256sum "$HERE/lavapipe-shim.c" "$0" | sha256sum)"
+stamp="$version $(cat "$HERE/lavapipe-shim.c" "$HERE/lavapipe-chromium.sh" | sha256sum)"
 [ "$(cat "$DEST/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 say "Setting up Chromium with lavapipe as its software GPU in $DEST"
 rm -rf "$DEST"; mkdir -p "$DEST/mesa"
