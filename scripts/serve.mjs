@@ -85,7 +85,8 @@ export function createServer(root, models = []) {
   }, null, 2);
 
   return http.createServer((request, response) => {
-    const { pathname } = new URL(request.url, 'http://localhost');
+    // Not by `new URL`: it takes what follows two slashes for a host.
+    const pathname = request.url.split(/[?#]/, 1)[0];
     for (const [name, value] of headersFor(pathname)) response.setHeader(name, value);
     if (request.method !== 'GET' && request.method !== 'HEAD') {
       response.writeHead(405, { Allow: 'GET, HEAD' }).end();
