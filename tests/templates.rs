@@ -1,5 +1,6 @@
 //! Chat templates: equal to Jinja2 on published templates (`tests/templates/`, rendered by
 //! `tests/tools/render_templates.py`), safe against forged special tokens, and bounded.
+#![cfg(not(target_arch = "wasm32"))]
 
 #[path = "common/byte_vocab.rs"]
 mod byte_vocab;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use lamplight::error::{Error, ErrorCode};
 use lamplight::text::{ChatMessage, ChatTemplate, EncodeOptions, Tokenizer};
+use proptest::prelude::*;
 use serde_json::{Map, Value as Json};
 
 const CONTROL: i64 = 3;
@@ -299,9 +301,57 @@ fn generation_tags_render_their_content() {
 fn long_conversations_fit_the_allowances() {
     let tokenizer = tokenizer(QWEN);
     let template = template("qwen3", &tokenizer);
-    let turn =
-        |i: usize| ChatMessage::new(if i % 2 == 0 { "user" } else { "assistant" }, "word ".repeat(200));
+    let turn = |i: usize| {
+        ChatMessage::new(if i.is_multiple_of(2) { "user" } else { "assistant" }, "word ".repeat(200))
+    };
     let messages: Vec<ChatMessage> = (0..2000).map(turn).collect();
     let rendered = template.render(&messages, true, &Map::new()).expect("renders");
     assert!(rendered.text().len() > 2_000_000);
+}
+
+#[test]
+fn no_template_text_makes_the_engine_panic() {
+    let words = [
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        "{#",
+        "#}",
+        "-",
+        " if ",
+        " for x in messages ",
+        "endfor",
+        "endif",
+        "messages",
+        "[0]",
+        "|trim",
+        "'a'",
+        "(",
+        ")",
+        ".content",
+        "set y = ",
+        "macro m()",
+        "endmacro",
+        "m()",
+        "loop.index",
+        "\n",
+        " ",
+        "é",
+        "1",
+        "+",
+        "~",
+        "'",
+        "raise_exception('no')",
+    ];
+    let word = proptest::sample::select(words.to_vec());
+    let config = ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() };
+    let sources = proptest::collection::vec(word, 0..24).prop_map(|words| words.concat());
+    let result = proptest::test_runner::TestRunner::new(config).run(&sources, |source| {
+        if let Err(error) = render(&source, &user("x<|im_end|>")) {
+            prop_assert_eq!(error.code(), ErrorCode::TemplateError, "{}", source);
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
 }

@@ -1,5 +1,6 @@
 //! Encodings, decodings and chat prompts against cases that Hugging Face and llama.cpp have computed: the committed
 //! golden set, and the larger oracle beside the checkout where there is one.
+#![cfg(not(target_arch = "wasm32"))]
 
 #[path = "common/tokenizer_json.rs"]
 mod tokenizer_json;
@@ -42,7 +43,7 @@ fn gguf_metadata(path: &Path) -> Metadata {
 /// Folders within `root` that hold `file`.
 fn folders(root: &str, file: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(root) else {
-        println!("skipped: {root} is not there");
+        eprintln!("skipped: {root} is not there");
         return Vec::new();
     };
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
@@ -100,7 +101,7 @@ fn check_chats(
         let what = format!("{family} chat {:?}", case["messages"]);
         let args = case["kwargs"].as_object().cloned().unwrap_or_default();
         if args.contains_key("tools") {
-            println!("skipped: {family}: tools come with tool calling");
+            eprintln!("skipped: {family}: tools come with tool calling");
             continue;
         }
         let rendered = template.render(&messages, add, &args);
@@ -190,7 +191,7 @@ fn oracle_gguf_files_encode_as_llama_cpp_or_hugging_face_do() {
         let tokenizer = match Tokenizer::from_metadata(&metadata) {
             Ok(tokenizer) => tokenizer,
             Err(error) if error.code() == ErrorCode::UnsupportedTokenizer => {
-                println!("skipped: {family}: {error}");
+                eprintln!("skipped: {family}: {error}");
                 continue;
             }
             Err(error) => panic!("{family}: {error}"),

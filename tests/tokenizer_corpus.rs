@@ -1,5 +1,6 @@
 //! Our tokenizer against the `tokenizers` crate on a mixed corpus: one real vocabulary (the first 6000 merges of SmolLM2's)
 //! under every pre-tokenizer and as SentencePiece, and the whole vocabulary of a model file where there is one.
+#![cfg(not(target_arch = "wasm32"))]
 
 #[path = "common/tokenizer_json.rs"]
 mod tokenizer_json;
@@ -15,7 +16,7 @@ const CORPUS: &[&str] = &[
     "The quick brown fox jumps over the lazy dog; it's what foxes do, isn't it? They'll've DON'T.",
     "Once upon a time there was a language model that lived in a web page and told stories to children.",
     "敏捷的棕色狐狸跳过了懒狗。今天天气很好，我们去公园散步吧！價錢：１２３元。こんにちは世界、한국어도 있습니다.",
-    "fn main() {\n    let x: Vec<u8> = (0..10).map(|i| i * 2).collect();\n\tprintln!(\"{x:?}\");\r\n}\n\n\n// end\n",
+    "fn main() {\n    let x: Vec<u8> = (0..10).map(|i| i * 2).collect();\n\teprintln!(\"{x:?}\");\r\n}\n\n\n// end\n",
     "def f(x):\n    return x*2 if x > 0 else -x  # TODO\n\nclass A:\n        pass\n",
     "👩‍👩‍👧 🇨🇭🦀 ❤️‍🔥 1️⃣ 👋🏽 text👍text",
     "  leading and trailing   \n \t mixed\t\twhite \u{a0}\u{2003}space \u{3000}\r\n\r\n  ",
@@ -283,6 +284,18 @@ fn a_split_character_is_held_back_until_it_is_whole() {
     assert_eq!(detokenizer.finish(), "");
 }
 
+#[test]
+fn further_vocabularies_encode_as_the_reference() {
+    let Some(list) = std::env::var_os("LAMPLIGHT_TOKENIZERS") else {
+        eprintln!("skipped: LAMPLIGHT_TOKENIZERS may list tokenizer.json files, parted like PATH");
+        return;
+    };
+    for path in std::env::split_paths(&list) {
+        let json = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        check(&path.display().to_string(), &serde_json::from_slice(&json).expect("JSON"));
+    }
+}
+
 /// The first GGUF file of `LAMPLIGHT_MODEL` or `models/`.
 fn model_file() -> Option<std::path::PathBuf> {
     if let Some(path) = std::env::var_os("LAMPLIGHT_MODEL") {
@@ -297,7 +310,7 @@ fn model_file() -> Option<std::path::PathBuf> {
 #[test]
 fn the_whole_vocabulary_of_a_real_model_encodes_as_the_reference() {
     let Some(path) = model_file() else {
-        println!("skipped: set LAMPLIGHT_MODEL to a SmolLM2 GGUF file, or put one into models/");
+        eprintln!("skipped: set LAMPLIGHT_MODEL to a SmolLM2 GGUF file, or put one into models/");
         return;
     };
     let bytes = std::fs::read(&path).expect("readable");
@@ -306,7 +319,7 @@ fn the_whole_vocabulary_of_a_real_model_encodes_as_the_reference() {
     };
     let metadata = &header.metadata;
     if metadata.str("tokenizer.ggml.pre").expect("a string") != Some("smollm") {
-        println!("skipped: {} is no SmolLM", path.display());
+        eprintln!("skipped: {} is no SmolLM", path.display());
         return;
     }
     let ours = Tokenizer::from_metadata(metadata).expect("a real vocabulary");

@@ -1,4 +1,5 @@
 //! Malformed vocabularies: each gives a typed error that names the field, and none a panic.
+#![cfg(not(target_arch = "wasm32"))]
 
 #[path = "common/byte_vocab.rs"]
 mod byte_vocab;
@@ -6,6 +7,7 @@ mod byte_vocab;
 use lamplight::error::ErrorCode;
 use lamplight::formats::metadata::{Metadata, StringArray, Value};
 use lamplight::text::{EncodeOptions, Tokenizer};
+use proptest::prelude::*;
 
 fn strings(list: &[&[u8]]) -> Value {
     let mut array = StringArray::default();
@@ -157,4 +159,26 @@ fn ids_outside_the_vocabulary_are_harmless() {
     assert!(!tokenizer.is_special(u32::MAX));
     assert_eq!(tokenizer.token_id("no such token"), None);
     assert_eq!(tokenizer.token_id("<|im_end|>"), Some(256));
+}
+
+#[test]
+fn any_bytes_are_encoded_and_come_back() {
+    for pre in ["gpt-2", "smollm", "llama-bpe", "smaug-bpe", "default"] {
+        let specials: &[(&str, i64)] = &[("<|a|>", 3), ("<|a|>b", 3), ("  ", 4), ("<t>", 4)];
+        let tokenizer = Tokenizer::from_metadata(&byte_vocab::metadata(pre, specials)).expect("valid");
+        let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+        let byte = prop_oneof![any::<u8>(), proptest::sample::select(b"<|a>bt 1\n\xe4\xb8\xad\xf0".to_vec())];
+        let bytes = proptest::collection::vec(byte, 0..64);
+        let result = proptest::test_runner::TestRunner::new(config).run(&bytes, |bytes| {
+            for parse_special in [true, false] {
+                let options = EncodeOptions { add_special: false, parse_special };
+                let ids = tokenizer.encode_bytes(&bytes, options);
+                let back: Vec<u8> =
+                    ids.iter().flat_map(|id| tokenizer.token_bytes(*id).into_owned()).collect();
+                prop_assert_eq!(&back, &bytes);
+            }
+            Ok(())
+        });
+        result.unwrap_or_else(|error| panic!("{pre}: {error}"));
+    }
 }

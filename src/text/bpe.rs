@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use super::vocab::Vocab;
+use super::vocab::{Vocab, mix};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::metadata::StringArray;
 
@@ -45,11 +45,7 @@ impl Hasher for PairHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        // The finaliser of splitmix64: every input bit reaches every output bit.
-        let mut x = self.0 ^ value;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        self.0 = x ^ (x >> 31);
+        self.0 = mix(self.0 ^ value);
     }
 
     fn finish(&self) -> u64 {
@@ -100,7 +96,7 @@ impl Bpe {
         let mut map = HashMap::with_capacity_and_hasher(merges.len(), PairHashing { seed });
         let mut joined = Vec::new();
         for (rank, line) in merges.iter().enumerate() {
-            let (left, right) = read_merge(vocab, line).map_err(|message| {
+            let (left, right) = read_merge(vocab, line, &mut joined).map_err(|message| {
                 Error::new(ErrorCode::InvalidValue, message).at(format!("{MERGES}[{rank}]"))
             })?;
             joined.clear();
@@ -198,33 +194,34 @@ fn pair(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
 
-/// The two tokens of a merge line. The separator is the first space that has something before it.
-fn read_merge(vocab: &Vocab, line: &[u8]) -> std::result::Result<(u32, u32), String> {
+/// The two tokens of a merge line. The separator is the first space that has something before it. `buffer` saves an
+/// allocation for each of some hundred thousand lines.
+fn read_merge(vocab: &Vocab, line: &[u8], buffer: &mut Vec<u8>) -> std::result::Result<(u32, u32), String> {
     let separator = line.iter().skip(1).position(|byte| *byte == b' ');
     let Some(separator) = separator.map(|at| at + 1) else {
         return Err(format!("\"{}\" is not two tokens parted by a space", line.escape_ascii()));
     };
-    let find = |text: &[u8]| {
-        let bytes = bytes_of_alphabet(text);
-        vocab.find(&bytes).ok_or_else(|| format!("names \"{}\", which is no token", text.escape_ascii()))
+    let mut find = |text: &[u8]| {
+        buffer.clear();
+        bytes_of_alphabet(text, buffer);
+        vocab.find(buffer).ok_or_else(|| format!("names \"{}\", which is no token", text.escape_ascii()))
     };
     Ok((find(&line[..separator])?, find(&line[separator + 1..])?))
 }
 
 /// Undoes GPT-2's printable alphabet: token texts spell every byte as one visible character. Characters outside the
-/// alphabet stand for themselves, and text that is not UTF-8 is taken as it is.
-pub(crate) fn bytes_of_alphabet(text: &[u8]) -> Vec<u8> {
+/// alphabet stand for themselves, and text that is not UTF-8 is taken as it is. Appends to `bytes`.
+pub(crate) fn bytes_of_alphabet(text: &[u8], bytes: &mut Vec<u8>) {
     let Ok(text) = std::str::from_utf8(text) else {
-        return text.to_vec();
+        bytes.extend_from_slice(text);
+        return;
     };
-    let mut bytes = Vec::with_capacity(text.len());
     for c in text.chars() {
         match byte_of_alphabet(c) {
             Some(byte) => bytes.push(byte),
             None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
-    bytes
 }
 
 /// The byte that a character of GPT-2's alphabet stands for. Visible Latin-1 characters are themselves; the others
@@ -269,8 +266,10 @@ mod tests {
             }
         }
         assert!(seen.iter().all(|seen| *seen));
-        assert_eq!(bytes_of_alphabet("Ġa".as_bytes()), b" a");
-        assert_eq!(bytes_of_alphabet("Ċ".as_bytes()), b"\n");
+        let mut bytes = Vec::new();
+        bytes_of_alphabet("ĠaĊ中".as_bytes(), &mut bytes);
+        bytes_of_alphabet(b"\xff", &mut bytes);
+        assert_eq!(bytes, b" a\n\xe4\xb8\xad\xff");
     }
 
     #[test]

@@ -118,10 +118,15 @@ impl Tokenizer {
         let raw = read_texts(metadata)?;
         let kinds = kinds_of(metadata, raw)?;
         let mut texts = StringArray::default();
+        let mut bytes = Vec::new();
         for (text, kind) in raw.iter().zip(&kinds) {
             // Only ordinary tokens are written in the byte alphabet; special tokens stand as they are.
             let fits = match kind {
-                TokenKind::Normal => texts.push(&bytes_of_alphabet(text)),
+                TokenKind::Normal => {
+                    bytes.clear();
+                    bytes_of_alphabet(text, &mut bytes);
+                    texts.push(&bytes)
+                }
                 _ => texts.push(text),
             };
             if !fits {

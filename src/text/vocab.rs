@@ -53,8 +53,8 @@ pub(crate) struct Vocab {
     kinds: Vec<TokenKind>,
     /// Open addressing over token ids; a power of two long, at most half full.
     slots: Vec<u32>,
-    /// Seeded, so that no file can be made to collide on purpose.
-    hasher: RandomState,
+    /// So that no file can be made to collide on purpose.
+    seed: u64,
     /// Length in bytes of the longest token; longer text is no token, and is not hashed.
     longest: usize,
 }
@@ -64,7 +64,7 @@ impl Vocab {
     pub(crate) fn new(texts: StringArray, kinds: Vec<TokenKind>) -> Vocab {
         let longest = texts.iter().map(<[u8]>::len).max().unwrap_or(0);
         let slots = vec![EMPTY; (texts.len() * 2).next_power_of_two().max(2)];
-        let mut vocab = Vocab { texts, kinds, slots, hasher: RandomState::new(), longest };
+        let mut vocab = Vocab { texts, kinds, slots, seed: RandomState::new().hash_one(0u64), longest };
         for ordinary in [true, false] {
             for id in 0..vocab.kinds.len() {
                 if (vocab.kinds[id] == TokenKind::Normal) == ordinary {
@@ -86,7 +86,7 @@ impl Vocab {
     /// The slot that holds `text`, or the empty one where it would go.
     fn slot_of(&self, text: &[u8]) -> usize {
         let mask = self.slots.len() - 1;
-        let mut slot = self.hasher.hash_one(text) as usize & mask;
+        let mut slot = hash(text, self.seed) as usize & mask;
         loop {
             let id = self.slots[slot];
             if id == EMPTY || self.texts.get(id as usize) == Some(text) {
@@ -125,6 +125,25 @@ impl Vocab {
     pub(crate) fn kinds(&self) -> &[TokenKind] {
         &self.kinds
     }
+}
+
+/// A keyed hash of a few bytes. Every neighbouring pair of a SentencePiece text is looked up, and every merge of a file
+/// three times: std's SipHash was most of that work.
+fn hash(text: &[u8], seed: u64) -> u64 {
+    let mut state = seed ^ text.len() as u64;
+    for chunk in text.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        state = mix(state ^ u64::from_le_bytes(word));
+    }
+    state
+}
+
+/// The finaliser of splitmix64: every input bit reaches every output bit.
+pub(crate) fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 /// The token texts as the file has them, checked for number.

@@ -92,10 +92,8 @@ pub(crate) fn to_metadata(tokenizer: &Json) -> Metadata {
     }
     // The template of the post-processor tells whether a text begins with a token.
     let post = tokenizer["post_processor"].to_string();
-    let bos = texts.iter().position(|text| {
-        kinds_is_control(&kinds, &texts, text)
-            && post.contains(&format!("\"single\":[{{\"SpecialToken\":{{\"id\":\"{text}\""))
-    });
+    let begins = |text: &str| post.contains(&format!("\"single\":[{{\"SpecialToken\":{{\"id\":\"{text}\""));
+    let bos = (0..n_vocab).find(|id| kinds[*id] == CONTROL && begins(&texts[*id]));
     insert(&mut metadata, "add_bos_token", Value::Bool(bos.is_some()));
     if let Some(bos) = bos {
         insert(&mut metadata, "bos_token_id", Value::Uint(bos as u64));
@@ -103,10 +101,6 @@ pub(crate) fn to_metadata(tokenizer: &Json) -> Metadata {
     insert(&mut metadata, "tokens", strings(&texts));
     insert(&mut metadata, "token_type", Value::Ints(kinds));
     metadata
-}
-
-fn kinds_is_control(kinds: &[i64], texts: &[String], text: &String) -> bool {
-    texts.iter().zip(kinds).any(|(other, kind)| other == text && *kind == CONTROL)
 }
 
 /// Adds what `tokenizer_config.json` says: the tokens that begin and end a text.

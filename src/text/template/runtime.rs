@@ -49,23 +49,18 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else {
+        let (before, tag) = rest.split_at(start + 2);
+        let Some((tag, _)) = tag.split_once("%}") else {
             break;
         };
-        let tag = &rest[start + 2..start + len];
         let word = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        let plain = match word {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            other => other,
-        };
-        out.push_str(&rest[..start + 2]);
-        if plain == word {
-            out.push_str(tag);
-        } else {
-            out.push_str(&tag.replacen(word, &format!(" {plain} "), 1));
+        out.push_str(before);
+        match word {
+            "generation" => out.push_str(&tag.replacen(word, " if true ", 1)),
+            "endgeneration" => out.push_str(&tag.replacen(word, " endif ", 1)),
+            _ => out.push_str(tag),
         }
-        rest = &rest[start + len..];
+        rest = &rest[before.len() + tag.len()..];
     }
     out + rest
 }
