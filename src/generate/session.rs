@@ -24,8 +24,8 @@ pub struct Session<B> {
     chunk: usize,
 }
 
-/// The first chunk, before anything was measured: long enough to measure, short enough for a phone.
-const FIRST_CHUNK: usize = 16;
+/// The first chunk, before anything was measured: short enough for a phone; the next one is as long as it may be.
+const FIRST_CHUNK: usize = 4;
 
 /// A finished prefill.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,7 +121,7 @@ impl<B: Backend> Session<B> {
     /// Logits of the last or of all of `ids`, `[n_outputs, n_vocab]`, computed afresh from position 0. `None` when
     /// `pause` said stop.
     /// # Errors
-    /// As [`Session::prefill`].
+    /// As [`Session::prefill`], and `OutOfMemory`.
     pub async fn logits(&mut self, ids: &[u32], all: bool, pause: &impl Pause) -> Result<Option<Vec<f32>>> {
         self.tokens.clear();
         if !all {
@@ -129,7 +129,15 @@ impl<B: Backend> Session<B> {
             return Ok(prefilled.map(|prefilled| prefilled.logits));
         }
         self.check(ids)?;
-        let mut logits = Vec::with_capacity(ids.len() * self.n_vocab);
+        let mut logits = Vec::new();
+        // Logits of a long text and a large vocabulary are gigabytes: say so instead of trapping.
+        if logits.try_reserve_exact(ids.len().saturating_mul(self.n_vocab)).is_err() {
+            bail!(
+                OutOfMemory,
+                "the logits of {} tokens do not fit into memory: ask for fewer, or for the last one's only",
+                ids.len()
+            );
+        }
         while self.tokens.len() < ids.len() {
             if !pause.pause().await {
                 return Ok(None);
