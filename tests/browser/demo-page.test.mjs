@@ -230,3 +230,33 @@ test('the page works under a sub-path of a host that sends no headers', async ()
     await server.close();
   }
 });
+
+test('where WebGPU works the page takes it, says so, and chats', async () => {
+  const server = await startServer({ app: { root: WWW, models: [MODEL_FILE] } });
+  const browser = await launch({ gpu: 'lavapipe' });
+  try {
+    const page = await visit(browser, `${server.origin}/`);
+    await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
+    await ready(page);
+    assert.match(await page.locator('.model-chip').innerText(), /WebGPU/);
+    const device = await page.locator('[data-section="device"]').innerText();
+    assert.match(device, /Running on\s+WebGPU[^]*self-check/);
+    assert.match(device, /16-bit floats \(shader-f16\)\s+yes[^]*Largest binding\s+128 MiB/);
+    await page.getByLabel('Max. tokens').fill('8');
+    await page.getByLabel('Max. tokens').press('Tab');
+    await send(page, 'Hello.');
+    await replied(page);
+    assert.ok((await lastReply(page).locator('.markdown').innerText()).trim().length > 0);
+    // Another backend is offered, and taken from the store.
+    server.clearLog();
+    await page.locator('[data-section="model"]').getByRole('radio', { name: 'CPU' }).check();
+    await page.getByRole('button', { name: 'Reload the model to switch' }).click();
+    await page.locator('.chip-backend.cpu').waitFor();
+    assert.deepEqual(server.log.filter((entry) => entry.path.startsWith('/models/')), []);
+    assert.equal(await page.locator('.message').count(), 2, 'the conversation outlives the change');
+    assert.deepEqual(page.problems, []);
+  } finally {
+    await browser.close();
+    await server.close();
+  }
+});
