@@ -1,4 +1,5 @@
 //! The command-line program as its users call it: results on stdout, errors on stderr, exit statuses.
+#![cfg(not(target_arch = "wasm32"))]
 #![cfg(all(feature = "cli", not(target_arch = "wasm32")))]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 

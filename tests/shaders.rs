@@ -1,4 +1,5 @@
 //! Every shader variant is valid WGSL and is what the Rust side says: bindings, lanes, workgroup memory.
+#![cfg(not(target_arch = "wasm32"))]
 #![cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 
 use std::collections::HashMap;
