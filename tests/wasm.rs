@@ -8,6 +8,8 @@ mod common;
 // Both parts share the helpers below.
 #[path = "formats/table.rs"]
 mod malformed;
+#[path = "common/shader_variants.rs"]
+mod shader_variants;
 
 use lamplight::backend::cpu::{CpuBackend, CpuMode};
 use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision};
@@ -195,6 +197,15 @@ async fn gpu_logits_are_the_references() {
             assert!(worst <= golden.fact("tolerance_f16"), "largest difference {worst}");
         }
     }
+}
+
+#[wasm_bindgen_test]
+async fn every_shader_variant_compiles() {
+    let Some(device) = gpu().await else { return };
+    let mut variants = shader_variants::variants();
+    variants.retain(|variant| !variant.f16 || device.info().shader_f16);
+    console_log!("{} shader variants", variants.len());
+    device.check_kernels(&variants).await.expect("every variant compiles");
 }
 
 #[wasm_bindgen_test]

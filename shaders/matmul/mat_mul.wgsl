@@ -31,8 +31,8 @@ fn load_x_tile(lane: u32, first: u32, n_rows: u32, chunk: u32) {
 }
 
 fn load_w_tile(lane: u32, first: u32, chunk: u32) {
-    for (var half = 0u; half < 2u; half++) {
-        let row = (lane >> 2u) + half * 32u;
+    for (var side = 0u; side < 2u; side++) {
+        let row = (lane >> 2u) + side * 32u;
         let part = lane & 3u;
         let row_byte = min(first + row, params.n_rows - 1u) * params.row_bytes;
         let scales = q_scale(row_byte, chunk);

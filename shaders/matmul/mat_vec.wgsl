@@ -7,7 +7,7 @@
 const GROUP: u32 = K_LANES * LANES_N;
 const GROUP_ROWS: u32 = LANES_N * ROWS;
 
-var<workgroup> partial: array<f32, GROUP * ROWS>;
+var<workgroup> lane_sums: array<f32, GROUP * ROWS>;
 
 @compute @workgroup_size(GROUP)
 fn main(
@@ -49,13 +49,13 @@ fn main(
         }
     }
     for (var r = 0u; r < ROWS; r++) {
-        partial[(lane_first + r) * K_LANES + k_lane] = sums[r];
+        lane_sums[(lane_first + r) * K_LANES + k_lane] = sums[r];
     }
     workgroupBarrier();
     if lane < GROUP_ROWS && first + lane < params.n_rows {
         var sum = 0.0;
         for (var k = 0u; k < K_LANES; k++) {
-            sum += partial[lane * K_LANES + k];
+            sum += lane_sums[lane * K_LANES + k];
         }
         store(row, first + lane, sum);
     }

@@ -12,10 +12,10 @@ fn q_scale(row_byte: u32, chunk: u32) -> vec3<f32> {
 
 fn q_codes(row_byte: u32, chunk: u32, part: u32) -> Codes {
     let block = row_byte + (chunk >> 3u) * 210u;
-    let half = (chunk & 7u) >> 2u;
+    let side = (chunk & 7u) >> 2u;
     let quarter = chunk & 3u;
-    let low = block + half * 64u + (quarter & 1u) * 32u + part * 8u;
-    let high = block + 128u + half * 32u + part * 8u;
+    let low = block + side * 64u + (quarter & 1u) * 32u + part * 8u;
+    let high = block + 128u + side * 32u + part * 8u;
     let shift = (quarter >> 1u) * 4u;
     let high_shift = quarter * 2u;
     let lo = ((load_u32_at_2(low) >> shift) & 0x0f0f0f0fu)

@@ -130,8 +130,7 @@ fn first_wrong(products: &[f32], values: &[f32], tokens: &[u32]) -> Option<Strin
         let terms = x.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w));
         let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
         let error = (f64::from(*product) - sum).abs();
-        // A NaN is wrong too, hence not `error > …`.
-        if !(error <= TOLERANCE * size) {
+        if error.is_nan() || error > TOLERANCE * size {
             return Some(format!("{product} where {sum} was expected, with {} rows", tokens.len()));
         }
     }

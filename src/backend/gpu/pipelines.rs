@@ -24,6 +24,13 @@ pub(super) struct Cache {
 }
 
 impl GpuDevice {
+    /// Tries whether `variants` compile on this device.
+    /// # Errors
+    /// `GpuCheckFailed` names the first kernel that does not.
+    pub async fn check_kernels(&self, variants: &[Variant]) -> Result<()> {
+        self.compile(variants).await.map(|_| ())
+    }
+
     /// Compiles `variants`, all at once, and gives them in the same order.
     /// # Errors
     /// `GpuCheckFailed` names the kernel that does not compile.

@@ -385,7 +385,7 @@ impl<'a> Planner<'a> {
     fn rope_kv_write(&mut self, index: usize, op: &Op) -> Result<()> {
         let &Op::RopeKvWrite { q, k, v, n_heads, rope, kv } = op else { return Err(internal("not a rope")) };
         let decl = self.model.graph.kv[kv];
-        if decl.head_dim % 2 != 0 {
+        if !decl.head_dim.is_multiple_of(2) {
             return Err(bad_head(decl.head_dim));
         }
         let (table, n_pairs, neox) = match rope {

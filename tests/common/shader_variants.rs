@@ -1,0 +1,79 @@
+//! Reads shaders/variants.toml: shared by the native validation and by the browser's.
+
+use std::collections::HashMap;
+
+use lamplight::backend::gpu::kernels::{AttentionTile, Kernel, Variant};
+use lamplight::quant::FORMATS;
+
+const VARIANTS: &str = include_str!("../../shaders/variants.toml");
+
+/// A row of variants.toml: the strings of each key's list.
+type Row = HashMap<String, Vec<String>>;
+
+/// The subset of TOML that variants.toml is written in.
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for line in VARIANTS.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if line == "[[variant]]" {
+            rows.push(Row::new());
+            continue;
+        }
+        let (key, value) = line.split_once('=').expect("key = value");
+        let list = value.trim().trim_start_matches('[').trim_end_matches(']');
+        let list = list.split(',').map(|item| item.trim().trim_matches('"').to_owned()).collect();
+        rows.last_mut().expect("[[variant]] comes first").insert(key.trim().to_owned(), list);
+    }
+    rows
+}
+
+fn numbers(row: &Row, key: &str, default: u32) -> Vec<u32> {
+    let parse = |item: &String| item.parse().expect("a number");
+    row.get(key).map_or(vec![default], |list| list.iter().map(parse).collect())
+}
+
+fn flags(row: &Row, key: &str) -> Vec<bool> {
+    let parse = |item: &String| item.parse().expect("true or false");
+    row.get(key).map_or(vec![false], |list| list.iter().map(parse).collect())
+}
+
+/// All variants of the file.
+pub(crate) fn variants() -> Vec<Variant> {
+    let mut variants = Vec::new();
+    for row in rows() {
+        let file = &row["kernel"][0];
+        let kernel = Kernel::ALL.iter().find(|kernel| kernel.file() == file);
+        let kernel = *kernel.unwrap_or_else(|| panic!("{file} is no kernel"));
+        for f16 in flags(&row, "f16") {
+            match kernel {
+                Kernel::Embed | Kernel::MatVec | Kernel::MatMul => {
+                    for n_cols in numbers(&row, "n_cols", 32) {
+                        let fitting = FORMATS.iter().filter(|format| n_cols == 32 || format.block_len == 1);
+                        variants.extend(
+                            fitting
+                                .map(|format| Variant::weights(kernel, format.dtype, n_cols as usize, f16)),
+                        );
+                    }
+                }
+                Kernel::RopeKvWrite => variants.extend(
+                    numbers(&row, "head_dim", 64)
+                        .into_iter()
+                        .map(|head_dim| Variant::rope_kv_write(head_dim, f16)),
+                ),
+                Kernel::Attention => {
+                    for head_dim in numbers(&row, "head_dim", 64) {
+                        for group in numbers(&row, "group", 1) {
+                            for few in flags(&row, "few") {
+                                let tile = AttentionTile::new(head_dim, group, few).expect("a tile");
+                                variants.push(Variant::attention(tile, f16));
+                            }
+                        }
+                    }
+                }
+                Kernel::Norm | Kernel::GatedActivation | Kernel::TakeOutputs => {
+                    variants.push(Variant::plain(kernel));
+                }
+            }
+        }
+    }
+    variants
+}
