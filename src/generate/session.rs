@@ -298,6 +298,22 @@ mod tests {
     }
 
     #[test]
+    fn the_first_chunk_is_short_when_there_is_a_budget() {
+        struct Hurried;
+        impl Pause for Hurried {
+            async fn pause(&self) -> bool {
+                true
+            }
+        }
+        let ids: Vec<u32> = (0..30).collect();
+        let mut session = session(64, 16);
+        let mut progress = Vec::new();
+        let prefilled = block_on(session.prefill(&ids, &Hurried, |n| progress.push(n))).unwrap().unwrap();
+        assert_eq!(progress[0], FIRST_CHUNK);
+        assert_eq!(prefilled.logits, expected_logits(&ids));
+    }
+
+    #[test]
     fn chunks_follow_the_budget() {
         assert_eq!(next_chunk(16, 400.0, 100.0), 4);
         assert_eq!(next_chunk(16, 100.0, 100.0), 16);
