@@ -58,7 +58,7 @@ rust_tests() {
 }
 doc_tests() { cargo test --doc; }
 
-# wasm_tests VARIANT: tests/wasm.rs in a dedicated worker of one browser set-up, run as a user of the crate would.
+# wasm_tests VARIANT: tests/wasm.rs and the SIMD unit tests in a dedicated worker of one browser set-up, run as a user of the crate would.
 wasm_tests() {
   local variant=$1 driver
   export WASM_BINDGEN_TEST_TIMEOUT=300 WASM_BINDGEN_TEST_WEBDRIVER_JSON
@@ -70,7 +70,7 @@ wasm_tests() {
   # The tests read at compile time what they must find, so a missing adapter fails instead of skipping.
   export LAMPLIGHT_EXPECT_GPU; case $variant in *-cpu) LAMPLIGHT_EXPECT_GPU=0 ;; *) LAMPLIGHT_EXPECT_GPU=1 ;; esac
   [ -z "$LAVAPIPE_ICD" ] || [ "$variant" = chrome-swiftshader ] || export VK_DRIVER_FILES=$LAVAPIPE_ICD
-  wasm-pack test --headless "${driver[@]}" --mode no-install . --test wasm
+  wasm-pack test --headless "${driver[@]}" --mode no-install . --lib --test wasm
 }
 
 page_tests() { LAMPLIGHT_MODEL=$(scripts/model.sh | tail -n 1) node --test --test-reporter=spec --test-concurrency=1 --test-timeout=600000 "$@"; }

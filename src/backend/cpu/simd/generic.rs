@@ -51,15 +51,15 @@ impl F32x4 {
     pub(in crate::backend::cpu) fn load_bf16(from: &[u16; 4]) -> Self {
         Self(from.map(|bits| f32::from_bits(u32::from(bits) << 16)))
     }
-    /// The larger of each pair; NaN if either is.
+    /// The larger of each pair, 0 above -0; NaN if either is.
     #[inline(always)]
     pub(in crate::backend::cpu) fn max(self, other: Self) -> Self {
-        Self(zip(self.0, other.0, |a, b| if a.is_nan() || a > b { a } else { b }))
+        Self(zip(self.0, other.0, |a, b| if a.is_nan() || a > b || a == b && a.is_sign_positive() { a } else { b }))
     }
-    /// The smaller of each pair; NaN if either is.
+    /// The smaller of each pair, -0 below 0; NaN if either is.
     #[inline(always)]
     pub(in crate::backend::cpu) fn min(self, other: Self) -> Self {
-        Self(zip(self.0, other.0, |a, b| if a.is_nan() || a < b { a } else { b }))
+        Self(zip(self.0, other.0, |a, b| if a.is_nan() || a < b || a == b && a.is_sign_negative() { a } else { b }))
     }
     /// Without the signs.
     #[inline(always)]

@@ -1,7 +1,9 @@
 //! Every operation of `wasm` against its scalar twin, bit for bit, on ordinary and extreme values.
 
 use super::{generic, wasm};
-use wasm_bindgen_test::wasm_bindgen_test;
+use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
+
+wasm_bindgen_test_configure!(run_in_dedicated_worker);
 
 const FLOATS: [f32; 16] = [
     0.0,
@@ -118,4 +120,15 @@ fn integer_operations_equal_their_twins() {
         dots!(|a, b| a.shr::<4>().dot(b.shr::<12>()));
         dots!(|a, _| a.dot(I16x8::splat_pair(0x7fff_8001_u32 as i32)));
     });
+}
+
+#[wasm_bindgen_test]
+fn stores_write_what_was_loaded() {
+    let (floats, integers) = ([1.5, -0.0, f32::MAX, -3.0], [1, -2, i16::MAX, i16::MIN, 5, -6, 7, -8]);
+    let (mut float_copies, mut integer_copies) = ([[0.0; 4]; 2], [[0; 8]; 2]);
+    wasm::F32x4::load(&floats).store(&mut float_copies[0]);
+    generic::F32x4::load(&floats).store(&mut float_copies[1]);
+    wasm::I16x8::load(&integers).store(&mut integer_copies[0]);
+    generic::I16x8::load(&integers).store(&mut integer_copies[1]);
+    assert_eq!((float_copies, integer_copies), ([floats; 2], [integers; 2]));
 }
