@@ -5,10 +5,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::rc::Rc;
 
 use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::JsFuture;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{AbortController, Headers, ReadableStreamDefaultReader, RequestInit, Response};
 
 use super::task::{describe, sleep};
@@ -28,6 +29,9 @@ const MAX_FAILURES: u32 = 8;
 const FIRST_WAIT_MS: f64 = 250.0;
 /// Longest wait that a server may ask for by `Retry-After`.
 const MAX_WAIT_MS: f64 = 10_000.0;
+
+/// A connection without a byte for so long is as good as cut, in milliseconds.
+const STALLED_MS: f64 = 20_000.0;
 
 /// Identity of the remote file, as far as the server tells and the page may see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,7 +103,7 @@ pub struct HttpFile {
     sequential: RefCell<Option<Sequential>>,
     /// The file turned out to be another one than [`HttpFile::expect`] said.
     changed: Cell<bool>,
-    received: Cell<u64>,
+    received: Rc<Cell<u64>>,
     /// Told of every byte put in its place.
     on_bytes: Box<dyn Fn(u64)>,
 }
@@ -125,7 +129,7 @@ impl HttpFile {
             ranges: Cell::new(None),
             sequential: RefCell::new(None),
             changed: Cell::new(false),
-            received: Cell::new(0),
+            received: Rc::default(),
             on_bytes: Box::new(on_bytes),
         })
     }
@@ -342,6 +346,7 @@ impl HttpFile {
         self.ranges.set(Some(true));
         let end = *filled + expected as u32;
         let reader = self.reader(response)?;
+        let _watch = Watch::start(&reader, &self.received);
         while let Some(chunk) = self.next_chunk(&reader).await? {
             if chunk.length() > end - *filled {
                 let _ = reader.cancel();
@@ -393,6 +398,7 @@ impl HttpFile {
                 self.sequential.take().expect("invariant: start_sequential has just set it")
             }
         };
+        let _watch = Watch::start(&stream.reader, &self.received);
         while *filled < target.length() {
             let Some(chunk) = self.next_sequential(&mut stream).await? else {
                 return match self.size() {
@@ -459,6 +465,39 @@ impl HttpFile {
         let chunk: Uint8Array = Reflect::get(&next, &"value".into()).map_err(cut)?.unchecked_into();
         self.received.set(self.received.get() + u64::from(chunk.length()));
         Ok(Some(chunk))
+    }
+}
+
+/// Cuts a connection that has gone silent, so that it is tried again: while it lives, the number of bytes received must
+/// grow from one look to the next.
+struct Watch(Rc<Cell<bool>>);
+
+impl Watch {
+    fn start(reader: &ReadableStreamDefaultReader, received: &Rc<Cell<u64>>) -> Self {
+        let alive = Rc::new(Cell::new(true));
+        let (watched, reader, received) = (Rc::clone(&alive), reader.clone(), Rc::clone(received));
+        spawn_local(async move {
+            let mut before = received.get();
+            loop {
+                sleep(STALLED_MS).await;
+                if !watched.get() {
+                    return;
+                }
+                if received.get() == before {
+                    // The pending read then ends as if the body had: too few bytes.
+                    let _ = reader.cancel();
+                    return;
+                }
+                before = received.get();
+            }
+        });
+        Self(alive)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 

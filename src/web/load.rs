@@ -29,6 +29,8 @@ const READ_AHEAD: usize = 3;
 const KEEP_AT_ONCE: usize = 2;
 /// Bytes copied into wasm memory at a time on the CPU path.
 const SLICE_BYTES: usize = 1 << 20;
+/// Weights that fit the 4 GiB of a wasm memory beside their KV cache and everything else.
+const MAX_CPU_BYTES: u64 = 3400 << 20;
 /// How often a load begins anew because the file changed under it.
 const MAX_RESTARTS: u32 = 2;
 
@@ -228,6 +230,16 @@ async fn attempt(
     let (mut backend, reason) = match found {
         Ok(device) => device::backend(device, &loading, request.gpu_precision, reporter).await?,
         Err(error) => {
+            let total = loading.weights().total_bytes();
+            if total > MAX_CPU_BYTES {
+                let gib = total as f64 / (1u64 << 30) as f64;
+                let message = format!(
+                    "the model's {gib:.1} GiB of weights do not fit the memory of the CPU path ({}); take a smaller \
+                     model, or a browser with WebGPU",
+                    error.message()
+                );
+                return Err(Error::new(ErrorCode::OutOfMemory, message));
+            }
             let backend = AnyBackend::Cpu(CpuBackend::new(loading.plan(), CpuMode::Fast)?);
             (backend, format!("the CPU: {}", error.message()))
         }
@@ -305,6 +317,12 @@ impl Pipeline<'_> {
                 self.keeping.push_back(Task::spawn(keep));
             }
             upload(backend, weights, &part, &mut slice)?;
+            // The browser copies what is written to the GPU; without this, a fast disk could fill its memory with
+            // parts that a slow GPU has not taken yet.
+            #[cfg(feature = "gpu")]
+            if let AnyBackend::Gpu(gpu) = backend {
+                gpu.device().finished().await?;
+            }
             self.file.drop_head_before(part.range.end);
             event_loop_turn().await;
             if abort.is_aborted() {

@@ -177,7 +177,9 @@ impl GpuDevice {
     }
 
     /// Waits until all that was submitted is done.
-    pub(super) async fn finished(&self) -> Result<()> {
+    /// # Errors
+    /// What went wrong meanwhile: `GpuLost`, `OutOfMemory`, `Internal`.
+    pub async fn finished(&self) -> Result<()> {
         let (sender, receiver) = oneshot();
         self.queue.on_submitted_work_done(move || sender.send(()));
         self.drive();

@@ -1,0 +1,169 @@
+// What can go wrong between a server and this browser's storage: damaged parts, a full disk, no storage at all, a file that changed.
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import { MODEL_BYTES, MODEL_PATH, PART_BYTES, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+
+const CPU = { model: MODEL_PATH, backend: 'cpu' };
+const N_PARTS = Math.ceil(MODEL_BYTES / PART_BYTES);
+
+/** Changes the stored part `index` by `change(blob)`; null deletes its bytes. Runs in the page, beside the engine. */
+function spoil(page, index, how) {
+  return page.evaluate(async ({ index, how }) => {
+    const done = (request) => new Promise((resolve, reject) => {
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
+    });
+    const db = await done(indexedDB.open('lamplight'));
+    const [key] = await done(db.transaction('models').objectStore('models').getAllKeys());
+    const blob = await done(db.transaction('partData').objectStore('partData').get([key, index]));
+    const bytes = new Uint8Array(await blob.arrayBuffer());
+    const store = db.transaction('partData', 'readwrite').objectStore('partData');
+    if (how === 'flip') {
+      bytes[bytes.length >> 1] ^= 0xff;
+      await done(store.put(new Blob([bytes]), [key, index]));
+    } else if (how === 'shorten') {
+      await done(store.put(new Blob([bytes.subarray(1)]), [key, index]));
+    } else {
+      await done(store.delete([key, index]));
+    }
+    // As if the last load had died: every part is then looked at.
+    const models = db.transaction('models', 'readwrite').objectStore('models');
+    await done(models.put({ ...await done(models.get(key)), clean: false }, key));
+    db.close();
+  }, { index, how });
+}
+
+describe('storage', () => {
+  let server, browser, page;
+  before(async () => {
+    server = await startPackageServer();
+    browser = await launch({ gpu: 'none' });
+    page = await openPage(browser, server);
+  });
+  after(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+  const says = () => page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
+  const ranges = () => server.requests(MODEL_PATH).map((entry) => entry.range);
+  const forget = () => page.evaluate(async () => {
+    await globalThis.engine?.dispose();
+    for (const { key } of await lamplight.models.list()) await lamplight.models.delete(key);
+  });
+
+  test('a damaged, a shortened and a lost part are each fetched again, alone', async () => {
+    await load(page, CPU);
+    for (const [index, how] of [[2, 'flip'], [N_PARTS - 1, 'shorten'], [1, 'lose']]) {
+      await page.evaluate(() => engine.dispose());
+      await spoil(page, index, how);
+      server.clearLog();
+      const { info } = await load(page, CPU);
+      const end = Math.min((index + 1) * PART_BYTES, MODEL_BYTES) - 1;
+      assert.deepEqual(ranges(), [`bytes=${index * PART_BYTES}-${end}`], how);
+      assert.deepEqual(info.warnings.map((warning) => warning.code), ['integrity'], how);
+      assert.equal(info.load.fromCache, false);
+    }
+    server.clearLog();
+    const { info } = await load(page, CPU);
+    assert.equal(info.load.fromCache, true);
+    assert.deepEqual(info.warnings, []);
+    assert.equal(await says(), ' Paris.');
+  });
+
+  test('a damaged first part is found before its header is believed', async () => {
+    await page.evaluate(() => engine.dispose());
+    await spoil(page, 0, 'flip');
+    server.clearLog();
+    await load(page, CPU);
+    assert.ok(ranges().length > 0 && ranges().every((range) => Number(/=\d+-(\d+)/.exec(range)[1]) < PART_BYTES), String(ranges()));
+    assert.equal(await says(), ' Paris.');
+  });
+
+  test('a file that changed on the server replaces a download that was begun', async () => {
+    await forget();
+    server.fault(MODEL_PATH, { headers: { ETag: '"old"' }, when: (entry) => !/=33554432-/.test(entry.range) });
+    server.fault(MODEL_PATH, { status: 404, when: (entry) => /=33554432-/.test(entry.range) });
+    assert.equal((await loadError(page, CPU)).code, 'http-status');
+    const [kept] = await page.evaluate(() => lamplight.models.list());
+    assert.equal(kept.bytesStored, 2 * PART_BYTES);
+    server.clearFaults();
+    server.clearLog();
+    const { info } = await load(page, CPU);
+    assert.deepEqual(info.warnings.map((warning) => warning.code), ['integrity']);
+    assert.ok(ranges().some((range) => range.startsWith('bytes=0-')), 'the old parts were kept');
+    assert.equal(await says(), ' Paris.');
+  });
+
+  test('a full disk: the model is used without being kept, and a warning says so', async () => {
+    // A profile of its own: Chromium counts what was just deleted for a while.
+    const fresh = await launch({ gpu: 'none' });
+    try {
+      const small = await openPage(fresh, server);
+      const session = await fresh.context.newCDPSession(small);
+      await session.send('Storage.overrideQuotaForOrigin', { origin: server.origin, quotaSize: 40e6 });
+      const { warnings, cached, text } = await small.evaluate(async (options) => {
+        const heard = [];
+        const engine = await lamplight.createEngine({ ...options, onWarning: (warning) => heard.push(warning.code) });
+        const done = await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 });
+        return { warnings: heard, cached: engine.info.load.cached, text: done.choices[0].text };
+      }, CPU);
+      assert.deepEqual(warnings, ['quota-exceeded']);
+      assert.equal(cached, false);
+      assert.equal(text, ' Paris.');
+    } finally {
+      await fresh.close();
+    }
+  });
+
+  test('no storage at all: the same', async () => {
+    await forget();
+    // The worker's IndexedDB is taken away by a worker of the test's own, which then is the package's.
+    const { code, cached } = await page.evaluate(async (options) => {
+      const heard = [];
+      globalThis.engine = await lamplight.createEngine({
+        ...options, workerUrl: '/no-storage.mjs', onWarning: (warning) => heard.push(warning.code),
+      });
+      return { code: heard.join(), cached: engine.info.load.cached };
+    }, CPU);
+    assert.equal(code, 'storage');
+    assert.equal(cached, false);
+    assert.equal(await says(), ' Paris.');
+  });
+
+  test('cache: false leaves no trace', async () => {
+    await forget();
+    const { info } = await load(page, { ...CPU, cache: false });
+    assert.equal(info.load.cached, false);
+    assert.deepEqual(await page.evaluate(() => lamplight.models.list()), []);
+  });
+
+  test('answers that contradict the request are refused', async () => {
+    const wrong = [
+      [{ headers: { 'Content-Range': `bytes 5-2097156/${MODEL_BYTES}` } }, /asked for/],
+      [{
+        status: 206, body: gzipSync(Buffer.alloc(2 * 1024 * 1024)),
+        headers: { 'Content-Type': 'application/octet-stream', 'Content-Encoding': 'gzip', 'Content-Range': `bytes 0-2097151/${MODEL_BYTES}` },
+      }, /compressed/],
+    ];
+    for (const [fault, message] of wrong) {
+      await forget();
+      server.fault(MODEL_PATH, fault);
+      const error = await loadError(page, CPU);
+      server.clearFaults();
+      assert.equal(error.code, 'integrity', error.message);
+      assert.match(error.message, message);
+    }
+  });
+
+  test('a server that fails now and then is asked again', async () => {
+    await forget();
+    server.clearLog();
+    server.fault(MODEL_PATH, { status: 503, times: 2, headers: { 'Retry-After': '0' } });
+    server.fault(MODEL_PATH, { status: 500, times: 1, when: (entry) => /=33554432-/.test(entry.range) });
+    await load(page, CPU);
+    assert.deepEqual(server.requests(MODEL_PATH).map((entry) => entry.status).filter((status) => status !== 206).sort(), [500, 503, 503]);
+    assert.equal(await says(), ' Paris.');
+    assertNoProblems(page);
+  });
+});
