@@ -6,6 +6,7 @@
 
 mod guard;
 mod json;
+mod limits;
 mod runtime;
 mod time;
 
@@ -99,6 +100,10 @@ impl ChatTemplate {
                 format!("the chat template has {} bytes, at most {MAX_SOURCE} are accepted", source.len());
             return Err(Error::new(ErrorCode::LimitExceeded, message).at(CHAT_TEMPLATE));
         }
+        limits::check_nesting(source).map_err(|reason| {
+            let message = format!("the chat template is too deep: {reason}");
+            Error::new(ErrorCode::TemplateError, message).at(CHAT_TEMPLATE)
+        })?;
         let name = |id: Option<u32>| {
             let bytes = id.map(|id| tokenizer.token_bytes(id)).unwrap_or_default();
             String::from_utf8_lossy(&bytes).into_owned()
