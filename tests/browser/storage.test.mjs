@@ -1,7 +1,6 @@
 // What can go wrong between a server and this browser's storage: damaged parts, a full disk, no storage at all, a file that changed.
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { gzipSync } from 'node:zlib';
 import { MODEL_BYTES, MODEL_PATH, PART_BYTES, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
 
 const CPU = { model: MODEL_PATH, backend: 'cpu' };
@@ -142,9 +141,9 @@ describe('storage', () => {
     const wrong = [
       [{ headers: { 'Content-Range': `bytes 5-2097156/${MODEL_BYTES}` } }, /asked for/],
       [{
-        status: 206, body: gzipSync(Buffer.alloc(2 * 1024 * 1024)),
-        headers: { 'Content-Type': 'application/octet-stream', 'Content-Encoding': 'gzip', 'Content-Range': `bytes 0-2097151/${MODEL_BYTES}` },
-      }, /compressed/],
+        status: 206, body: Buffer.alloc(3 << 20),
+        headers: { 'Content-Type': 'application/octet-stream', 'Content-Range': `bytes 0-2097151/${MODEL_BYTES}` },
+      }, /more bytes than it announced/],
     ];
     for (const [fault, message] of wrong) {
       await forget();
