@@ -139,18 +139,18 @@ fn dot_tile<const PARTS: usize>(panels: &[Unpacked], tile: &[ActBlock<TILE>]) ->
                     }
                 }
             }
-            for t in 0..TILE {
+            for (t, sums) in sums.iter_mut().enumerate() {
                 let scale = F32x4::splat(act.scale[t]);
-                for i in 0..WIDTH {
+                for (i, sum) in sums.iter_mut().enumerate() {
                     let scaled = F32x4::from_i32(products[t][i]) * F32x4::load(&block.scales[part][i]);
-                    sums[t][i] = sums[t][i] + scaled * scale;
+                    *sum = *sum + scaled * scale;
                 }
             }
         }
-        for t in 0..TILE {
-            let sum = F32x4::splat(act.sum[t]);
-            for i in 0..WIDTH {
-                sums[t][i] = sums[t][i] + F32x4::load(&block.offsets[i]) * sum;
+        for (t, sums) in sums.iter_mut().enumerate() {
+            let act_sum = F32x4::splat(act.sum[t]);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = *sum + F32x4::load(&block.offsets[i]) * act_sum;
             }
         }
     }
