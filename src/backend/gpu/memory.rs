@@ -18,7 +18,8 @@ pub(super) struct Part {
 pub(super) fn cut_rows(name: &str, n_rows: u64, row_bytes: u64, max_bytes: u64) -> Result<Vec<Part>> {
     // Row sizes are even for every format, so two rows always end at a multiple of 4.
     let step = if row_bytes.is_multiple_of(4) { 1 } else { 2 };
-    let fitting = max_bytes.saturating_sub(8) / row_bytes.max(1) / step * step;
+    let most = max_bytes.saturating_sub(8) / row_bytes.max(1);
+    let fitting = if n_rows <= most { n_rows } else { most / step * step };
     if fitting == 0 {
         let message = format!(
             "a row of {name} takes {row_bytes} bytes, and this GPU binds at most {max_bytes} at once"
