@@ -43,6 +43,7 @@ impl Codec for PlainObjects {
 /// A request that waits for its turn.
 struct Job {
     request: Request,
+    /// Also in [`Shared::aborts`], so that it can be stopped while it waits.
     abort: Rc<Abort>,
     out: Out,
 }
@@ -53,6 +54,7 @@ pub struct Shared {
     /// Absent until a model is loaded, and while a request runs.
     engine: RefCell<Option<Engine<AnyBackend>>>,
     waiting: RefCell<VecDeque<Job>>,
+    /// Whether [`run`] is at work.
     running: Cell<bool>,
     /// Of requests that run or wait.
     aborts: RefCell<HashMap<u32, Rc<Abort>>>,
@@ -103,6 +105,7 @@ impl Out {
     }
 }
 
+/// This worker's global scope; the module is only ever started in one.
 fn scope() -> DedicatedWorkerGlobalScope {
     js_sys::global().unchecked_into()
 }

@@ -93,16 +93,21 @@ struct Sequential {
 /// A file behind a URL.
 pub struct HttpFile {
     url: String,
+    /// The caller's own, such as an authorization.
     headers: Vec<(String, String)>,
-    /// The `cache` mode of the requests.
+    /// False where we keep the parts ourselves: the browser's cache would only keep them a second time.
     use_http_cache: bool,
+    /// Stops every request of the file at once.
     controller: AbortController,
+    /// What the answers so far, or an earlier load, said of the file.
     version: RefCell<Version>,
     /// Whether the server knows ranges; `None` before its first answer.
     ranges: Cell<Option<bool>>,
+    /// The open stream, between two reads.
     sequential: RefCell<Option<Sequential>>,
     /// The file turned out to be another one than [`HttpFile::expect`] said.
     changed: Cell<bool>,
+    /// Bytes received, skipped and repeated ones included.
     received: Rc<Cell<u64>>,
     /// Told of every byte put in its place.
     on_bytes: Box<dyn Fn(u64)>,
@@ -238,6 +243,7 @@ impl HttpFile {
         self.version.borrow().size
     }
 
+    /// Sends one request; resolves when the answer's headers are there.
     async fn request(&self, range: Option<&Range<u64>>) -> std::result::Result<Response, Failure> {
         let broken = |thrown: JsValue| {
             let message = format!("the request for {} cannot be made: {}", self.url, describe(&thrown));
@@ -271,6 +277,7 @@ impl HttpFile {
             transient(ErrorCode::Network, message)
         })?;
         let response: Response = response.unchecked_into();
+        // A sign-in or "not found" page under status 200 is the commonest wrong answer; whatever its bytes, it is said so.
         if response.ok() && header(&response, "content-type").is_some_and(|t| t.contains("text/html")) {
             let message = format!("{} is a web page, not a model file", self.url);
             return Err(Error::new(ErrorCode::NotAModel, message).into());
@@ -278,6 +285,7 @@ impl HttpFile {
         Ok(response)
     }
 
+    /// The failure that an answer's status means, and whether to ask again.
     fn status_failure(&self, response: &Response, status: u16) -> Failure {
         let advice = match status {
             401 | 403 => "the file needs a permission; pass it in the model's headers",
@@ -312,6 +320,7 @@ impl HttpFile {
         Ok(())
     }
 
+    /// Reads the answer to a range request into its place in `target`.
     async fn read_range(
         &self,
         response: &Response,
@@ -416,6 +425,7 @@ impl HttpFile {
                     }
                 };
             };
+            // Bytes before the wanted ones are passed over: the stream cannot jump.
             let at = stream.position;
             let needed = start + u64::from(*filled);
             let skip = (needed.saturating_sub(at)).min(u64::from(chunk.length())) as u32;
@@ -450,6 +460,7 @@ impl HttpFile {
         Ok(body.get_reader().unchecked_into())
     }
 
+    /// The next bytes of a body; `None` at its end.
     async fn next_chunk(
         &self,
         reader: &ReadableStreamDefaultReader,

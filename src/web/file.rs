@@ -62,6 +62,7 @@ pub struct ModelFile {
     /// Bytes from the file's start, as far as the header needed them.
     head: RefCell<Uint8Array>,
     reporter: Rc<Reporter>,
+    /// Bytes that came out of storage.
     from_cache: Cell<u64>,
 }
 
@@ -88,6 +89,7 @@ impl ModelFile {
         }
     }
 
+    /// What storage has of the model; a first visit finds nothing and is no error.
     async fn open_cache(&self, key: &str, url: &str) -> Result<Cache> {
         let store = Rc::new(Store::open().await?);
         let stored = store.record(key).await?;
@@ -101,6 +103,7 @@ impl ModelFile {
         Ok(Cache { store, record, parts: parts.into_iter().map(|part| (part.index, part)).collect() })
     }
 
+    /// Goes on without storage, and says so once: a model that runs is worth more than one that is kept.
     fn without_cache(&self, error: &Error) {
         if self.cache.take().is_some() || error.code() == ErrorCode::Storage {
             self.reporter.warn_of(error, "the model is used without being kept in this browser");
@@ -157,6 +160,7 @@ impl ModelFile {
                     target.subarray(0, n_read)
                 }
             };
+            // The steps double, so copying what is there costs as much as the last step at most.
             let joined = Uint8Array::new_with_length(at as u32 + more.length());
             joined.set(&self.head.borrow(), 0);
             joined.set(&more, at as u32);
@@ -273,6 +277,7 @@ impl ModelFile {
             }
             self.forget(index, "has another length than the file now").await;
         }
+        // The header's own reads are this part's beginning: no byte is asked for twice.
         let target = Uint8Array::new_with_length(len);
         if in_head > 0 {
             target.set(&head.subarray(range.start as u32, range.start as u32 + in_head), 0);
@@ -304,6 +309,7 @@ impl ModelFile {
                 return Ok(None);
             }
         };
+        // Browsers notice a Blob that is gone or cut short, but not one whose bytes have changed.
         let fault = match &bytes {
             None => Some("cannot be read"),
             Some(bytes) if u64::from(bytes.length()) != info.len => Some("is cut short"),

@@ -65,8 +65,10 @@ pub struct LoadRequest {
     source: Source,
     backend: BackendChoice,
     gpu_precision: PrecisionChoice,
+    /// Positions of the KV cache; the engine's default when absent.
     #[serde(default)]
     context_length: Option<u32>,
+    /// Whether to keep parts in IndexedDB; a Blob is never kept.
     cache: bool,
 }
 
@@ -75,10 +77,13 @@ pub struct LoadRequest {
 #[serde(rename_all = "camelCase")]
 struct Source {
     kind: SourceKind,
+    /// Absolute: the page has resolved it against its own address.
     #[serde(default)]
     url: String,
+    /// Sent with every request for the file, and stored nowhere.
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    /// Replaces the key that follows from the URL.
     #[serde(default)]
     cache_key: Option<String>,
     #[serde(with = "preserve", default = "undefined")]
@@ -113,14 +118,18 @@ pub struct Info {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Memory {
+    /// Weights, KV cache and workspace, wherever the backend has them.
     backend_bytes: u64,
+    /// Of the whole wasm memory; on the GPU path it holds no weights.
     wasm_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LoadFacts {
+    /// No byte came over the network.
     from_cache: bool,
+    /// Storage took part to the end, so the next load can come from there.
     cached: bool,
     seconds: f64,
     network_bytes: u64,
@@ -168,6 +177,7 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
             }
             Err(error) => return Err(error),
         }
+        // The page keeps its progress from falling back; ours counts the new try's bytes.
         reporter.restart();
     }
 }
@@ -229,20 +239,7 @@ async fn attempt(
     reporter.total(data_end);
     let (mut backend, reason) = match found {
         Ok(device) => device::backend(device, &loading, request.gpu_precision, reporter).await?,
-        Err(error) => {
-            let total = loading.weights().total_bytes();
-            if total > MAX_CPU_BYTES {
-                let gib = total as f64 / (1u64 << 30) as f64;
-                let message = format!(
-                    "the model's {gib:.1} GiB of weights do not fit the memory of the CPU path ({}); take a smaller \
-                     model, or a browser with WebGPU",
-                    error.message()
-                );
-                return Err(Error::new(ErrorCode::OutOfMemory, message));
-            }
-            let backend = AnyBackend::Cpu(CpuBackend::new(loading.plan(), CpuMode::Fast)?);
-            (backend, format!("the CPU: {}", error.message()))
-        }
+        Err(error) => cpu_backend(&loading, &error)?,
     };
     if abort.is_aborted() {
         return Err(abort.error());
@@ -253,6 +250,23 @@ async fn attempt(
     event_loop_turn().await;
     backend.finish_upload().await?;
     Ok((loading.into_engine(backend), reason))
+}
+
+/// A backend on the CPU, because of `why` there is no other; refused before the download when it cannot be.
+fn cpu_backend(loading: &Loading, why: &Error) -> Result<(AnyBackend, String)> {
+    let total = loading.weights().total_bytes();
+    // Running out of memory in the middle of the upload would be a trap, not an error.
+    if total > MAX_CPU_BYTES {
+        let gib = total as f64 / (1u64 << 30) as f64;
+        let message = format!(
+            "the model's {gib:.1} GiB of weights do not fit the memory of the CPU path ({}); take a smaller model, or \
+             a browser with WebGPU",
+            why.message()
+        );
+        return Err(Error::new(ErrorCode::OutOfMemory, message));
+    }
+    let backend = AnyBackend::Cpu(CpuBackend::new(loading.plan(), CpuMode::Fast)?);
+    Ok((backend, format!("the CPU: {}", why.message())))
 }
 
 /// The URL without query (signatures expire) and fragment.
@@ -275,6 +289,7 @@ async fn fill(
     if result.is_err() {
         file.cancel();
     }
+    // What is whole is kept even when the load failed: the next try begins behind it.
     for kept in pipeline.keeping {
         kept.await;
     }
@@ -306,6 +321,7 @@ impl Pipeline<'_> {
             let Some((is_stored, coming)) = self.coming.pop_front() else { return Ok(()) };
             reporter.phase(if is_stored { Phase::ReadingCache } else { Phase::Downloading });
             let part = coming.await?;
+            // The next part's bytes flow while this one is stored and uploaded.
             self.ask();
             if part.is_new {
                 if self.keeping.len() >= KEEP_AT_ONCE

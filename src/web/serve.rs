@@ -1,7 +1,7 @@
 //! What each kind of request does.
 //!
-//! Principal functions: [`serve`], for what needs the engine, and [`immediate`], for what does not. Must not know the
-//! queue.
+//! Principal functions: [`serve`], for what needs the engine, and [`immediate`], for what does not. The bodies decoded
+//! here are those of `Requests` in `protocol.ts`. Must not know the queue.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,10 +19,11 @@ use super::report::Reporter;
 use super::request::{Abort, Turns};
 use super::store::Store;
 use crate::backend::AnyBackend;
-use crate::engine::{Engine, Event, Outcome};
+use crate::engine::{Engine, Event};
 use crate::error::{Error, ErrorCode, Result};
 use crate::text::{ChatMessage, EncodeOptions};
 
+/// Body of `tokenize`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct TokenizeRequest {
@@ -31,14 +32,17 @@ struct TokenizeRequest {
     parse_special: bool,
 }
 
+/// Body of `detokenize`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct DetokenizeRequest {
+    /// A `Uint32Array`, taken over in one copy instead of number by number.
     #[serde(with = "preserve")]
     ids: JsValue,
     skip_special: bool,
 }
 
+/// Body of `template`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct TemplateRequest {
@@ -47,20 +51,26 @@ struct TemplateRequest {
     template_args: Map<String, Value>,
 }
 
+/// Body of `forward`.
 #[derive(Deserialize)]
 struct ForwardRequest {
+    /// A `Uint32Array`.
     #[serde(with = "preserve")]
     ids: JsValue,
+    /// Logits after every token, not only the last.
     all: bool,
 }
 
+/// Body of `deleteModel`.
 #[derive(Deserialize)]
 struct DeleteRequest {
     key: String,
 }
 
+/// Body of `abort`.
 #[derive(Deserialize)]
 struct AbortRequest {
+    /// The number of the request to stop.
     target: u32,
 }
 
@@ -98,6 +108,7 @@ async fn delete_model(body: JsValue) -> Result<JsValue> {
 /// Serves a request in its turn.
 pub(super) async fn serve(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out) {
     let id = request.id;
+    // Stopped while it waited: it never gets its turn.
     let result = match abort.is_aborted() {
         true => Err(abort.error()),
         false => answer(shared, request, abort, out).await,
@@ -123,6 +134,8 @@ impl From<JsValue> for Answer {
     }
 }
 
+/// Does what the request asks for. The engine is taken out of its place meanwhile, so that no borrow is held over an
+/// await, and is put back whatever the outcome: a request that failed leaves it usable.
 async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out) -> Result<Answer> {
     let Request { id, kind, body } = request;
     if kind == "load" {
@@ -161,7 +174,7 @@ async fn chat(
     out: &Out,
 ) -> Result<Answer> {
     let outcome = engine.chat(decode(body)?, turns, events(id, out)).await?;
-    Ok(outcome_object(&outcome).into())
+    Ok(encode(&outcome).into())
 }
 
 async fn complete(
@@ -172,11 +185,7 @@ async fn complete(
     out: &Out,
 ) -> Result<Answer> {
     let outcome = engine.complete(decode(body)?, turns, events(id, out)).await?;
-    Ok(outcome_object(&outcome).into())
-}
-
-fn outcome_object(outcome: &Outcome) -> JsValue {
-    encode(outcome)
+    Ok(encode(&outcome).into())
 }
 
 /// Passes the engine's events on. The first one of any kind means that the request's arguments were good.
@@ -194,6 +203,7 @@ fn events<'a>(id: u32, out: &'a Out) -> impl FnMut(Event) + 'a {
     }
 }
 
+/// Logits go to the page without a copy: their buffer is given away with the reply.
 async fn forward(engine: &mut Engine<AnyBackend>, body: JsValue, turns: &Turns) -> Result<Answer> {
     let ForwardRequest { ids, all } = decode(body)?;
     let logits = engine.forward(&token_ids(&ids)?, all, turns).await?;
@@ -203,6 +213,7 @@ async fn forward(engine: &mut Engine<AnyBackend>, body: JsValue, turns: &Turns) 
     Ok(Answer { value: object([("logits", logits.into()), ("nVocab", n_vocab)]), buffer: Some(buffer) })
 }
 
+/// The requests that only convert between texts and tokens.
 fn text_request(engine: &Engine<AnyBackend>, kind: &str, body: JsValue) -> Result<Answer> {
     let value = match kind {
         "tokenize" => {

@@ -29,7 +29,9 @@ pub struct Task<T>(Rc<RefCell<Slot<T>>>);
 
 #[derive(Debug)]
 struct Slot<T> {
+    /// Until it is awaited.
     value: Option<T>,
+    /// Of who awaits it.
     waker: Option<Waker>,
 }
 
@@ -86,7 +88,9 @@ pub async fn sleep(milliseconds: f64) {
 /// A port whose messages come back as tasks of the event loop. Timers would do too, but browsers hold nested ones back
 /// for 4 ms, which at 100 tokens a second is a third of the time.
 struct Turnstile {
+    /// Where messages are posted; they come back at the other end.
     port: web_sys::MessagePort,
+    /// Who asked for a turn since the last message.
     waiting: Rc<RefCell<Vec<Waker>>>,
     /// Keeps the handler alive.
     _on_message: Closure<dyn FnMut()>,
