@@ -61,7 +61,7 @@ doc_tests() { cargo test --doc; }
 # wasm_tests VARIANT: tests/wasm.rs and the SIMD unit tests in a dedicated worker of one browser set-up, run as a user of the crate would.
 wasm_tests() {
   local variant=$1 driver
-  export WASM_BINDGEN_TEST_TIMEOUT=300 WASM_BINDGEN_TEST_WEBDRIVER_JSON
+  export WASM_BINDGEN_TEST_TIMEOUT=900 WASM_BINDGEN_TEST_WEBDRIVER_JSON
   WASM_BINDGEN_TEST_WEBDRIVER_JSON=$(node scripts/webdriver.mjs "$variant" "$LOGS") || return 1
   case $variant in
     chrome-*) driver=(--chrome --chromedriver "$(chromedriver_bin)") ;;
