@@ -1,6 +1,6 @@
 //! Random numbers that depend on nothing but a seed and a step.
 //!
-//! Principal function: [`unit`]. Counter-based (pcg4d: Jarzynski and Olano, "Hash Functions for GPU Rendering",
+//! Principal function: [`unit()`]. Counter-based (pcg4d: Jarzynski and Olano, "Hash Functions for GPU Rendering",
 //! 2020), with 32-bit operations only, so that a shader can draw the very same numbers. Must not know what the
 //! numbers are for.
 

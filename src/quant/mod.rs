@@ -1,6 +1,6 @@
 //! Weight formats: one file per format and one registry.
 //!
-//! Principal type: [`Format`], found by [`format`], [`format_by_ggml_id`] or [`format_by_name`]. A format knows how its
+//! Principal type: [`Format`], found by [`format()`], [`format_by_ggml_id`] or [`format_by_name`]. A format knows how its
 //! blocks decode; it must not know tensors' names, models or backends.
 //!
 //! Block structs are plain bytes (alignment 1, little-endian fields as arrays), so a tensor's bytes can be viewed as
