@@ -22,7 +22,8 @@ fn device(options: GpuOptions) -> Option<GpuDevice> {
     match block_on(GpuDevice::request(options)) {
         Ok(device) => Some(device),
         Err(error) => {
-            assert!(std::env::var_os("LAMPLIGHT_REQUIRE_GPU").is_none(), "{error}");
+            let required = std::env::var_os("LAMPLIGHT_REQUIRE_GPU").is_some_and(|value| !value.is_empty());
+            assert!(!required, "{error}");
             println!("SKIPPED: {error}");
             None
         }
@@ -130,6 +131,33 @@ fn close(found: &[f32], expected: &[f32], tolerance: f32) {
     let rms = (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
     for (index, (a, b)) in found.iter().zip(expected).enumerate() {
         assert!((a - b).abs() <= tolerance * rms, "element {index}: {a} where {b} was expected");
+    }
+}
+
+/// Real head widths, long contexts: several tiles of keys, whole ones masked by the window, groups of many sizes.
+#[test]
+fn attention_holds_for_wide_heads_and_long_contexts() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let cases =
+        [(64, 9, 3, None), (80, 4, 4, None), (128, 8, 1, Some(70)), (256, 2, 1, None), (96, 12, 2, Some(1))];
+    for (seed, (head_dim, n_heads, n_kv_heads, window)) in cases.into_iter().enumerate() {
+        println!("head_dim {head_dim}, {n_heads} over {n_kv_heads} heads, window {window:?}");
+        let rope = Some((lamplight::model::spec::RopeLayout::Neox, head_dim));
+        let plain = gpu_shapes().swap_remove(0);
+        let shape = Shape { head_dim, n_heads, n_kv_heads, window, rope, n_embd: 32, n_ff: 32, ..plain };
+        let mut rng = Rng(50 + seed as u64);
+        let model = Model::random(&mut rng, graph(&shape), DType::F32, 180, 130);
+        let mut backend = backend(&model, &device, Precision::F32, Tuning::default());
+        model.upload(&mut rng, &mut backend);
+        let mut naive = Naive::new(&model);
+        let mut pos = 0;
+        for n_tokens in [130, 1, 33, 2] {
+            let tokens = model.random_tokens(&mut rng, n_tokens);
+            let trace = block_on(backend.forward_traced(&tokens, pos)).expect("forward");
+            let parting = trace.first_parting(&naive.forward(&tokens, pos), F32_TOLERANCE);
+            assert_eq!(parting, None, "{n_tokens} tokens at {pos}");
+            pos += n_tokens;
+        }
     }
 }
 

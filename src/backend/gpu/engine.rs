@@ -25,6 +25,9 @@ pub enum Precision {
     F16,
 }
 
+/// Positions of a rope table that are written at once.
+const TABLE_RUN: usize = 512;
+
 /// A model on the GPU.
 pub struct GpuBackend {
     pub(super) device: GpuDevice,
@@ -34,6 +37,7 @@ pub struct GpuBackend {
     bind_groups: Vec<wgpu::BindGroup>,
     pipelines: Vec<wgpu::ComputePipeline>,
     staging: wgpu::Buffer,
+    params: wgpu::Buffer,
     uploads: Uploads,
     few_rows: usize,
     pub(super) f16: bool,
@@ -107,6 +111,7 @@ impl GpuBackend {
             bind_groups,
             pipelines: compiled.into_iter().map(|compiled| compiled.pipeline).collect(),
             staging,
+            params,
             uploads,
             few_rows,
             f16: precision == Precision::F16,
@@ -165,15 +170,19 @@ impl GpuBackend {
             let factors = factors.and_then(|weight| self.uploads.vector(weight.0));
             let frequencies = rope.frequencies(factors);
             let magnitude = f64::from(frequencies.magnitude);
-            let mut row = Vec::with_capacity(frequencies.radians_per_pos.len() * 2);
-            for pos in 0..self.model.n_ctx {
-                row.clear();
-                for radians in &frequencies.radians_per_pos {
-                    let (sin, cos) = (radians * pos as f64).sin_cos();
-                    row.extend([(cos * magnitude) as f32, (sin * magnitude) as f32]);
+            let row = frequencies.radians_per_pos.len() * 2;
+            // In runs of positions: a table of a long context is too large to hold twice, a write each too slow.
+            let mut run = Vec::with_capacity(row * TABLE_RUN);
+            for first in (0..self.model.n_ctx).step_by(TABLE_RUN) {
+                run.clear();
+                for pos in first..self.model.n_ctx.min(first + TABLE_RUN) {
+                    for radians in &frequencies.radians_per_pos {
+                        let (sin, cos) = (radians * pos as f64).sin_cos();
+                        run.extend([(cos * magnitude) as f32, (sin * magnitude) as f32]);
+                    }
                 }
-                let at = (pos * row.len() * 4) as u64;
-                self.device.queue.write_buffer(&self.buffers[table.buffer], at, bytemuck::cast_slice(&row));
+                let at = (first * row * 4) as u64;
+                self.device.queue.write_buffer(&self.buffers[table.buffer], at, bytemuck::cast_slice(&run));
                 self.counters.queue_writes += 1;
             }
         }
@@ -324,6 +333,15 @@ impl Backend for GpuBackend {
 
     fn memory_bytes(&self) -> u64 {
         self.memory_bytes
+    }
+}
+
+/// In a browser dropping a handle leaves the memory to the garbage collector, which does not feel GPU memory.
+impl Drop for GpuBackend {
+    fn drop(&mut self) {
+        for buffer in self.buffers.iter().chain([&self.staging, &self.params]) {
+            buffer.destroy();
+        }
     }
 }
 
