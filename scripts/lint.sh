@@ -6,5 +6,5 @@ cd "$ROOT"
 say "rustfmt"; cargo fmt --check
 say "clippy, host"; cargo clippy --all-targets --features cli -- -D warnings
 say "clippy, wasm32"; cargo clippy --target wasm32-unknown-unknown --lib --tests -- -D warnings
-say "rustdoc"; RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+say "rustdoc"; RUSTDOCFLAGS="-D warnings" cargo doc --features cli --no-deps --quiet
 say "TypeScript"; npm run check --workspaces --if-present

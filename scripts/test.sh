@@ -56,7 +56,8 @@ rust_tests() {
     cargo test --features cli --no-fail-fast --lib --bins --tests
   fi
 }
-doc_tests() { cargo test --doc; }
+# With the features of the other host builds: other features would compile the dependencies anew.
+doc_tests() { cargo test --features cli --doc; }
 
 # wasm_tests VARIANT: tests/wasm.rs and the SIMD unit tests in a dedicated worker of one browser set-up, run as a user of the crate would.
 wasm_tests() {
