@@ -63,7 +63,8 @@ const ready = (page) => page.getByRole('heading', { name: 'What shall we talk ab
 describe('the demo page', () => {
   let server, browser, page;
   before(async () => {
-    server = await startServer({ app: { root: WWW, models: [MODEL_FILE] } });
+    // The model is served a second time by the test server itself, which comes first and can be slowed down.
+    server = await startServer({ app: { root: WWW, models: [MODEL_FILE] }, files: { [MODEL_URL]: MODEL_FILE } });
     browser = await launch({ gpu: 'none' });
     page = await visit(browser, `${server.origin}/`);
   });
