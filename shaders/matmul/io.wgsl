@@ -11,7 +11,7 @@ struct Params {
     outputs: u32,    // 1: one row per wanted output, 0: one per token
     has_bias: u32,
     addend: u32,     // 0: none, 1: the binding `addend`, 2: `out` itself
-    scale: f32,      // factor on the finished sum
+    scale: f32,      // factor on product and bias
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -55,10 +55,11 @@ fn store(row: u32, weight_row: u32, product: f32) {
     if params.has_bias != 0u {
         sum += bias[col];
     }
+    sum *= params.scale;
     if params.addend == 1u {
         sum += addend[at];
     } else if params.addend == 2u {
         sum += out[at];
     }
-    out[at] = sum * params.scale;
+    out[at] = sum;
 }

@@ -4,7 +4,7 @@
 //! op, and coarse, so that a fused kernel is one op. The graph is symbolic in the number of tokens and the position;
 //! it is built once per model. Must not know any buffer or kernel.
 
-use super::spec::{Activation, NormSpec, RopeSpec};
+use super::spec::{Activation, NormSpec, QueryScale, RopeSpec, Routing};
 
 /// Index into [`Graph::weights`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,11 +18,13 @@ pub struct ValueId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RopeId(pub usize);
 
-/// A tensor that the graph reads.
+/// A tensor, or a run of a tensor's rows, that the graph reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightDecl {
-    /// Canonical (GGUF) name.
+    /// Canonical (GGUF) name; of a run of rows, the name it would have by itself, such as `blk.0.attn_q.weight`.
     pub name: String,
+    /// The fused tensor that holds the rows, and where they start; `None` for a tensor of its own.
+    pub part_of: Option<(String, usize)>,
     /// Contiguous elements per row.
     pub n_cols: usize,
     /// Rows; 1 for vectors.
@@ -62,6 +64,59 @@ pub struct ValueDecl {
     pub rows: Rows,
 }
 
+/// Index into [`Graph::states`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StateId(pub usize);
+
+/// What a recurrent layer remembers between steps, in f32. A step at position 0 starts from `init`; any other step
+/// continues where the last one ended, so recurrent models cannot go back to an earlier position.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StateDecl {
+    /// Elements.
+    pub len: usize,
+    /// Value of every element before the first token.
+    pub init: f32,
+}
+
+/// The second operand of an elementwise op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// One row per token, as wide as the first operand.
+    Value(ValueId),
+    /// The same row for every token, as wide as the first operand.
+    Vector(WeightId),
+}
+
+/// Function of one element, for [`Op::Map`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Unary {
+    /// An activation.
+    Activation(Activation),
+    /// `tanh(x)`
+    Tanh,
+    /// `1 / (1 + exp(-x))`
+    Sigmoid,
+    /// `max(x, 0)²`
+    Relu2,
+    /// `exp(-exp(x))`, a decay from its logarithm.
+    ExpNegExp,
+    /// `cap * tanh(x / cap)`
+    Softcap(f32),
+    /// `x * factor`
+    Scale(f32),
+}
+
+/// Function of two elements, for [`Op::Combine`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    /// `a + b`
+    Add,
+    /// `a - b`
+    Sub,
+    /// `a * b`
+    Mul,
+}
+
 /// The key/value cache of one attention layer: `[n_ctx, n_kv_heads, head_dim]` each for K and V.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvDecl {
@@ -83,20 +138,25 @@ pub enum Op {
         /// Destination.
         out: ValueId,
     },
-    /// `out[t] = norm(x[t]) * weight (+ bias)`; both `[n_tokens, width]`.
+    /// `out[t] = norm(x[t]) * weight (+ bias) (+ add[t])`; all `[n_tokens, width]`. Every run of `group` elements is
+    /// normalised by itself (a head, or the whole row).
     Norm {
         /// Source.
         x: ValueId,
         /// Kind and epsilon.
         norm: NormSpec,
-        /// `[width]`.
-        weight: WeightId,
-        /// `[width]`.
+        /// Elements normalised together; divides the width.
+        group: usize,
+        /// `[group]`, shared by all groups, or `[width]`; none multiplies by 1.
+        weight: Option<WeightId>,
+        /// As wide as the weight.
         bias: Option<WeightId>,
-        /// Destination, never the source.
+        /// Residual added at the end; may be the destination itself.
+        add: Option<ValueId>,
+        /// Destination; may be the source.
         out: ValueId,
     },
-    /// `out[t] = weight · x[t] (+ bias) (+ add[t])`; `x: [n_tokens, n_cols]`, `out: [n_tokens, n_rows]`.
+    /// `out[t] = (weight · x[t] (+ bias)) * scale (+ add[t])`; `x: [n_tokens, n_cols]`, `out: [n_tokens, n_rows]`.
     MatMul {
         /// Source.
         x: ValueId,
@@ -106,7 +166,7 @@ pub enum Op {
         bias: Option<WeightId>,
         /// Residual added to the product; may be the destination itself (`out += …`).
         add: Option<ValueId>,
-        /// Factor on the finished sum (1 but for scaled logits).
+        /// Factor on product and bias (1 but for scaled logits and residual branches).
         scale: f32,
         /// Destination, never the source.
         out: ValueId,
@@ -116,19 +176,19 @@ pub enum Op {
     RopeKvWrite {
         /// Queries, rotated in place.
         q: ValueId,
-        /// Keys.
-        k: ValueId,
-        /// Values.
-        v: ValueId,
+        /// Keys and values; `None` for a layer that attends to another layer's cache and only rotates its q.
+        kv_rows: Option<(ValueId, ValueId)>,
         /// Query heads.
         n_heads: usize,
         /// Rotation; `None` stores k and leaves q as they are.
         rope: Option<RopeId>,
+        /// Factor on q by position.
+        q_scale: Option<QueryScale>,
         /// Index into [`Graph::kv`].
         kv: usize,
     },
-    /// `out[t] = softmax(scale · q[t] Kᵀ) V` over the cached positions `<= pos + t`, per query head.
-    /// `q, out: [n_tokens, n_heads, head_dim]`.
+    /// `out[t] = softmax(scale · q[t] Kᵀ) V` over the cached positions `<= pos + t`, per query head; over all
+    /// positions of the step where not `causal`. `q, out: [n_tokens, n_heads, head_dim]`.
     Attention {
         /// Rotated queries.
         q: ValueId,
@@ -142,6 +202,10 @@ pub enum Op {
         window: Option<usize>,
         /// Soft cap of the scores.
         softcap: Option<f32>,
+        /// Whether later positions are hidden. Encoders see the whole step, which must hold the whole text.
+        causal: bool,
+        /// `[n_heads]`: a score per head that takes its share of the softmax and has no value.
+        sinks: Option<WeightId>,
         /// Destination, never the source.
         out: ValueId,
     },
@@ -154,6 +218,112 @@ pub enum Op {
         /// Which function.
         activation: Activation,
         /// Destination.
+        out: ValueId,
+    },
+    /// `out = f(x)`, elementwise; `out` may be `x`.
+    Map {
+        /// Source.
+        x: ValueId,
+        /// Which function.
+        f: Unary,
+        /// Destination.
+        out: ValueId,
+    },
+    /// `out = f(a, b)`, elementwise; `out` may be `a`.
+    Combine {
+        /// First operand.
+        a: ValueId,
+        /// Second operand.
+        b: Operand,
+        /// Which function.
+        f: Binary,
+        /// Destination.
+        out: ValueId,
+    },
+    /// `out = x + (other - x) * mix`, elementwise; `out` is none of the sources.
+    Lerp {
+        /// Where `mix` is 0.
+        x: ValueId,
+        /// Where `mix` is 1.
+        other: ValueId,
+        /// Share of `other`.
+        mix: Operand,
+        /// Destination.
+        out: ValueId,
+    },
+    /// `out[t][i] = x[t][first + i]`: a run of columns, as wide as the destination.
+    Columns {
+        /// Source.
+        x: ValueId,
+        /// First column.
+        first: usize,
+        /// Destination, never the source.
+        out: ValueId,
+    },
+    /// `out[t][i] = x[t][index[i]]`: columns in the order of a weight quantised with act-order (GPTQ `desc_act`).
+    Permute {
+        /// Source.
+        x: ValueId,
+        /// `[width]` whole numbers.
+        index: WeightId,
+        /// Destination, never the source.
+        out: ValueId,
+    },
+    /// `out[t] = x[t] + table[pos + t]`: learned positions.
+    AddPosition {
+        /// Source.
+        x: ValueId,
+        /// `[n_positions, width]`.
+        table: WeightId,
+        /// Destination; may be the source.
+        out: ValueId,
+    },
+    /// Chooses experts: `logits: [n_tokens, n_experts]` to `out: [n_tokens, 2 * n_used]`, the chosen experts' indices
+    /// (whole numbers, best first) and then their weights.
+    Route {
+        /// Router logits.
+        logits: ValueId,
+        /// How indices and weights follow from the logits.
+        routing: Routing,
+        /// `[n_experts]`, added for the choice but not in the weights.
+        choice_bias: Option<WeightId>,
+        /// Destination.
+        out: ValueId,
+    },
+    /// `out[t][j] = weight[e] · x[t][j] (+ bias[e])` for each chosen expert `e = selection[t][j]`.
+    /// `x: [n_tokens, n_cols]`, shared by the experts, or `[n_tokens, n_used, n_cols]`; `out: [n_tokens, n_used, n_out]`.
+    ExpertMatMul {
+        /// Source.
+        x: ValueId,
+        /// As [`Op::Route`] writes it.
+        selection: ValueId,
+        /// `[n_experts * n_out, n_cols]`.
+        weight: WeightId,
+        /// `[n_experts * n_out]`.
+        bias: Option<WeightId>,
+        /// Experts of the layer.
+        n_experts: usize,
+        /// Destination, never the source.
+        out: ValueId,
+    },
+    /// `out[t] = Σ_j selection weight j · x[t][j] (+ add[t])`; `x: [n_tokens, n_used, width]`, `out: [n_tokens, width]`.
+    ExpertSum {
+        /// Source.
+        x: ValueId,
+        /// As [`Op::Route`] writes it.
+        selection: ValueId,
+        /// Residual; may be the destination itself.
+        add: Option<ValueId>,
+        /// Destination.
+        out: ValueId,
+    },
+    /// `out[t] = x[t - 1]`, and for the first token of the step what the step before ended with.
+    TokenShift {
+        /// Source.
+        x: ValueId,
+        /// `[width]`
+        state: StateId,
+        /// Destination, never the source.
         out: ValueId,
     },
     /// Copies the rows whose logits are wanted (the step's last row, or all): `[n_tokens, w]` to `[n_outputs, w]`.
@@ -176,6 +346,8 @@ pub struct Graph {
     pub ropes: Vec<(RopeSpec, Option<WeightId>)>,
     /// Caches, one per attention layer.
     pub kv: Vec<KvDecl>,
+    /// What recurrent layers remember.
+    pub states: Vec<StateDecl>,
     /// In order of execution.
     pub ops: Vec<Op>,
     /// The result, `[n_outputs, n_vocab]`.
@@ -183,15 +355,35 @@ pub struct Graph {
 }
 
 impl Op {
-    /// Values that the op reads (the destination too where it accumulates).
+    /// Values that the op reads (the destination too where it accumulates or works in place).
     pub fn reads(&self) -> Vec<ValueId> {
+        let operand = |operand: Operand| match operand {
+            Operand::Value(value) => Some(value),
+            Operand::Vector(_) => None,
+        };
         match *self {
             Op::Embed { .. } => vec![],
-            Op::Norm { x, .. } | Op::TakeOutputs { x, .. } => vec![x],
-            Op::MatMul { x, add, .. } => [Some(x), add].into_iter().flatten().collect(),
-            Op::RopeKvWrite { q, k, v, .. } => vec![q, k, v],
-            Op::Attention { q, .. } => vec![q],
+            Op::TakeOutputs { x, .. }
+            | Op::Map { x, .. }
+            | Op::Columns { x, .. }
+            | Op::Permute { x, .. }
+            | Op::AddPosition { x, .. }
+            | Op::TokenShift { x, .. } => vec![x],
+            Op::Norm { x, add, .. } | Op::MatMul { x, add, .. } => {
+                [Some(x), add].into_iter().flatten().collect()
+            }
+            Op::RopeKvWrite { q, kv_rows: Some((k, v)), .. } => vec![q, k, v],
+            Op::RopeKvWrite { q, kv_rows: None, .. } | Op::Attention { q, .. } => vec![q],
             Op::GatedActivation { gate, up, .. } => vec![gate, up],
+            Op::Combine { a, b, .. } => [Some(a), operand(b)].into_iter().flatten().collect(),
+            Op::Lerp { x, other, mix, .. } => {
+                [Some(x), Some(other), operand(mix)].into_iter().flatten().collect()
+            }
+            Op::Route { logits, .. } => vec![logits],
+            Op::ExpertMatMul { x, selection, .. } => vec![x, selection],
+            Op::ExpertSum { x, selection, add, .. } => {
+                [Some(x), Some(selection), add].into_iter().flatten().collect()
+            }
         }
     }
 
@@ -203,6 +395,16 @@ impl Op {
             | Op::MatMul { out, .. }
             | Op::Attention { out, .. }
             | Op::GatedActivation { out, .. }
+            | Op::Map { out, .. }
+            | Op::Combine { out, .. }
+            | Op::Lerp { out, .. }
+            | Op::Columns { out, .. }
+            | Op::Permute { out, .. }
+            | Op::AddPosition { out, .. }
+            | Op::Route { out, .. }
+            | Op::ExpertMatMul { out, .. }
+            | Op::ExpertSum { out, .. }
+            | Op::TokenShift { out, .. }
             | Op::TakeOutputs { out, .. } => out,
             Op::RopeKvWrite { q, .. } => q,
         }

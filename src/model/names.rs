@@ -11,5 +11,7 @@ pub const TOKEN_EMBD: &str = "token_embd.weight";
 pub const OUTPUT_NORM: &str = "output_norm.weight";
 /// Output head `[n_vocab, n_embd]`; absent when tied to the embedding.
 pub const OUTPUT: &str = "output.weight";
+/// Bias of the output head (Phi-3.5-MoE).
+pub const OUTPUT_BIAS: &str = "output.bias";
 /// Divisors of the rope frequencies (Llama 3.1 and later).
 pub const ROPE_FREQS: &str = "rope_freqs.weight";

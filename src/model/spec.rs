@@ -16,25 +16,71 @@ pub struct ModelSpec {
     pub n_ctx_train: usize,
     /// All layers, first to last.
     pub layers: Vec<LayerSpec>,
-    /// The norm before the output head.
-    pub output_norm: NormSpec,
+    /// The norm before the output head; encoders may have none.
+    pub output_norm: Option<NormSpec>,
+    /// The norm after the embedding (`token_embd_norm`).
+    pub embed_norm: Option<NormSpec>,
     /// Multiplies the embeddings (1 for most families).
     pub embed_scale: f32,
     /// Multiplies the logits (1 for most families).
     pub logit_scale: f32,
+    /// `cap * tanh(logit / cap)` on the logits.
+    pub logit_softcap: Option<f32>,
+    /// What the model computes at the end.
+    pub head: HeadSpec,
 }
 
-/// One transformer layer.
+/// What a model gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum HeadSpec {
+    /// Logits over the vocabulary, by `output.weight` or the tied embedding table.
+    Logits,
+    /// A vector for a text: the pooled final hidden states.
+    Embedding {
+        /// How one vector comes from one per token.
+        pooling: Pooling,
+        /// Whether it is scaled to length 1.
+        normalize: bool,
+    },
+}
+
+/// How the hidden states of a text become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The mean of all.
+    Mean,
+    /// The first token's.
+    Cls,
+    /// The last token's.
+    Last,
+}
+
+/// One layer: `x += post(mixer(norm(x)))`, then `x += post(ffn(norm(x)))`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
-    /// Norm before attention.
-    pub attn_norm: NormSpec,
-    /// Attention.
-    pub attention: AttentionSpec,
-    /// Norm before the feed-forward block.
-    pub ffn_norm: NormSpec,
+    /// Norm before the token mixer (`attn_norm`); `None` where the family norms only afterwards (OLMo 2, BERT).
+    pub attn_norm: Option<NormSpec>,
+    /// How tokens see each other.
+    pub mixer: MixerSpec,
+    /// Norm of the mixer's output, before it is added (`post_attention_norm`).
+    pub post_attn_norm: Option<NormSpec>,
+    /// Norm before the feed-forward block (`ffn_norm`).
+    pub ffn_norm: Option<NormSpec>,
     /// Feed-forward block.
     pub ffn: FfnSpec,
+    /// Norm of the block's output, before it is added (`post_ffw_norm`).
+    pub post_ffn_norm: Option<NormSpec>,
+    /// Whether the feed-forward block reads what the mixer reads instead of its result (StableLM 12B).
+    pub parallel: bool,
+    /// Multiplies both branches before they are added (Granite; 1 elsewhere).
+    pub residual_scale: f32,
+}
+
+/// The part of a layer in which tokens see each other.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MixerSpec {
+    /// Attention over a KV cache.
+    Attention(AttentionSpec),
 }
 
 /// A normalisation over the width of the residual stream.
@@ -53,9 +99,11 @@ pub enum NormKind {
     Rms,
     /// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`
     Layer,
+    /// `x / max(sqrt(sum(x²)), eps)`
+    L2,
 }
 
-/// Causal grouped-query attention.
+/// Grouped-query attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionSpec {
     /// Query heads.
@@ -72,6 +120,47 @@ pub struct AttentionSpec {
     pub window: Option<usize>,
     /// `cap * tanh(score / cap)` on the scores.
     pub softcap: Option<f32>,
+    /// Whether later positions are hidden.
+    pub causal: bool,
+    /// Norm of each query and key head before rope (`attn_q_norm`, `attn_k_norm`).
+    pub qk_norm: Option<QkNorm>,
+    /// Norm of each value head, without a weight (Gemma 3n).
+    pub v_norm: Option<NormSpec>,
+    /// Whether every head has a sink score (`attn_sinks.weight`).
+    pub sinks: bool,
+    /// Factor on the queries by position (Ministral 3).
+    pub q_scale: Option<QueryScale>,
+    /// The earlier layer whose cache this one reads instead of writing its own (Gemma 3n).
+    pub kv_from: Option<usize>,
+}
+
+/// Norm of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QkNorm {
+    /// Kind and epsilon.
+    pub norm: NormSpec,
+    /// What is normalised together.
+    pub over: QkNormOver,
+}
+
+/// What a norm of queries and keys takes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNormOver {
+    /// A head, with one weight `[head_dim]` for all heads (Qwen 3, Gemma 3).
+    Head,
+    /// A head, with a weight for each: `[n_heads, head_dim]` (StableLM 12B).
+    EachHead,
+    /// All heads: `[n_heads * head_dim]` (OLMo 2).
+    Row,
+}
+
+/// Queries at position `pos` are multiplied by `1 + beta * ln(1 + floor(pos / original_context))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryScale {
+    /// Strength.
+    pub beta: f32,
+    /// Context the model was first trained for.
+    pub original_context: usize,
 }
 
 /// Rotary position embedding.
@@ -135,8 +224,39 @@ pub enum FfnSpec {
     },
 }
 
+/// How the experts of a token are chosen and weighted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// Experts of the layer.
+    pub n_experts: usize,
+    /// Experts used for a token.
+    pub n_used: usize,
+    /// Where the weights come from.
+    pub gating: Gating,
+    /// Whether the weights of the chosen are scaled to a sum of 1.
+    pub renormalize: bool,
+    /// Factor on the weights.
+    pub scale: f32,
+}
+
+/// Where experts' weights come from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gating {
+    /// Softmax over all experts, then the best.
+    Softmax,
+    /// The best, then softmax over them (gpt-oss, Mixtral in effect).
+    SoftmaxOfChosen,
+    /// Sigmoid of each.
+    Sigmoid,
+    /// Phi-3.5-MoE's sparsemixer: two masked softmaxes with this jitter threshold.
+    SparseMixer {
+        /// `jitter_eps`: experts further from the best than twice this share of it are masked.
+        jitter: f32,
+    },
+}
+
 /// Activation function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `x * sigmoid(x)`
     Silu,

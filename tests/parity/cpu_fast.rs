@@ -45,7 +45,13 @@ fn fast_models_agree_with_exact_ones_op_by_op() {
 
 /// `[n_tokens, n_cols]` taken from an F32 table, times one matrix, with every operand that a product can have.
 fn product(rng: &mut Rng, dtype: DType, n_cols: usize, n_rows: usize, outlier: f32) -> Model {
-    let weight = |name: &str, n_cols, n_rows, kind| WeightDecl { name: name.into(), n_cols, n_rows, kind };
+    let weight = |name: &str, n_cols, n_rows, kind| WeightDecl {
+        name: name.into(),
+        part_of: None,
+        n_cols,
+        n_rows,
+        kind,
+    };
     let value = |name: &str, width, rows| ValueDecl { name: name.into(), width, rows };
     let graph = Graph {
         weights: vec![

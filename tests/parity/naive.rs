@@ -65,7 +65,10 @@ impl<'a> Naive<'a> {
                     let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
                     for (i, v) in x.iter().enumerate() {
                         let normed = (v - mean) / (variance + f64::from(norm.eps)).sqrt();
-                        out.push(normed * self.weight(weight)[i] + bias.map_or(0.0, |b| self.weight(b)[i]));
+                        out.push(
+                            normed * weight.map_or(1.0, |w| self.weight(w)[i])
+                                + bias.map_or(0.0, |b| self.weight(b)[i]),
+                        );
                     }
                 }
                 out
@@ -77,12 +80,13 @@ impl<'a> Naive<'a> {
                         let product: f64 = row.iter().zip(x).map(|(w, x)| w * x).sum();
                         let bias = bias.map_or(0.0, |bias| self.weight(bias)[i]);
                         let add = add.map_or(0.0, |add| self.rows(add).nth(t).expect("row")[i]);
-                        out.push((product + bias + add) * f64::from(scale));
+                        out.push((product + bias) * f64::from(scale) + add);
                     }
                 }
                 out
             }
-            Op::RopeKvWrite { q, k, v, rope, kv, .. } => {
+            Op::RopeKvWrite { q, kv_rows, rope, kv, .. } => {
+                let (k, v) = kv_rows.expect("keys and values");
                 let turn = |row: &[f64], pos: usize| match rope {
                     None => row.to_vec(),
                     Some(rope) => self.rotated(rope.0, row, pos, graph.kv[kv].head_dim),
@@ -100,6 +104,7 @@ impl<'a> Naive<'a> {
                 gated.map(|(g, u)| activate(activation, *g) * u).collect()
             }
             Op::TakeOutputs { x, .. } => self.values[x.0].clone(),
+            _ => unreachable!("an op that the tested graphs do not have"),
         }
     }
 

@@ -4,8 +4,8 @@ use lamplight::backend::{Backend, ModelPlan};
 use lamplight::model::blocks::build_graph;
 use lamplight::model::graph::{Graph, WeightDecl, WeightKind};
 use lamplight::model::spec::{
-    Activation, AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, RopeLayout, RopeScaling,
-    RopeSpec,
+    Activation, AttentionSpec, FfnSpec, HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormKind, NormSpec,
+    RopeLayout, RopeScaling, RopeSpec,
 };
 use lamplight::quant::{self, Format};
 use lamplight::tensor::DType;
@@ -219,8 +219,8 @@ pub(crate) fn graph(shape: &Shape) -> Graph {
         freq_factors: true,
     });
     let layer = LayerSpec {
-        attn_norm: norm,
-        attention: AttentionSpec {
+        attn_norm: Some(norm),
+        mixer: MixerSpec::Attention(AttentionSpec {
             n_heads: shape.n_heads,
             n_kv_heads: shape.n_kv_heads,
             head_dim: shape.head_dim,
@@ -228,9 +228,19 @@ pub(crate) fn graph(shape: &Shape) -> Graph {
             scale: 1.0 / (shape.head_dim as f32).sqrt(),
             window: shape.window,
             softcap: shape.softcap,
-        },
-        ffn_norm: norm,
+            causal: true,
+            qk_norm: None,
+            v_norm: None,
+            sinks: false,
+            q_scale: None,
+            kv_from: None,
+        }),
+        post_attn_norm: None,
+        ffn_norm: Some(norm),
         ffn: FfnSpec::Gated { n_ff: shape.n_ff, activation: shape.activation },
+        post_ffn_norm: None,
+        parallel: false,
+        residual_scale: 1.0,
     };
     let spec = ModelSpec {
         family: "test",
@@ -238,9 +248,12 @@ pub(crate) fn graph(shape: &Shape) -> Graph {
         n_embd: shape.n_embd,
         n_ctx_train: 64,
         layers: vec![layer.clone(), layer],
-        output_norm: norm,
+        output_norm: Some(norm),
+        embed_norm: None,
         embed_scale: 1.5,
         logit_scale: 0.5,
+        logit_softcap: None,
+        head: HeadSpec::Logits,
     };
     let (biases, tied) = (shape.biases, shape.tied);
     build_graph(&spec, |name| match name {

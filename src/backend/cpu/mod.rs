@@ -78,7 +78,7 @@ trait Kernels {
     fn memory_bytes(&self) -> u64;
 }
 
-/// The constant operands of [`Op::MatMul`]: `out = (weight · x + bias (+ out)) * scale`.
+/// The constant operands of [`Op::MatMul`]: `out = (weight · x + bias) * scale (+ out)`.
 struct MatMul {
     weight: WeightId,
     bias: Option<WeightId>,
@@ -195,7 +195,10 @@ impl CpuBackend {
         let read = |id: ValueId| workspace.get(id, n_rows * width(id));
         match *op {
             Op::Embed { table, scale, .. } => kernels.embed(table, tokens, scale, out),
-            Op::Norm { x, norm, weight, bias, .. } => kernels.norm(norm, weight, bias, read(x), out),
+            Op::Norm { x, norm, weight, bias, .. } => {
+                let weight = weight.expect("invariant: checked norms have a weight");
+                kernels.norm(norm, weight, bias, read(x), out);
+            }
             Op::MatMul { x, weight, bias, add, scale, .. } => {
                 if let Some(add) = add.filter(|add| *add != out_id) {
                     out.copy_from_slice(read(add));
@@ -203,7 +206,8 @@ impl CpuBackend {
                 let op = MatMul { weight, bias, accumulate: add.is_some(), scale };
                 kernels.matmul(&op, x, read(x), out);
             }
-            Op::RopeKvWrite { k, v, rope, kv, .. } => {
+            Op::RopeKvWrite { kv_rows, rope, kv, .. } => {
+                let (k, v) = kv_rows.expect("invariant: checked ops write keys and values");
                 let head_dim = graph.kv[kv].head_dim;
                 let rope = rope.map(|rope| &ropes[rope.0]);
                 // The keys' own buffer is rotated: nothing reads it afterwards but the cache.
@@ -236,6 +240,7 @@ impl CpuBackend {
                 let n_all = tokens.len() * width(x);
                 out.copy_from_slice(&workspace.get(x, n_all)[n_all - out.len()..]);
             }
+            _ => unreachable!("invariant: plan::check refuses other ops"),
         }
         workspace.put(out_id, buffer);
     }

@@ -61,9 +61,14 @@ fn op_fits(graph: &Graph, op: &Op) -> bool {
             let (width, rows) = value(out);
             rows == Rows::Tokens && graph.weights.get(table.0).is_some_and(|table| table.n_cols == width)
         }
-        Op::Norm { x, weight, bias, out, .. } => {
+        Op::Norm { x, group, weight, bias, add: None, out, .. } => {
             let (width, _) = value(out);
-            x != out && value(x) == value(out) && vector(Some(weight), width) && vector(bias, width)
+            group == width
+                && weight.is_some()
+                && x != out
+                && value(x) == value(out)
+                && vector(weight, width)
+                && vector(bias, width)
         }
         Op::MatMul { x, weight, bias, add, out, .. } => {
             let ((n_in, rows_in), (n_out, rows_out)) = (value(x), value(out));
@@ -73,7 +78,7 @@ fn op_fits(graph: &Graph, op: &Op) -> bool {
                 && vector(bias, n_out)
                 && add.is_none_or(|add| value(add) == value(out))
         }
-        Op::RopeKvWrite { q, k, v, n_heads, rope, kv } => {
+        Op::RopeKvWrite { q, kv_rows: Some((k, v)), n_heads, rope, q_scale: None, kv } => {
             let Some(kv) = graph.kv.get(kv) else { return false };
             let width = kv.n_kv_heads * kv.head_dim;
             let rope_fits = rope.is_none_or(|rope| {
@@ -91,7 +96,7 @@ fn op_fits(graph: &Graph, op: &Op) -> bool {
                 && value(k) == (width, Rows::Tokens)
                 && value(v) == (width, Rows::Tokens)
         }
-        Op::Attention { q, kv, n_heads, window, out, .. } => {
+        Op::Attention { q, kv, n_heads, window, causal: true, sinks: None, out, .. } => {
             let Some(kv) = graph.kv.get(kv) else { return false };
             q != out
                 && window != Some(0)
@@ -107,6 +112,7 @@ fn op_fits(graph: &Graph, op: &Op) -> bool {
             let ((n_in, rows_in), (n_out, rows_out)) = (value(x), value(out));
             n_in == n_out && rows_in == Rows::Tokens && rows_out == Rows::Outputs
         }
+        _ => false,
     }
 }
 

@@ -57,6 +57,7 @@ fn tied_matrix() -> Graph {
     let value = |name: &str, width, rows| ValueDecl { name: name.to_owned(), width, rows };
     Graph {
         weights: vec![WeightDecl {
+            part_of: None,
             name: "self-check".to_owned(),
             n_cols: N_COLS,
             n_rows: N_ROWS,

@@ -311,6 +311,7 @@ impl<'a> Planner<'a> {
                 let buffers = [self.value(x), self.value(out)];
                 self.launch(index, Rows::Outputs, [stage; 2], &[self.width(x)], &buffers)
             }
+            _ => Err(internal("an op without a kernel")),
         }
     }
 
@@ -330,7 +331,7 @@ impl<'a> Planner<'a> {
     }
 
     fn norm(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::Norm { x, norm, weight, bias, out } = op else { return Err(internal("not a norm")) };
+        let &Op::Norm { x, norm, weight, bias, out, .. } = op else { return Err(internal("not a norm")) };
         let rows = self.rows(out);
         let params = [
             self.width(x),
@@ -339,7 +340,7 @@ impl<'a> Planner<'a> {
             u32::from(bias.is_some()),
             norm.eps.to_bits(),
         ];
-        let buffers = [self.value(x), self.vector(Some(weight))?, self.vector(bias)?, self.value(out)];
+        let buffers = [self.value(x), self.vector(weight)?, self.vector(bias)?, self.value(out)];
         let stage = self.stage(Variant::plain(Kernel::Norm), flat(1));
         self.launch(index, rows, [stage; 2], &params, &buffers)
     }
@@ -383,7 +384,9 @@ impl<'a> Planner<'a> {
     }
 
     fn rope_kv_write(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::RopeKvWrite { q, k, v, n_heads, rope, kv } = op else { return Err(internal("not a rope")) };
+        let &Op::RopeKvWrite { q, kv_rows: Some((k, v)), n_heads, rope, kv, .. } = op else {
+            return Err(internal("not a rope"));
+        };
         let decl = self.model.graph.kv[kv];
         if !decl.head_dim.is_multiple_of(2) {
             return Err(bad_head(decl.head_dim));
@@ -405,7 +408,7 @@ impl<'a> Planner<'a> {
     }
 
     fn attention(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::Attention { q, kv, n_heads, scale, window, softcap, out } = op else {
+        let &Op::Attention { q, kv, n_heads, scale, window, softcap, out, .. } = op else {
             return Err(internal("not an attention"));
         };
         let decl = self.model.graph.kv[kv];

@@ -6,7 +6,8 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
 use crate::formats::metadata::missing;
 use crate::model::spec::{
-    Activation, AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, RopeLayout,
+    Activation, AttentionSpec, FfnSpec, HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormKind, NormSpec,
+    RopeLayout,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -50,7 +51,16 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
     for layer in 0..n_layers {
         let attention = attention(meta, n_embd, n_heads[layer], n_kv_heads[layer])?;
         let ffn = FfnSpec::Gated { n_ff: n_ff[layer], activation };
-        layers.push(LayerSpec { attn_norm: norm, attention, ffn_norm: norm, ffn });
+        layers.push(LayerSpec {
+            attn_norm: Some(norm),
+            mixer: MixerSpec::Attention(attention),
+            post_attn_norm: None,
+            ffn_norm: Some(norm),
+            ffn,
+            post_ffn_norm: None,
+            parallel: false,
+            residual_scale: 1.0,
+        });
     }
     Ok(ModelSpec {
         family: "llama",
@@ -58,9 +68,12 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
         n_embd,
         n_ctx_train: meta.count(&key("context_length"))?,
         layers,
-        output_norm: norm,
+        output_norm: Some(norm),
+        embed_norm: None,
         embed_scale: 1.0,
         logit_scale: 1.0,
+        logit_softcap: None,
+        head: HeadSpec::Logits,
     })
 }
 
@@ -93,5 +106,11 @@ fn attention(meta: &Metadata, n_embd: usize, n_heads: usize, n_kv_heads: usize) 
         scale: meta.f32("llama.attention.scale")?.unwrap_or(1.0 / (head_dim as f32).sqrt()),
         window: super::window(meta, "llama")?,
         softcap: None,
+        causal: true,
+        qk_norm: None,
+        v_norm: None,
+        sinks: false,
+        q_scale: None,
+        kv_from: None,
     })
 }

@@ -125,7 +125,7 @@ impl Kernels for Exact {
             let bias = bias.map_or(0.0, |bias| bias[index]);
             for (x, out) in x.chunks_exact(n_cols).zip(out.chunks_exact_mut(n_rows)) {
                 let residual = if op.accumulate { out[index] } else { 0.0 };
-                out[index] = (ops::dot(row, x) + bias + residual) * op.scale;
+                out[index] = (ops::dot(row, x) + bias) * op.scale + residual;
             }
         }
     }

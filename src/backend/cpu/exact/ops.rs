@@ -33,11 +33,15 @@ pub(super) fn norm(norm: NormSpec, weight: &[f32], bias: Option<&[f32]>, x: &[f3
     let width = weight.len();
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
         let mean = match norm.kind {
-            NormKind::Rms => 0.0,
+            NormKind::Rms | NormKind::L2 => 0.0,
             NormKind::Layer => x.iter().map(|v| f64::from(*v)).sum::<f64>() / width as f64,
         };
-        let variance = x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / width as f64;
-        let factor = 1.0 / (variance + f64::from(norm.eps)).sqrt();
+        let squares = x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>();
+        let eps = f64::from(norm.eps);
+        let factor = match norm.kind {
+            NormKind::L2 => 1.0 / squares.sqrt().max(eps),
+            NormKind::Rms | NormKind::Layer => 1.0 / (squares / width as f64 + eps).sqrt(),
+        };
         for (index, (out, x)) in out.iter_mut().zip(x).enumerate() {
             let normed = ((f64::from(*x) - mean) * factor) as f32;
             *out = normed * weight[index] + bias.map_or(0.0, |bias| bias[index]);

@@ -10,14 +10,17 @@ pub(super) fn norm(norm: NormSpec, weight: &[f32], bias: Option<&[f32]>, x: &[f3
     let width = weight.len();
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
         let mean = match norm.kind {
-            NormKind::Rms => 0.0,
+            NormKind::Rms | NormKind::L2 => 0.0,
             NormKind::Layer => sum(x, |x| x) / width as f32,
         };
         let means = F32x4::splat(mean);
         let variance = sum(x, |x| (x - means) * (x - means));
         // Lanes beyond a row's end hold zeros, which count as `mean²` each.
         let padding = (width.next_multiple_of(LANES) - width) as f32 * mean * mean;
-        let factor = 1.0 / ((variance - padding) / width as f32 + norm.eps).sqrt();
+        let factor = match norm.kind {
+            NormKind::L2 => 1.0 / variance.sqrt().max(norm.eps),
+            NormKind::Rms | NormKind::Layer => 1.0 / ((variance - padding) / width as f32 + norm.eps).sqrt(),
+        };
         for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
             *out = (x - mean) * factor * weight;
         }

@@ -22,7 +22,7 @@ impl Finish<'_> {
         for (index, sum) in (row..out.len()).zip(sums) {
             let bias = self.bias.map_or(0.0, |bias| bias[index]);
             let residual = if self.accumulate { out[index] } else { 0.0 };
-            out[index] = (sum + bias + residual) * self.scale;
+            out[index] = (sum + bias) * self.scale + residual;
         }
     }
 }

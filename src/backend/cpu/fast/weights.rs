@@ -209,7 +209,13 @@ mod tests {
     fn rows_decode_to_the_bits_of_the_format_however_they_arrive() {
         for format in quant::FORMATS {
             for n_rows in [1, 4, 7] {
-                let decl = WeightDecl { name: "w".into(), n_cols: 512, n_rows, kind: WeightKind::Matrix };
+                let decl = WeightDecl {
+                    name: "w".into(),
+                    part_of: None,
+                    n_cols: 512,
+                    n_rows,
+                    kind: WeightKind::Matrix,
+                };
                 let n_bytes = 512 / format.block_len * format.block_bytes * n_rows;
                 let bytes = bytes(n_bytes);
                 let mut expected = vec![0f32; 512 * n_rows];

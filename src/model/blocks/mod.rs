@@ -1,12 +1,16 @@
 //! From specification to graph: the blocks that layers are made of.
 //!
-//! Principal function: [`build_graph`]. A new family needs nothing here as long as its blocks exist.
+//! Principal function: [`build_graph`]. A new family needs nothing here as long as its blocks exist; a new block is a
+//! file beside this one and a variant of [`super::spec::MixerSpec`] or [`super::spec::FfnSpec`].
+
+mod attention;
+mod ffn;
 
 use std::collections::HashMap;
 
-use super::graph::{Graph, KvDecl, Op, RopeId, Rows, ValueDecl, ValueId, WeightDecl, WeightId, WeightKind};
+use super::graph::{Graph, Op, RopeId, Rows, Unary, ValueDecl, ValueId, WeightDecl, WeightId, WeightKind};
 use super::names;
-use super::spec::{AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, RopeSpec};
+use super::spec::{HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormKind, NormSpec, RopeSpec};
 
 /// Builds the graph of `spec`. `has_tensor` tells which optional tensors the file holds (a separate output head,
 /// biases, rope frequency factors); required ones are declared whether there or not, and missed by the loader by name.
@@ -16,26 +20,23 @@ pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph
     let table = b.weight(names::TOKEN_EMBD, n_embd, spec.n_vocab, WeightKind::Embedding);
     let x = b.value("embd", n_embd, Rows::Tokens);
     b.push(Op::Embed { table, scale: spec.embed_scale, out: x });
+    let x = match spec.embed_norm {
+        Some(norm) => b.norm("embd_norm", norm, "token_embd_norm", x),
+        None => x,
+    };
     for (index, layer) in spec.layers.iter().enumerate() {
-        b.layer(index, layer, n_embd, x);
+        b.layer(index, layer, x);
     }
     let last = b.value("output_rows", n_embd, Rows::Outputs);
     b.push(Op::TakeOutputs { x, out: last });
-    let normed = b.norm("output_norm", spec.output_norm, "output_norm", last, n_embd, Rows::Outputs);
-    let head = match has_tensor(names::OUTPUT) {
-        true => b.weight(names::OUTPUT, n_embd, spec.n_vocab, WeightKind::Matrix),
-        false => table,
+    let hidden = match spec.output_norm {
+        Some(norm) => b.norm("output_norm", norm, "output_norm", last),
+        None => last,
     };
-    let logits = b.value("logits", spec.n_vocab, Rows::Outputs);
-    b.push(Op::MatMul {
-        x: normed,
-        weight: head,
-        bias: None,
-        add: None,
-        scale: spec.logit_scale,
-        out: logits,
+    b.graph.logits = Some(match spec.head {
+        HeadSpec::Embedding { .. } => hidden,
+        HeadSpec::Logits => b.logits(spec, hidden, table),
     });
-    b.graph.logits = Some(logits);
     b.graph
 }
 
@@ -51,11 +52,23 @@ impl Builder<'_> {
     }
 
     fn weight(&mut self, name: &str, n_cols: usize, n_rows: usize, kind: WeightKind) -> WeightId {
+        self.weight_part(name, None, n_cols, n_rows, kind)
+    }
+
+    /// A weight that may be a run of rows of a fused tensor (of elements, for a vector).
+    fn weight_part(
+        &mut self,
+        name: &str,
+        part_of: Option<(String, usize)>,
+        n_cols: usize,
+        n_rows: usize,
+        kind: WeightKind,
+    ) -> WeightId {
         if let Some(id) = self.by_name.get(name) {
             return *id;
         }
         let id = WeightId(self.graph.weights.len());
-        self.graph.weights.push(WeightDecl { name: name.to_owned(), n_cols, n_rows, kind });
+        self.graph.weights.push(WeightDecl { name: name.to_owned(), part_of, n_cols, n_rows, kind });
         self.by_name.insert(name.to_owned(), id);
         id
     }
@@ -70,21 +83,29 @@ impl Builder<'_> {
         id
     }
 
-    /// `x` normalised by the tensors `{tensor}.weight` and, for layer norm, `{tensor}.bias`.
-    fn norm(
+    /// `x` normalised by the tensors `{tensor}.weight` and, where the file holds one, `{tensor}.bias`.
+    fn norm(&mut self, value: &str, norm: NormSpec, tensor: &str, x: ValueId) -> ValueId {
+        let ValueDecl { width, rows, .. } = self.graph.values[x.0];
+        let out = self.value(value, width, rows);
+        self.norm_into(norm, tensor, width, x, None, out);
+        out
+    }
+
+    /// As [`Self::norm`], in runs of `group` elements that share their weights, into `out`, with an optional residual.
+    fn norm_into(
         &mut self,
-        value: &str,
         norm: NormSpec,
         tensor: &str,
+        group: usize,
         x: ValueId,
-        width: usize,
-        rows: Rows,
-    ) -> ValueId {
-        let weight = self.vector(&format!("{tensor}.weight"), width);
-        let bias = (norm.kind == NormKind::Layer).then(|| self.vector(&format!("{tensor}.bias"), width));
-        let out = self.value(value, width, rows);
-        self.push(Op::Norm { x, norm, weight, bias, out });
-        out
+        add: Option<ValueId>,
+        out: ValueId,
+    ) {
+        let weight = Some(self.vector(&format!("{tensor}.weight"), group));
+        let bias = format!("{tensor}.bias");
+        let needed = norm.kind == NormKind::Layer || (self.has_tensor)(&bias);
+        let bias = needed.then(|| self.vector(&bias, group));
+        self.push(Op::Norm { x, norm, group, weight, bias, add, out });
     }
 
     /// `{tensor}.weight · x (+ {tensor}.bias)` into a new value.
@@ -105,48 +126,37 @@ impl Builder<'_> {
         self.push(Op::MatMul { x, weight, bias, add, scale: 1.0, out });
     }
 
-    fn layer(&mut self, index: usize, layer: &LayerSpec, n_embd: usize, x: ValueId) {
+    fn layer(&mut self, index: usize, layer: &LayerSpec, x: ValueId) {
         let value = |name: &str| format!("layers.{index}.{name}");
         let tensor = |role: &str| names::layer(index, role);
-        let normed =
-            self.norm(&value("attn_norm"), layer.attn_norm, &tensor("attn_norm"), x, n_embd, Rows::Tokens);
-        self.attention(index, &layer.attention, normed, x);
-        let normed =
-            self.norm(&value("ffn_norm"), layer.ffn_norm, &tensor("ffn_norm"), x, n_embd, Rows::Tokens);
-        match layer.ffn {
-            FfnSpec::Gated { n_ff, activation } => {
-                let gate = self.linear(&value("ffn_gate"), &tensor("ffn_gate"), normed, n_ff);
-                let up = self.linear(&value("ffn_up"), &tensor("ffn_up"), normed, n_ff);
-                let out = self.value(&value("ffn_act"), n_ff, Rows::Tokens);
-                self.push(Op::GatedActivation { gate, up, activation, out });
-                self.linear_into(&tensor("ffn_down"), out, Some(x), x);
-            }
+        let normed = match layer.attn_norm {
+            Some(norm) => self.norm(&value("attn_norm"), norm, &tensor("attn_norm"), x),
+            None => x,
+        };
+        match &layer.mixer {
+            MixerSpec::Attention(attention) => self.attention(index, attention, normed, x),
         }
+        let normed = match layer.ffn_norm {
+            Some(norm) => self.norm(&value("ffn_norm"), norm, &tensor("ffn_norm"), x),
+            None => x,
+        };
+        self.ffn(index, &layer.ffn, normed, x);
     }
 
-    /// Self-attention over `normed`, added to the residual stream `x`.
-    fn attention(&mut self, index: usize, spec: &AttentionSpec, normed: ValueId, x: ValueId) {
-        let value = |name: &str| format!("layers.{index}.{name}");
-        let tensor = |role: &str| names::layer(index, role);
-        let (n_q, n_kv) = (spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim);
-        let q = self.linear(&value("q"), &tensor("attn_q"), normed, n_q);
-        let k = self.linear(&value("k"), &tensor("attn_k"), normed, n_kv);
-        let v = self.linear(&value("v"), &tensor("attn_v"), normed, n_kv);
-        let rope = spec.rope.as_ref().map(|rope| self.rope(rope));
-        let kv = self.graph.kv.len();
-        self.graph.kv.push(KvDecl { n_kv_heads: spec.n_kv_heads, head_dim: spec.head_dim });
-        self.push(Op::RopeKvWrite { q, k, v, n_heads: spec.n_heads, rope, kv });
-        let out = self.value(&value("attn_out"), n_q, Rows::Tokens);
-        self.push(Op::Attention {
-            q,
-            kv,
-            n_heads: spec.n_heads,
-            scale: spec.scale,
-            window: spec.window,
-            softcap: spec.softcap,
-            out,
-        });
-        self.linear_into(&tensor("attn_output"), out, Some(x), x);
+    /// Logits of the final hidden states; the head is the embedding table where the file has no other.
+    fn logits(&mut self, spec: &ModelSpec, hidden: ValueId, table: WeightId) -> ValueId {
+        let weight = match (self.has_tensor)(names::OUTPUT) {
+            true => self.weight(names::OUTPUT, spec.n_embd, spec.n_vocab, WeightKind::Matrix),
+            false => table,
+        };
+        let bias =
+            (self.has_tensor)(names::OUTPUT_BIAS).then(|| self.vector(names::OUTPUT_BIAS, spec.n_vocab));
+        let logits = self.value("logits", spec.n_vocab, Rows::Outputs);
+        self.push(Op::MatMul { x: hidden, weight, bias, add: None, scale: spec.logit_scale, out: logits });
+        if let Some(cap) = spec.logit_softcap {
+            self.push(Op::Map { x: logits, f: Unary::Softcap(cap), out: logits });
+        }
+        logits
     }
 
     /// The table for `rope`, shared by the layers that rotate alike.
@@ -164,7 +174,8 @@ impl Builder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::spec::{Activation, RopeLayout, RopeScaling};
+    use crate::model::graph::KvDecl;
+    use crate::model::spec::{Activation, AttentionSpec, FfnSpec, RopeLayout, RopeScaling};
 
     /// Two layers of width 8 with 2 query heads and 1 key/value head of 4, over a vocabulary of 16.
     fn spec() -> ModelSpec {
@@ -184,18 +195,36 @@ mod tests {
             scale: 0.5,
             window: None,
             softcap: None,
+            causal: true,
+            qk_norm: None,
+            v_norm: None,
+            sinks: false,
+            q_scale: None,
+            kv_from: None,
         };
         let ffn = FfnSpec::Gated { n_ff: 12, activation: Activation::Silu };
-        let layer = LayerSpec { attn_norm: norm, attention, ffn_norm: norm, ffn };
+        let layer = LayerSpec {
+            attn_norm: Some(norm),
+            mixer: MixerSpec::Attention(attention),
+            post_attn_norm: None,
+            ffn_norm: Some(norm),
+            ffn,
+            post_ffn_norm: None,
+            parallel: false,
+            residual_scale: 1.0,
+        };
         ModelSpec {
             family: "test",
             n_vocab: 16,
             n_embd: 8,
             n_ctx_train: 32,
             layers: vec![layer.clone(), layer],
-            output_norm: norm,
+            output_norm: Some(norm),
+            embed_norm: None,
             embed_scale: 1.0,
             logit_scale: 1.0,
+            logit_softcap: None,
+            head: HeadSpec::Logits,
         }
     }
 
@@ -236,9 +265,11 @@ mod tests {
     fn layers_that_rotate_alike_share_a_table() {
         let mut spec = spec();
         assert_eq!(build_graph(&spec, |_| true).ropes.len(), 1);
-        spec.layers[1].attention.rope.as_mut().unwrap().theta = 500_000.0;
+        let MixerSpec::Attention(attention) = &mut spec.layers[1].mixer;
+        attention.rope.as_mut().unwrap().theta = 500_000.0;
         assert_eq!(build_graph(&spec, |_| true).ropes.len(), 2);
-        spec.layers[1].attention.rope = None;
+        let MixerSpec::Attention(attention) = &mut spec.layers[1].mixer;
+        attention.rope = None;
         let graph = build_graph(&spec, |_| true);
         assert_eq!(graph.ropes.len(), 1);
         assert!(graph.ops.iter().any(|op| matches!(op, Op::RopeKvWrite { rope: None, .. })));
