@@ -326,6 +326,142 @@ pub enum Op {
         /// Destination, never the source.
         out: ValueId,
     },
+    /// RWKV 4's weighted mean of all values so far, per channel (Blealtan et al. 2023, arXiv 2305.13048, appendix D):
+    /// with `p = max(max, first + k)`, `out = (num·e^(max-p) + v·e^(first+k-p)) / (den·e^(max-p) + e^(first+k-p))`, and
+    /// then, with `p = max(max - e^decay, k)`, both sums go on as `·e^(max-e^decay-p) + (v or 1)·e^(k-p)` and `max = p`.
+    Wkv4 {
+        /// Keys.
+        k: ValueId,
+        /// Values, as wide.
+        v: ValueId,
+        /// `[width]`, logarithm of the decay of the logarithm.
+        decay: WeightId,
+        /// `[width]`, bonus of the current token.
+        first: WeightId,
+        /// `[2, width]`: num and den, zero at first.
+        sums: StateId,
+        /// `[width]`: the largest exponent so far.
+        max: StateId,
+        /// Destination, none of the sources.
+        out: ValueId,
+    },
+    /// RWKV 5 and 6 (Peng et al. 2024, arXiv 2404.05892): per head a matrix `S[key][value]`, with `w = e^(-e^decay)`.
+    /// With `first`: `out = scale · r·(S + diag(first) k vᵀ)`, then `S = diag(w) S + k vᵀ`. Without (gated linear
+    /// attention of RWKV6-Qwen2): `S = diag(w) S + diag(1 - w) k vᵀ`, then `out = scale · r·S`.
+    Wkv6 {
+        /// Receptance, `[n_tokens, n_heads, head_dim]`.
+        r: ValueId,
+        /// Keys, `[n_tokens, n_kv_heads, head_dim]`.
+        k: ValueId,
+        /// Values, as the keys.
+        v: ValueId,
+        /// As wide as `r`; per token (RWKV 6) or constant (RWKV 5).
+        decay: Operand,
+        /// `[n_heads * head_dim]`, bonus of the current token.
+        first: Option<WeightId>,
+        /// Heads of `r`, the decay, the state and the result.
+        n_heads: usize,
+        /// Heads of keys and values, each shared by `n_heads / n_kv_heads`.
+        n_kv_heads: usize,
+        /// Factor on the result.
+        scale: f32,
+        /// `[n_heads, head_dim, head_dim]`
+        state: StateId,
+        /// Destination, none of the sources.
+        out: ValueId,
+    },
+    /// What RWKV 7 writes, forgets and adds (Peng et al. 2025, arXiv 2503.14456), per head: with `a = sigmoid(rate)`
+    /// and `kk = k·removal / max(|k·removal|, 1e-12)`, `out = [k·(1 + (a - 1)·replacement), -kk, kk·a]`.
+    Wkv7Keys {
+        /// Keys.
+        k: ValueId,
+        /// Logits of the in-context learning rate, as wide as the keys.
+        rate: ValueId,
+        /// `[width]` (`k_k`)
+        removal: WeightId,
+        /// `[width]` (`k_a`)
+        replacement: WeightId,
+        /// Heads.
+        n_heads: usize,
+        /// Destination, `[n_tokens, 3, n_heads, head_dim]`.
+        out: ValueId,
+    },
+    /// RWKV 7's generalised delta rule: per head a matrix `S[key][value]`; with `w = e^(-e^(-0.5)·sigmoid(decay))` and
+    /// `[k, a, b] = keys`: `S = diag(w) S + b (a·S) + k vᵀ`, then `out = r·S`.
+    Wkv7 {
+        /// Receptance, `[n_tokens, n_heads, head_dim]`.
+        r: ValueId,
+        /// Logits of the decay, as `r`.
+        decay: ValueId,
+        /// As [`Op::Wkv7Keys`] writes them.
+        keys: ValueId,
+        /// Values, as `r`.
+        v: ValueId,
+        /// Heads.
+        n_heads: usize,
+        /// `[n_heads, head_dim, head_dim]`
+        state: StateId,
+        /// Destination, none of the sources.
+        out: ValueId,
+    },
+    /// RWKV 7's bonus of the current token, per head: `out = x + (Σ r·k·weight) v`, with the `k` of `keys`.
+    Wkv7Bonus {
+        /// What it is added to, `[n_tokens, n_heads, head_dim]`.
+        x: ValueId,
+        /// Receptance, as `x`.
+        r: ValueId,
+        /// As [`Op::Wkv7Keys`] writes them.
+        keys: ValueId,
+        /// Values, as `x`.
+        v: ValueId,
+        /// `[width]` (`r_k`)
+        weight: WeightId,
+        /// Heads.
+        n_heads: usize,
+        /// Destination; may be `x`.
+        out: ValueId,
+    },
+    /// Causal convolution of each channel with itself: `out[t][c] = Σ_j weight[c][j] · x[t - kernel + 1 + j][c]
+    /// (+ bias[c])`, zeros before the first token.
+    ShortConv {
+        /// Source.
+        x: ValueId,
+        /// `[width, kernel]`
+        weight: WeightId,
+        /// `[width]`
+        bias: Option<WeightId>,
+        /// Tokens that an output sees, its own included; at least 2.
+        kernel: usize,
+        /// `[kernel - 1, width]`: the last inputs, oldest first.
+        state: StateId,
+        /// Destination, never the source.
+        out: ValueId,
+    },
+    /// The gated delta rule of Qwen3-Next and Qwen3.5 (Yang et al. 2024, arXiv 2412.06464): per value head a matrix
+    /// `S[key][value]`; with q and k divided by `sqrt(|·|² + 1e-6)`, q by `sqrt(head_dim)` besides,
+    /// `g = decay·softplus(alpha + dt_bias)` and `b = sigmoid(beta)`: `S = e^g S`, `S = S + k (b (v - k·S))ᵀ`, `out = q·S`.
+    GatedDelta {
+        /// `[n_tokens, (2 n_k_heads + n_v_heads) * head_dim]`: queries, keys, values.
+        qkv: ValueId,
+        /// `[n_tokens, n_v_heads]`
+        alpha: ValueId,
+        /// `[n_tokens, n_v_heads]`, logits.
+        beta: ValueId,
+        /// `[n_v_heads]`, below zero.
+        decay: WeightId,
+        /// `[n_v_heads]`
+        dt_bias: WeightId,
+        /// Heads of queries and keys; divides `n_v_heads`.
+        n_k_heads: usize,
+        /// Heads of values.
+        n_v_heads: usize,
+        /// Which query and key head goes with value head `h`: `h % n_k_heads` (GGUF), or else neighbours share one.
+        tiled: bool,
+        /// `[n_v_heads, head_dim, head_dim]`
+        state: StateId,
+        /// Destination, `[n_tokens, n_v_heads, head_dim]`.
+        out: ValueId,
+    },
     /// Copies the rows whose logits are wanted (the step's last row, or all): `[n_tokens, w]` to `[n_outputs, w]`.
     TakeOutputs {
         /// Source.
@@ -368,7 +504,8 @@ impl Op {
             | Op::Columns { x, .. }
             | Op::Permute { x, .. }
             | Op::AddPosition { x, .. }
-            | Op::TokenShift { x, .. } => vec![x],
+            | Op::TokenShift { x, .. }
+            | Op::ShortConv { x, .. } => vec![x],
             Op::Norm { x, add, .. } | Op::MatMul { x, add, .. } => {
                 [Some(x), add].into_iter().flatten().collect()
             }
@@ -379,6 +516,14 @@ impl Op {
             Op::Lerp { x, other, mix, .. } => {
                 [Some(x), Some(other), operand(mix)].into_iter().flatten().collect()
             }
+            Op::Wkv4 { k, v, .. } => vec![k, v],
+            Op::Wkv6 { r, k, v, decay, .. } => {
+                [Some(r), Some(k), Some(v), operand(decay)].into_iter().flatten().collect()
+            }
+            Op::Wkv7Keys { k, rate, .. } => vec![k, rate],
+            Op::Wkv7 { r, decay, keys, v, .. } => vec![r, decay, keys, v],
+            Op::Wkv7Bonus { x, r, keys, v, .. } => vec![x, r, keys, v],
+            Op::GatedDelta { qkv, alpha, beta, .. } => vec![qkv, alpha, beta],
             Op::Route { logits, .. } => vec![logits],
             Op::ExpertMatMul { x, selection, .. } => vec![x, selection],
             Op::ExpertSum { x, selection, add, .. } => {
@@ -405,6 +550,13 @@ impl Op {
             | Op::ExpertMatMul { out, .. }
             | Op::ExpertSum { out, .. }
             | Op::TokenShift { out, .. }
+            | Op::Wkv4 { out, .. }
+            | Op::Wkv6 { out, .. }
+            | Op::Wkv7Keys { out, .. }
+            | Op::Wkv7 { out, .. }
+            | Op::Wkv7Bonus { out, .. }
+            | Op::ShortConv { out, .. }
+            | Op::GatedDelta { out, .. }
             | Op::TakeOutputs { out, .. } => out,
             Op::RopeKvWrite { q, .. } => q,
         }
