@@ -6,8 +6,10 @@
 
 mod exact;
 mod fast;
+mod fits;
 mod plan;
 mod rope;
+mod run;
 mod simd;
 
 use crate::backend::{Backend, Counters, ModelPlan, Outputs, Trace, trace_name};
@@ -181,68 +183,6 @@ impl CpuBackend {
         }
         self.counters.steps += 1;
         Ok(self.workspace.take(logits))
-    }
-
-    /// Runs one op, which writes `n_rows` rows.
-    fn run_op(&mut self, index: usize, tokens: &[u32], pos: usize, n_rows: usize) {
-        let CpuBackend { plan, kernels, workspace, ropes, .. } = self;
-        let graph = &plan.graph;
-        let op = &graph.ops[index];
-        let width = |id: ValueId| graph.values[id.0].width;
-        let out_id = op.writes();
-        let mut buffer = workspace.take(out_id);
-        let out = &mut buffer[..n_rows * width(out_id)];
-        let read = |id: ValueId| workspace.get(id, n_rows * width(id));
-        match *op {
-            Op::Embed { table, scale, .. } => kernels.embed(table, tokens, scale, out),
-            Op::Norm { x, norm, weight, bias, .. } => {
-                let weight = weight.expect("invariant: checked norms have a weight");
-                kernels.norm(norm, weight, bias, read(x), out);
-            }
-            Op::MatMul { x, weight, bias, add, scale, .. } => {
-                if let Some(add) = add.filter(|add| *add != out_id) {
-                    out.copy_from_slice(read(add));
-                }
-                let op = MatMul { weight, bias, accumulate: add.is_some(), scale };
-                kernels.matmul(&op, x, read(x), out);
-            }
-            Op::RopeKvWrite { kv_rows, rope, kv, .. } => {
-                let (k, v) = kv_rows.expect("invariant: checked ops write keys and values");
-                let head_dim = graph.kv[kv].head_dim;
-                let rope = rope.map(|rope| &ropes[rope.0]);
-                // The keys' own buffer is rotated: nothing reads it afterwards but the cache.
-                let k_id = k;
-                let mut k = workspace.take(k_id);
-                let (q_width, k_width) = (width(out_id), width(k_id));
-                for token in 0..n_rows {
-                    let k = &mut k[token * k_width..][..k_width];
-                    if let Some(rope) = rope {
-                        rope.rotate(token, &mut out[token * q_width..][..q_width], head_dim);
-                        rope.rotate(token, k, head_dim);
-                    }
-                    let v = &workspace.get(v, n_rows * k_width)[token * k_width..][..k_width];
-                    kernels.write_kv(kv, pos + token, k, v);
-                }
-                workspace.put(k_id, k);
-                kernels.written(k_id);
-            }
-            Op::Attention { q, kv, n_heads, scale, window, softcap, .. } => {
-                let op = Attention { kv, n_heads, scale, window, softcap, pos };
-                kernels.attention(&op, read(q), out);
-            }
-            Op::GatedActivation { gate, up, activation, .. } => {
-                if gate != out_id {
-                    out.copy_from_slice(read(gate));
-                }
-                kernels.gated_activation(activation, read(up), out);
-            }
-            Op::TakeOutputs { x, .. } => {
-                let n_all = tokens.len() * width(x);
-                out.copy_from_slice(&workspace.get(x, n_all)[n_all - out.len()..]);
-            }
-            _ => unreachable!("invariant: plan::check refuses other ops"),
-        }
-        workspace.put(out_id, buffer);
     }
 }
 

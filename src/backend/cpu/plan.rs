@@ -3,9 +3,10 @@
 //! Principal type: [`Workspace`]. After [`check`] no op can meet a slice of another length than it expects, so the
 //! kernels need no error path. Must not know how an op is computed.
 
+use super::fits::op_fits;
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::graph::{Graph, Op, Rows, ValueId, WeightId};
+use crate::model::graph::{Rows, ValueId};
 use crate::quant;
 
 /// Checks `plan` as a whole.
@@ -47,73 +48,6 @@ pub(super) fn check(plan: &ModelPlan) -> Result<()> {
 
 fn internal(message: String) -> Error {
     Error::new(ErrorCode::Internal, message)
-}
-
-/// Whether the widths and rows of the operands of `op` agree.
-fn op_fits(graph: &Graph, op: &Op) -> bool {
-    let value = |id: ValueId| (graph.values[id.0].width, graph.values[id.0].rows);
-    let matrix = |id: WeightId, shape: (usize, usize)| {
-        graph.weights.get(id.0).is_some_and(|weight| (weight.n_rows, weight.n_cols) == shape)
-    };
-    let vector = |id: Option<WeightId>, width: usize| id.is_none_or(|id| matrix(id, (1, width)));
-    match *op {
-        Op::Embed { table, out, .. } => {
-            let (width, rows) = value(out);
-            rows == Rows::Tokens && graph.weights.get(table.0).is_some_and(|table| table.n_cols == width)
-        }
-        Op::Norm { x, group, weight, bias, add: None, out, .. } => {
-            let (width, _) = value(out);
-            group == width
-                && weight.is_some()
-                && x != out
-                && value(x) == value(out)
-                && vector(weight, width)
-                && vector(bias, width)
-        }
-        Op::MatMul { x, weight, bias, add, out, .. } => {
-            let ((n_in, rows_in), (n_out, rows_out)) = (value(x), value(out));
-            x != out
-                && rows_in == rows_out
-                && matrix(weight, (n_out, n_in))
-                && vector(bias, n_out)
-                && add.is_none_or(|add| value(add) == value(out))
-        }
-        Op::RopeKvWrite { q, kv_rows: Some((k, v)), n_heads, rope, q_scale: None, kv } => {
-            let Some(kv) = graph.kv.get(kv) else { return false };
-            let width = kv.n_kv_heads * kv.head_dim;
-            let rope_fits = rope.is_none_or(|rope| {
-                graph.ropes.get(rope.0).is_some_and(|(rope, factors)| {
-                    rope.n_dims <= kv.head_dim
-                        && rope.n_dims.is_multiple_of(2)
-                        && vector(*factors, rope.n_dims / 2)
-                })
-            });
-            rope_fits
-                && q != k
-                && q != v
-                && k != v
-                && value(q) == (n_heads * kv.head_dim, Rows::Tokens)
-                && value(k) == (width, Rows::Tokens)
-                && value(v) == (width, Rows::Tokens)
-        }
-        Op::Attention { q, kv, n_heads, window, causal: true, sinks: None, out, .. } => {
-            let Some(kv) = graph.kv.get(kv) else { return false };
-            q != out
-                && window != Some(0)
-                && value(q) == value(out)
-                && value(q) == (n_heads * kv.head_dim, Rows::Tokens)
-                && kv.n_kv_heads > 0
-                && n_heads.is_multiple_of(kv.n_kv_heads)
-        }
-        Op::GatedActivation { gate, up, out, .. } => {
-            up != out && value(gate) == value(out) && value(up) == value(out)
-        }
-        Op::TakeOutputs { x, out } => {
-            let ((n_in, rows_in), (n_out, rows_out)) = (value(x), value(out));
-            n_in == n_out && rows_in == Rows::Tokens && rows_out == Rows::Outputs
-        }
-        _ => false,
-    }
 }
 
 /// Buffers of the intermediate values. Values that are never needed at the same time share a buffer, so the size does

@@ -1,15 +1,17 @@
 //! From graph to launches: every buffer, every binding, every grid, decided before anything is allocated.
+//! The ops' launches are in the files beside this one, by group.
 //!
 //! Principal type: [`Plan`]. Buffers and pipelines are indices, so a plan is plain data; must not know wgpu.
 
-use super::kernels::{
-    AttentionTile, ELEMENTWISE_LANES, Kernel, MAT_MUL_TILE, MAT_VEC_LANES_N, MAT_VEC_ROWS, Variant,
-};
+mod attention;
+mod elementwise;
+mod matmul;
+
+use super::kernels::Variant;
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Op, RopeId, Rows, ValueId, WeightId, WeightKind};
-use crate::model::spec::{Activation, NormKind, RopeLayout};
 use crate::quant;
 
 /// Sizes that trade speed for memory, or that tests make small; the defaults suit every device.
@@ -301,159 +303,10 @@ impl<'a> Planner<'a> {
             Op::MatMul { .. } => self.mat_mul(index, op),
             Op::RopeKvWrite { .. } => self.rope_kv_write(index, op),
             Op::Attention { .. } => self.attention(index, op),
-            Op::GatedActivation { gate, up, activation, out } => {
-                self.gated_activation(index, [gate, up, out], activation)
-            }
-            Op::TakeOutputs { x, out } => {
-                self.plan.n_body = self.plan.n_body.min(self.plan.launches.len());
-                let grid = flat(self.width(x).div_ceil(ELEMENTWISE_LANES));
-                let stage = self.stage(Variant::plain(Kernel::TakeOutputs), grid);
-                let buffers = [self.value(x), self.value(out)];
-                self.launch(index, Rows::Outputs, [stage; 2], &[self.width(x)], &buffers)
-            }
+            Op::GatedActivation { .. } => self.gated_activation(index, op),
+            Op::TakeOutputs { x, out } => self.take_outputs(index, x, out),
             _ => Err(internal("an op without a kernel")),
         }
-    }
-
-    fn embed(&mut self, index: usize, table: WeightId, scale: f32, out: ValueId) -> Result<()> {
-        let Home::Matrix { row_bytes, parts } = self.plan.homes[table.0].clone() else {
-            return Err(internal("the embedding table is a vector"));
-        };
-        let n_cols = self.width(out);
-        let variant = Variant::weights(Kernel::Embed, self.model.dtypes[table.0], n_cols as usize, self.f16);
-        let stage = self.stage(variant, flat(n_cols.div_ceil(8 * 64)));
-        for (part, buffer) in parts {
-            let params =
-                [n_cols, part.n_rows as u32, row_bytes as u32, part.first_row as u32, scale.to_bits()];
-            self.launch(index, Rows::Tokens, [stage; 2], &params, &[buffer, self.value(out)])?;
-        }
-        Ok(())
-    }
-
-    fn norm(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::Norm { x, norm, weight, bias, out, .. } = op else { return Err(internal("not a norm")) };
-        let rows = self.rows(out);
-        let params = [
-            self.width(x),
-            outputs(rows),
-            u32::from(norm.kind == NormKind::Layer),
-            u32::from(bias.is_some()),
-            norm.eps.to_bits(),
-        ];
-        let buffers = [self.value(x), self.vector(weight)?, self.vector(bias)?, self.value(out)];
-        let stage = self.stage(Variant::plain(Kernel::Norm), flat(1));
-        self.launch(index, rows, [stage; 2], &params, &buffers)
-    }
-
-    fn mat_mul(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::MatMul { x, weight, bias, add, scale, out } = op else {
-            return Err(internal("not a product"));
-        };
-        let Home::Matrix { row_bytes, parts } = self.plan.homes[weight.0].clone() else {
-            return Err(internal("a vector is used as a matrix"));
-        };
-        let (n_cols, rows) = (self.width(x), self.rows(out));
-        let dtype = self.model.dtypes[weight.0];
-        let few = Variant::weights(Kernel::MatVec, dtype, n_cols as usize, self.f16);
-        let many = Variant::weights(Kernel::MatMul, dtype, n_cols as usize, self.f16);
-        let (addend, addend_buffer) = match add {
-            None => (0, self.none),
-            Some(add) if add == out => (2, self.none),
-            Some(add) => (1, self.value(add)),
-        };
-        for (part, buffer) in parts {
-            let n_rows = part.n_rows as u32;
-            let few_grid = self.folded(n_rows.div_ceil(MAT_VEC_LANES_N * MAT_VEC_ROWS));
-            let many_grid = Grid { div: MAT_MUL_TILE.1, ..self.folded(n_rows.div_ceil(MAT_MUL_TILE.0)) };
-            let stages = [self.stage(few, few_grid), self.stage(many, many_grid)];
-            let params = [
-                n_cols,
-                n_rows,
-                row_bytes as u32,
-                self.width(out),
-                part.first_row as u32,
-                outputs(rows),
-                u32::from(bias.is_some()),
-                addend,
-                scale.to_bits(),
-            ];
-            let buffers = [buffer, self.value(x), self.vector(bias)?, addend_buffer, self.value(out)];
-            self.launch(index, rows, stages, &params, &buffers)?;
-        }
-        Ok(())
-    }
-
-    fn rope_kv_write(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::RopeKvWrite { q, kv_rows: Some((k, v)), n_heads, rope, kv, .. } = op else {
-            return Err(internal("not a rope"));
-        };
-        let decl = self.model.graph.kv[kv];
-        if !decl.head_dim.is_multiple_of(2) {
-            return Err(bad_head(decl.head_dim));
-        }
-        let (table, n_pairs, neox) = match rope {
-            None => (self.none, 0, 0),
-            Some(id) => {
-                let spec = &self.model.graph.ropes[id.0].0;
-                (self.plan.tables[id.0].buffer, spec.n_dims / 2, u32::from(spec.layout == RopeLayout::Neox))
-            }
-        };
-        let params = [n_heads as u32, decl.n_kv_heads as u32, self.model.n_ctx as u32, n_pairs as u32, neox];
-        let (k_cache, v_cache) = self.plan.caches[kv];
-        let buffers = [self.value(k), self.value(v), table, self.value(q), k_cache, v_cache];
-        let pairs = (n_heads + 2 * decl.n_kv_heads) * decl.head_dim / 2;
-        let grid = flat((pairs as u32).div_ceil(64));
-        let stage = self.stage(Variant::rope_kv_write(decl.head_dim as u32, self.f16), grid);
-        self.launch(index, Rows::Tokens, [stage; 2], &params, &buffers)
-    }
-
-    fn attention(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::Attention { q, kv, n_heads, scale, window, softcap, out, .. } = op else {
-            return Err(internal("not an attention"));
-        };
-        let decl = self.model.graph.kv[kv];
-        let group = (n_heads / decl.n_kv_heads.max(1)) as u32;
-        let mut stages = Vec::with_capacity(2);
-        for few in [true, false] {
-            let tile = AttentionTile::new(decl.head_dim as u32, group, few)
-                .ok_or_else(|| bad_head(decl.head_dim))?;
-            let grid = Grid { mul: group, div: tile.q_rows, ..flat(decl.n_kv_heads as u32) };
-            stages.push(self.stage(Variant::attention(tile, self.f16), grid));
-        }
-        let params = [
-            n_heads as u32,
-            group,
-            self.model.n_ctx as u32,
-            window.unwrap_or(0) as u32,
-            scale.to_bits(),
-            softcap.unwrap_or(0.0).to_bits(),
-        ];
-        let (k_cache, v_cache) = self.plan.caches[kv];
-        let buffers = [self.value(q), k_cache, v_cache, self.value(out)];
-        self.launch(index, Rows::Tokens, [stages[0], stages[1]], &params, &buffers)
-    }
-
-    fn gated_activation(
-        &mut self,
-        index: usize,
-        [gate, up, out]: [ValueId; 3],
-        activation: Activation,
-    ) -> Result<()> {
-        if out == up {
-            return Err(internal("an activation overwrites its multiplier"));
-        }
-        let rows = self.rows(out);
-        let activation = match activation {
-            Activation::Silu => 0,
-            Activation::GeluTanh => 1,
-            Activation::Gelu => 2,
-        };
-        let in_place = gate == out;
-        let gate = if in_place { self.none } else { self.value(gate) };
-        let params = [self.width(out), outputs(rows), activation, u32::from(in_place)];
-        let grid = flat(self.width(out).div_ceil(ELEMENTWISE_LANES));
-        let stage = self.stage(Variant::plain(Kernel::GatedActivation), grid);
-        self.launch(index, rows, [stage; 2], &params, &[gate, self.value(up), self.value(out)])
     }
 }
 
@@ -468,11 +321,4 @@ fn outputs(rows: Rows) -> u32 {
 
 fn internal(what: &str) -> Error {
     Error::new(ErrorCode::Internal, format!("the GPU plan cannot be made: {what}"))
-}
-
-fn bad_head(head_dim: usize) -> Error {
-    let message = format!(
-        "heads of {head_dim} elements are not supported on the GPU; use the CPU backend for this model"
-    );
-    Error::new(ErrorCode::InvalidValue, message)
 }

@@ -1,0 +1,110 @@
+//! Whether the operands of an op fit together. Principal function: [`op_fits`]. Must not know how an op is computed.
+
+use crate::model::graph::{Graph, KvDecl, Op, RopeId, Rows, ValueId, WeightId};
+
+/// A graph as its ops see it.
+struct Fit<'a> {
+    graph: &'a Graph,
+}
+
+/// Whether the widths and rows of the operands of `op` agree. Its values are known to be values of the graph.
+pub(super) fn op_fits(graph: &Graph, op: &Op) -> bool {
+    let fit = Fit { graph };
+    match *op {
+        Op::Embed { table, out, .. } => fit.table(table, out),
+        Op::Norm { .. } => fit.norm(op),
+        Op::MatMul { .. } => fit.matmul(op),
+        Op::RopeKvWrite { .. } => fit.rope_kv_write(op),
+        Op::Attention { .. } => fit.attention(op),
+        Op::GatedActivation { gate, up, out, .. } => up != out && fit.alike(gate, out) && fit.alike(up, out),
+        Op::TakeOutputs { x, out } => fit.take_outputs(x, out),
+        _ => false,
+    }
+}
+
+impl Fit<'_> {
+    fn value(&self, id: ValueId) -> (usize, Rows) {
+        (self.graph.values[id.0].width, self.graph.values[id.0].rows)
+    }
+
+    fn alike(&self, a: ValueId, b: ValueId) -> bool {
+        self.value(a) == self.value(b)
+    }
+
+    fn matrix(&self, id: WeightId, n_rows: usize, n_cols: usize) -> bool {
+        let found = self.graph.weights.get(id.0);
+        found.is_some_and(|weight| (weight.n_rows, weight.n_cols) == (n_rows, n_cols))
+    }
+
+    /// An absent vector fits.
+    fn vector(&self, id: Option<WeightId>, width: usize) -> bool {
+        id.is_none_or(|id| self.matrix(id, 1, width))
+    }
+
+    fn table(&self, table: WeightId, out: ValueId) -> bool {
+        let (width, rows) = self.value(out);
+        rows == Rows::Tokens && self.graph.weights.get(table.0).is_some_and(|table| table.n_cols == width)
+    }
+
+    fn norm(&self, op: &Op) -> bool {
+        let &Op::Norm { x, group, weight, bias, add: None, out, .. } = op else { return false };
+        let (width, _) = self.value(out);
+        group == width
+            && weight.is_some()
+            && x != out
+            && self.alike(x, out)
+            && self.vector(weight, width)
+            && self.vector(bias, width)
+    }
+
+    fn matmul(&self, op: &Op) -> bool {
+        let &Op::MatMul { x, weight, bias, add, out, .. } = op else { return false };
+        let ((n_in, rows_in), (n_out, rows_out)) = (self.value(x), self.value(out));
+        x != out
+            && rows_in == rows_out
+            && self.matrix(weight, n_out, n_in)
+            && self.vector(bias, n_out)
+            && add.is_none_or(|add| self.alike(add, out))
+    }
+
+    fn rope_kv_write(&self, op: &Op) -> bool {
+        let &Op::RopeKvWrite { q, kv_rows: Some((k, v)), n_heads, rope, q_scale: None, kv } = op else {
+            return false;
+        };
+        let Some(kv) = self.graph.kv.get(kv) else { return false };
+        let width = kv.n_kv_heads * kv.head_dim;
+        rope.is_none_or(|rope| self.rope(rope, kv))
+            && q != k
+            && q != v
+            && k != v
+            && self.value(q) == (n_heads * kv.head_dim, Rows::Tokens)
+            && self.value(k) == (width, Rows::Tokens)
+            && self.value(v) == (width, Rows::Tokens)
+    }
+
+    fn rope(&self, rope: RopeId, kv: &KvDecl) -> bool {
+        self.graph.ropes.get(rope.0).is_some_and(|(rope, factors)| {
+            rope.n_dims <= kv.head_dim
+                && rope.n_dims.is_multiple_of(2)
+                && self.vector(*factors, rope.n_dims / 2)
+        })
+    }
+
+    fn attention(&self, op: &Op) -> bool {
+        let &Op::Attention { q, kv, n_heads, window, causal: true, sinks: None, out, .. } = op else {
+            return false;
+        };
+        let Some(kv) = self.graph.kv.get(kv) else { return false };
+        q != out
+            && window != Some(0)
+            && self.alike(q, out)
+            && self.value(q) == (n_heads * kv.head_dim, Rows::Tokens)
+            && kv.n_kv_heads > 0
+            && n_heads.is_multiple_of(kv.n_kv_heads)
+    }
+
+    fn take_outputs(&self, x: ValueId, out: ValueId) -> bool {
+        let ((n_in, rows_in), (n_out, rows_out)) = (self.value(x), self.value(out));
+        n_in == n_out && rows_in == Rows::Tokens && rows_out == Rows::Outputs
+    }
+}

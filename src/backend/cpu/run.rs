@@ -1,0 +1,118 @@
+//! One op of a step: finds the operands' slices and hands them to the kernels.
+//!
+//! Principal type: [`Step`]. Must not know how an op is computed.
+
+use super::plan::Workspace;
+use super::rope::RopeTable;
+use super::{Attention, CpuBackend, Kernels, MatMul};
+use crate::model::graph::{Graph, Op, ValueId};
+
+/// An op under way, the buffer that it writes apart from the others.
+struct Step<'a> {
+    graph: &'a Graph,
+    kernels: &'a mut dyn Kernels,
+    workspace: &'a mut Workspace,
+    ropes: &'a [RopeTable],
+    tokens: &'a [u32],
+    pos: usize,
+    n_rows: usize,
+    /// What the op writes; its buffer is taken out of the workspace.
+    out_id: ValueId,
+}
+
+impl CpuBackend {
+    /// Runs one op, which writes `n_rows` rows.
+    pub(super) fn run_op(&mut self, index: usize, tokens: &[u32], pos: usize, n_rows: usize) {
+        let CpuBackend { plan, kernels, workspace, ropes, .. } = self;
+        let graph = &plan.graph;
+        let out_id = graph.ops[index].writes();
+        let mut buffer = workspace.take(out_id);
+        let out = &mut buffer[..n_rows * graph.values[out_id.0].width];
+        let kernels = kernels.as_mut();
+        let mut step = Step { graph, kernels, workspace, ropes, tokens, pos, n_rows, out_id };
+        step.run(&graph.ops[index], out);
+        workspace.put(out_id, buffer);
+    }
+}
+
+impl Step<'_> {
+    fn run(&mut self, op: &Op, out: &mut [f32]) {
+        match *op {
+            Op::Embed { table, scale, .. } => self.kernels.embed(table, self.tokens, scale, out),
+            Op::Norm { .. } => self.norm(op, out),
+            Op::MatMul { .. } => self.matmul(op, out),
+            Op::RopeKvWrite { .. } => self.rope_kv_write(op, out),
+            Op::Attention { .. } => self.attention(op, out),
+            Op::GatedActivation { .. } => self.gated_activation(op, out),
+            Op::TakeOutputs { x, .. } => self.take_outputs(x, out),
+            _ => unreachable!("invariant: fits::op_fits refuses other ops"),
+        }
+    }
+
+    fn width(&self, id: ValueId) -> usize {
+        self.graph.values[id.0].width
+    }
+
+    /// The rows of a value; not of the one that is written.
+    fn read(&self, id: ValueId) -> &[f32] {
+        self.workspace.get(id, self.n_rows * self.width(id))
+    }
+
+    fn norm(&mut self, op: &Op, out: &mut [f32]) {
+        let &Op::Norm { x, norm, weight, bias, .. } = op else { unreachable!("invariant: of run") };
+        let weight = weight.expect("invariant: checked norms have a weight");
+        self.kernels.norm(norm, weight, bias, self.workspace.get(x, out.len()), out);
+    }
+
+    fn matmul(&mut self, op: &Op, out: &mut [f32]) {
+        let &Op::MatMul { x, weight, bias, add, scale, .. } = op else { unreachable!("invariant: of run") };
+        if let Some(add) = add.filter(|add| *add != self.out_id) {
+            out.copy_from_slice(self.read(add));
+        }
+        let op = MatMul { weight, bias, accumulate: add.is_some(), scale };
+        let x_len = self.n_rows * self.width(x);
+        self.kernels.matmul(&op, x, self.workspace.get(x, x_len), out);
+    }
+
+    fn rope_kv_write(&mut self, op: &Op, out: &mut [f32]) {
+        let &Op::RopeKvWrite { kv_rows, rope, kv, .. } = op else { unreachable!("invariant: of run") };
+        let (k_id, v) = kv_rows.expect("invariant: checked ops write keys and values");
+        let head_dim = self.graph.kv[kv].head_dim;
+        let rope = rope.map(|rope| &self.ropes[rope.0]);
+        // The keys' own buffer is rotated: nothing reads it afterwards but the cache.
+        let mut k = self.workspace.take(k_id);
+        let (q_width, k_width) = (self.width(self.out_id), self.width(k_id));
+        for token in 0..self.n_rows {
+            let k = &mut k[token * k_width..][..k_width];
+            if let Some(rope) = rope {
+                rope.rotate(token, &mut out[token * q_width..][..q_width], head_dim);
+                rope.rotate(token, k, head_dim);
+            }
+            let v = &self.workspace.get(v, self.n_rows * k_width)[token * k_width..][..k_width];
+            self.kernels.write_kv(kv, self.pos + token, k, v);
+        }
+        self.workspace.put(k_id, k);
+        self.kernels.written(k_id);
+    }
+
+    fn attention(&mut self, op: &Op, out: &mut [f32]) {
+        let &Op::Attention { q, kv, n_heads, scale, window, softcap, .. } = op else {
+            unreachable!("invariant: of run")
+        };
+        let op = Attention { kv, n_heads, scale, window, softcap, pos: self.pos };
+        self.kernels.attention(&op, self.workspace.get(q, out.len()), out);
+    }
+
+    fn gated_activation(&mut self, op: &Op, out: &mut [f32]) {
+        let &Op::GatedActivation { gate, up, activation, .. } = op else { unreachable!("invariant: of run") };
+        if gate != self.out_id {
+            out.copy_from_slice(self.read(gate));
+        }
+        self.kernels.gated_activation(activation, self.read(up), out);
+    }
+
+    fn take_outputs(&mut self, x: ValueId, out: &mut [f32]) {
+        let n_all = self.tokens.len() * self.width(x);
+        out.copy_from_slice(&self.workspace.get(x, n_all)[n_all - out.len()..]);
+    }
+}
