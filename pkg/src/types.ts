@@ -105,6 +105,9 @@ export interface EngineInfo {
     formats: Record<string, number>;
     contextLengthTrained: number;
     hasChatTemplate: boolean;
+    /** The licence that the file states, and where it says its text is. Unchecked: the file's author wrote both. */
+    license?: string;
+    licenseLink?: string;
   };
   contextLength: number;
   adapter?: AdapterInfo;

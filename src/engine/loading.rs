@@ -71,6 +71,12 @@ pub struct ModelSummary {
     pub context_length_trained: usize,
     /// Whether the model says how a conversation becomes a prompt.
     pub has_chat_template: bool,
+    /// `general.license`: the licence the file states, as it states it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// `general.license.link`: where its text is. Unchecked: the file's author wrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub license_link: Option<String>,
 }
 
 impl Loading {
@@ -168,6 +174,17 @@ fn summarise(
     let text = |key: &str| Ok(header.metadata.str(key)?.map(str::to_owned));
     let architecture = text("general.architecture")?.unwrap_or_default();
     let name = text("general.name")?.filter(|name| !name.trim().is_empty());
+    // A note for people: one of another type is no reason to refuse the model.
+    let stated = |key: &str| {
+        header
+            .metadata
+            .str(key)
+            .ok()
+            .flatten()
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    };
     let mut formats = BTreeMap::new();
     for (index, dtype) in weights.dtypes().into_iter().enumerate() {
         *formats.entry(quant::format(dtype).name).or_default() += weights.tensor(index).n_bytes;
@@ -184,5 +201,7 @@ fn summarise(
         formats,
         context_length_trained: spec.n_ctx_train,
         has_chat_template,
+        license: stated("general.license"),
+        license_link: stated("general.license.link"),
     })
 }

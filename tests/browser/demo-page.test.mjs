@@ -133,6 +133,7 @@ describe('the demo page', () => {
     const panel = page.locator('[data-section="model"]');
     assert.match(await panel.textContent(), /llama, 30 layers/);
     assert.match(await panel.textContent(), /Q4_1/);
+    assert.match(await panel.textContent(), /Licence\s*apache-2\.0/);
     assert.deepEqual(await accessibilityProblems(page), []);
     assert.deepEqual(page.problems, []);
   });

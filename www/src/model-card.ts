@@ -37,12 +37,19 @@ export class ModelCard {
         ['Chat template', model.hasChatTemplate ? 'in the file' : 'none: plain turns are used'],
         ['Loaded', `${info.load.fromCache ? 'from this browser’s storage' : 'from its source'} in ${duration(info.load.seconds * 1000)}`],
         ['Kept for next time', info.load.cached ? 'yes' : 'no'],
-        ['Licence', entry?.license],
+        ['Licence', licence(info, entry)],
         ['About', entry?.homepage ? link(entry.homepage) : undefined],
       ]),
       ...warnings(info),
       h('div', { class: 'button-row' }, this.#unload));
   }
+}
+
+/** What the page's owner says, else what the file says; a link only where it leads to https. */
+function licence({ model }: EngineInfo, entry: CatalogModel | undefined): string | Node | undefined {
+  const name = entry?.license ?? model.license;
+  const address = entry?.license ? null : URL.parse(model.licenseLink ?? '');
+  return name && address?.protocol === 'https:' ? link(address.href, name) : name;
 }
 
 /** What the engine worked around; the same trouble with each part of a file is told once. */
@@ -57,6 +64,6 @@ function contextText({ contextLength, model }: EngineInfo): string {
   return trained === contextLength ? used : `${used} (trained for ${count(trained)})`;
 }
 
-function link(address: string): HTMLAnchorElement {
-  return h('a', { href: address, target: '_blank', rel: 'noopener noreferrer' }, new URL(address).host);
+function link(address: string, text = new URL(address).host): HTMLAnchorElement {
+  return h('a', { href: address, target: '_blank', rel: 'noopener noreferrer', title: address }, text);
 }
