@@ -6,7 +6,7 @@ import { chunkStream, type ChunkSink } from './stream.js';
 import {
   LamplightError,
   type ChatCompletion, type ChatCompletionChunk, type ChatMessage, type ChatRequest, type ChunkStream, type Completion,
-  type CompletionRequest, type Engine, type EngineInfo, type EngineOptions, type FinishReason, type Progress,
+  type CompletionRequest, type EmbeddingRequest, type EmbeddingResponse, type Engine, type EngineInfo, type EngineOptions, type FinishReason, type Progress,
   type SamplingOptions, type Usage,
 } from './types.js';
 
@@ -109,6 +109,7 @@ class WorkerEngine implements Engine {
   readonly info: EngineInfo;
   readonly chat: Engine['chat'];
   readonly completions: Engine['completions'];
+  readonly embeddings: Engine['embeddings'];
   readonly #client: WorkerClient;
 
   constructor(client: WorkerClient, info: EngineInfo) {
@@ -116,6 +117,7 @@ class WorkerEngine implements Engine {
     this.info = info;
     this.chat = { completions: { create: ((r: ChatRequest) => this.#chat(r)) as never } };
     this.completions = { create: ((r: CompletionRequest) => this.#complete(r)) as never };
+    this.embeddings = { create: (r) => this.#embed(r) };
     // Browsers without explicit resource management have no such symbol, and a class member cannot depend on that.
     if (Symbol.asyncDispose) Object.defineProperty(this, Symbol.asyncDispose, { value: () => this.dispose() });
   }
@@ -158,6 +160,21 @@ class WorkerEngine implements Engine {
       text: (text) => make(text, null),
       last: (reason, usage) => make('', reason, usage),
     });
+  }
+
+  async #embed(request: EmbeddingRequest): Promise<EmbeddingResponse> {
+    const input = typeof request?.input === 'string' ? [request.input] : request?.input;
+    if (!Array.isArray(input) || !input.every((text) => typeof text === 'string')) {
+      throw invalid('input must be a string or an array of strings', 'input');
+    }
+    const { dimensions, signal } = request;
+    const { vectors, promptTokens } = await this.#client.call('embed', { input, dimensions }, { signal });
+    const width = vectors.length / Math.max(input.length, 1);
+    const data = input.map((_, index) => ({
+      object: 'embedding' as const, index, embedding: vectors.subarray(index * width, (index + 1) * width),
+    }));
+    const usage = { prompt_tokens: promptTokens, total_tokens: promptTokens };
+    return { object: 'list', model: this.info.model.name, data, usage };
   }
 
   async #generate<T extends 'chat' | 'complete'>(

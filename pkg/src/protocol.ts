@@ -54,6 +54,11 @@ export interface Requests {
     result: Outcome;
   };
   complete: { body: WireSampling & { prompt: string | number[] }; result: Outcome };
+  embed: {
+    body: { input: string[]; dimensions?: number };
+    /** The vectors one after the other, all equally long. */
+    result: { vectors: Float32Array; promptTokens: number };
+  };
   tokenize: { body: { text: string; addSpecial: boolean; parseSpecial: boolean }; result: Uint32Array };
   detokenize: { body: { ids: Uint32Array; skipSpecial: boolean }; result: string };
   template: {

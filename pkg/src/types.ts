@@ -105,6 +105,8 @@ export interface EngineInfo {
     formats: Record<string, number>;
     contextLengthTrained: number;
     hasChatTemplate: boolean;
+    /** Whether the model gives embeddings instead of text. */
+    isEmbedder: boolean;
     /** The licence that the file states, and where it says its text is. Unchecked: the file's author wrote both. */
     license?: string;
     licenseLink?: string;
@@ -185,6 +187,20 @@ export interface CompletionRequest extends SamplingOptions {
   stream?: boolean;
 }
 
+export interface EmbeddingRequest {
+  input: string | string[];
+  /** Keeps so many leading elements of each vector, for models trained to allow it; all by default. */
+  dimensions?: number;
+  signal?: AbortSignal;
+}
+
+export interface EmbeddingResponse {
+  object: 'list';
+  model: string;
+  data: { object: 'embedding'; index: number; embedding: Float32Array }[];
+  usage: { prompt_tokens: number; total_tokens: number };
+}
+
 export type FinishReason = 'stop' | 'length' | 'abort';
 
 export interface Usage {
@@ -260,6 +276,8 @@ export interface Engine extends AsyncDisposable {
     create(request: CompletionRequest & { stream?: false }): Promise<Completion>;
     create(request: CompletionRequest): Promise<Completion | ChunkStream<Completion>>;
   };
+  /** Vectors of texts, for search and comparison; needs an embedding model. */
+  readonly embeddings: { create(request: EmbeddingRequest): Promise<EmbeddingResponse> };
   /** Token ids of a text. Special tokens in the text stay text unless `parseSpecial` is set. */
   tokenize(text: string, options?: { addSpecial?: boolean; parseSpecial?: boolean }): Promise<Uint32Array>;
   detokenize(ids: ArrayLike<number>, options?: { skipSpecial?: boolean }): Promise<string>;

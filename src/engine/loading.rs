@@ -11,11 +11,11 @@ use crate::backend::{Backend, ModelPlan};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
 use crate::formats::gguf::GgufHeader;
-use crate::generate::Session;
+use crate::generate::{Session, SessionShape};
 use crate::model::blocks::build_graph;
 use crate::model::families;
-use crate::model::graph::{Graph, WeightDecl, WeightKind};
-use crate::model::spec::ModelSpec;
+use crate::model::graph::{Graph, Op, WeightDecl, WeightKind};
+use crate::model::spec::{HeadSpec, ModelSpec};
 use crate::quant;
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::weights::{Need, WeightMap};
@@ -43,8 +43,8 @@ pub struct Loading {
     tokenizer: Tokenizer,
     template: Result<ChatTemplate, String>,
     summary: ModelSummary,
-    n_ctx: usize,
-    n_batch: usize,
+    head: HeadSpec,
+    shape: SessionShape,
 }
 
 /// Facts of a model, as `EngineInfo.model` of the TypeScript API.
@@ -67,6 +67,8 @@ pub struct ModelSummary {
     pub file_bytes: u64,
     /// Bytes of the weights in use, by storage format.
     pub formats: BTreeMap<&'static str, u64>,
+    /// Whether it gives embeddings instead of text.
+    pub is_embedder: bool,
     /// Context the model was trained for.
     pub context_length_trained: usize,
     /// Whether the model says how a conversation becomes a prompt.
@@ -93,9 +95,8 @@ impl Loading {
         let tokenizer = Tokenizer::from_metadata(&header.metadata)?;
         let template = chat_template(&header.metadata, &tokenizer);
         let summary = summarise(&spec, &header, &weights, template.is_ok())?;
-        let n_ctx = sensible("n_ctx", options.n_ctx)?.unwrap_or(spec.n_ctx_train.min(DEFAULT_N_CTX));
-        let n_batch = sensible("n_batch", options.n_batch)?.unwrap_or(DEFAULT_N_BATCH);
-        Ok(Self { graph, weights, tokenizer, template, summary, n_ctx, n_batch: n_batch.min(n_ctx) })
+        let shape = session_shape(&spec, &graph, options)?;
+        Ok(Self { graph, weights, tokenizer, template, summary, head: spec.head, shape })
     }
 
     /// What a backend needs to allocate and plan.
@@ -103,8 +104,8 @@ impl Loading {
         ModelPlan {
             graph: self.graph.clone(),
             dtypes: self.weights.dtypes(),
-            n_ctx: self.n_ctx,
-            n_batch: self.n_batch,
+            n_ctx: self.shape.n_ctx,
+            n_batch: self.shape.n_batch,
         }
     }
 
@@ -125,13 +126,14 @@ impl Loading {
 
     /// Positions of the KV cache.
     pub fn n_ctx(&self) -> usize {
-        self.n_ctx
+        self.shape.n_ctx
     }
 
     /// The engine over a backend that was made from [`Loading::plan`] and holds all weights.
     pub fn into_engine<B: Backend>(self, backend: B) -> Engine<B> {
-        let session = Session::new(backend, self.n_ctx, self.n_batch, self.summary.n_vocab);
-        Engine { session, tokenizer: self.tokenizer, template: self.template, summary: self.summary }
+        let session = Session::new(backend, self.shape);
+        let Loading { tokenizer, template, summary, head, .. } = self;
+        Engine { session, tokenizer, template, summary, head }
     }
 }
 
@@ -143,6 +145,34 @@ fn need(weight: &WeightDecl) -> Need {
         n_rows: weight.n_rows as u64,
         vector: weight.kind == WeightKind::Vector,
     }
+}
+
+/// How much room there is, and what a step may hold.
+/// # Errors
+/// `InvalidRequest` for impossible options, or a context beyond a model's table of positions.
+fn session_shape(spec: &ModelSpec, graph: &Graph, options: LoadOptions) -> Result<SessionShape> {
+    let positions = graph.ops.iter().filter_map(|op| match op {
+        Op::AddPosition { table, .. } => Some(graph.weights[table.0].n_rows),
+        _ => None,
+    });
+    let n_positions = positions.min().unwrap_or(MAX_POSITIONS);
+    let n_ctx = sensible("n_ctx", options.n_ctx)?;
+    if n_ctx.is_some_and(|n_ctx| n_ctx > n_positions) {
+        let message = format!("the model has learned {n_positions} positions and no more");
+        return Err(Error::new(ErrorCode::InvalidRequest, message).at("n_ctx"));
+    }
+    let n_ctx = n_ctx.unwrap_or(spec.n_ctx_train.min(DEFAULT_N_CTX)).min(n_positions);
+    let n_batch = sensible("n_batch", options.n_batch)?.unwrap_or(DEFAULT_N_BATCH).min(n_ctx);
+    let causal = !graph.ops.iter().any(|op| matches!(op, Op::Attention { causal: false, .. }));
+    let logits = graph.logits.expect("invariant: every graph has a result");
+    Ok(SessionShape {
+        n_ctx,
+        // Tokens that see later ones cannot be computed before those are there.
+        n_batch: if causal { n_batch } else { n_ctx },
+        n_vocab: spec.n_vocab,
+        width: graph.values[logits.0].width,
+        causal,
+    })
 }
 
 /// A number of positions or tokens that can be meant.
@@ -199,6 +229,7 @@ fn summarise(
         n_embd: spec.n_embd,
         file_bytes: ends.max().unwrap_or(header.data_offset),
         formats,
+        is_embedder: spec.head != HeadSpec::Logits,
         context_length_trained: spec.n_ctx_train,
         has_chat_template,
         license: stated("general.license"),

@@ -3,11 +3,13 @@
 //! Principal types: [`Loading`], what a header says and a backend needs, and [`Engine`], which runs requests. Must
 //! not know the web, nor which backend runs.
 
+mod embed;
 mod loading;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod native;
 mod request;
 
+pub use embed::{EmbedRequest, Embeddings};
 pub use loading::{DEFAULT_N_BATCH, DEFAULT_N_CTX, LoadOptions, Loading, ModelSummary};
 pub use request::{ChatRequest, CompletionRequest, Outcome, Prompt, Templated, Timings, Usage};
 
@@ -19,6 +21,7 @@ use serde_json::{Map, Value};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorCode, Result};
 use crate::generate::{Session, TextDecoder, generate};
+use crate::model::spec::HeadSpec;
 use crate::text::{ChatMessage, ChatTemplate, Detokenizer, EncodeOptions, Tokenizer};
 
 /// A loaded model. One request runs at a time; one that was stopped or failed leaves the engine usable.
@@ -28,6 +31,8 @@ pub struct Engine<B> {
     /// The chat template, or why there is none: completions work without.
     template: std::result::Result<ChatTemplate, String>,
     summary: ModelSummary,
+    /// Whether it generates text or embeds it.
+    head: HeadSpec,
 }
 
 impl<B: Backend> Engine<B> {
@@ -94,6 +99,10 @@ impl<B: Backend> Engine<B> {
         pause: &impl Pause,
         on_event: impl FnMut(Event),
     ) -> Result<Outcome> {
+        if self.head != HeadSpec::Logits {
+            let message = "this model gives embeddings and no text: call embed instead";
+            return Err(Error::new(ErrorCode::InvalidRequest, message).at("model"));
+        }
         let decoder = Decoder { tokenizer: &self.tokenizer, detokenizer };
         let generated = generate(&mut self.session, prompt, sampling, decoder, pause, on_event).await?;
         Ok(Outcome::new(generated, prompt.len()))
@@ -139,6 +148,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Logits after the last token (or after every token) of `ids`, computed from position 0: `[n_outputs, n_vocab]`.
+    /// Embedding models give final hidden states instead, `[n_outputs, n_embd]`, before pooling.
     /// # Errors
     /// `InvalidRequest`, `ContextLengthExceeded`, `Aborted` when `pause` said stop, and what the backend says.
     pub async fn forward(&mut self, ids: &[u32], all: bool, pause: &impl Pause) -> Result<Vec<f32>> {

@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn session(n_ctx: usize) -> Session<HashBackend> {
-        Session::new(HashBackend::new(n_ctx, 4), n_ctx, 4, HashBackend::N_VOCAB)
+        Session::new(HashBackend::new(n_ctx, 4), HashBackend::shape(n_ctx, 4))
     }
 
     /// The greedy continuation of `prompt`, computed the slow way.

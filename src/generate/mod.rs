@@ -19,7 +19,7 @@ pub use generator::{Event, FinishReason, Generated, TextDecoder, generate};
 pub use metrics::Metrics;
 pub use params::{REPETITION_WINDOW, SamplingParams};
 pub use sampler::{Sampler, argmax};
-pub use session::{Prefilled, Session};
+pub use session::{Prefilled, Session, SessionShape};
 pub use stop::{Matched, StopMatcher};
 
 /// Asked between any two backend steps: gives others a turn and tells whether to go on.

@@ -15,13 +15,26 @@ use crate::error::{Error, ErrorCode, Result};
 #[derive(Debug)]
 pub struct Session<B> {
     backend: B,
-    n_ctx: usize,
-    n_batch: usize,
-    n_vocab: usize,
+    shape: SessionShape,
     /// Token of each filled position of the KV cache.
     tokens: Vec<u32>,
     /// Tokens of the next prefill chunk, as measured on the last ones; 0 before the first.
     chunk: usize,
+}
+
+/// What a session's steps look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionShape {
+    /// Positions of the KV cache.
+    pub n_ctx: usize,
+    /// Most tokens of one step.
+    pub n_batch: usize,
+    /// Token ids are below this.
+    pub n_vocab: usize,
+    /// Width of a row of the result: `n_vocab`, but for embedding models.
+    pub width: usize,
+    /// Whether tokens see only earlier ones. Otherwise a text is one step, and nothing is kept from text to text.
+    pub causal: bool,
 }
 
 /// The first chunk, before anything was measured: short enough for a phone; the next one is as long as it may be.
@@ -37,9 +50,9 @@ pub struct Prefilled {
 }
 
 impl<B: Backend> Session<B> {
-    /// A session over a filled backend that was planned for `n_ctx` positions and steps of `n_batch` tokens.
-    pub fn new(backend: B, n_ctx: usize, n_batch: usize, n_vocab: usize) -> Self {
-        Self { backend, n_ctx, n_batch: n_batch.max(1), n_vocab, tokens: Vec::new(), chunk: 0 }
+    /// A session over a filled backend that was planned for such steps.
+    pub fn new(backend: B, shape: SessionShape) -> Self {
+        Self { backend, shape, tokens: Vec::new(), chunk: 0 }
     }
 
     /// The backend.
@@ -55,12 +68,17 @@ impl<B: Backend> Session<B> {
 
     /// Positions of the KV cache.
     pub fn n_ctx(&self) -> usize {
-        self.n_ctx
+        self.shape.n_ctx
     }
 
     /// Most tokens of one step.
     pub fn n_batch(&self) -> usize {
-        self.n_batch
+        self.shape.n_batch
+    }
+
+    /// Width of a row of the result: the vocabulary, or the elements of an embedding.
+    pub fn width(&self) -> usize {
+        self.shape.width
     }
 
     /// The tokens in the KV cache, by position.
@@ -84,7 +102,10 @@ impl<B: Backend> Session<B> {
         mut on_progress: impl FnMut(usize),
     ) -> Result<Option<Prefilled>> {
         self.check(ids)?;
-        let common = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        let common = match self.shape.causal {
+            true => self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count(),
+            false => 0,
+        };
         // The last token is always computed: the cache holds keys and values, not logits.
         let n_cached = common.min(ids.len() - 1);
         self.tokens.truncate(n_cached);
@@ -112,8 +133,8 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// `ContextLengthExceeded` when the KV cache is full, and what the backend says.
     pub async fn decode(&mut self, id: u32) -> Result<Vec<f32>> {
-        if self.tokens.len() >= self.n_ctx {
-            bail!(ContextLengthExceeded, "the context of {} tokens is full", self.n_ctx);
+        if self.tokens.len() >= self.shape.n_ctx {
+            bail!(ContextLengthExceeded, "the context of {} tokens is full", self.shape.n_ctx);
         }
         self.forward(&[id], Outputs::Last).await
     }
@@ -131,7 +152,7 @@ impl<B: Backend> Session<B> {
         self.check(ids)?;
         let mut logits = Vec::new();
         // Logits of a long text and a large vocabulary are gigabytes: say so instead of trapping.
-        if logits.try_reserve_exact(ids.len().saturating_mul(self.n_vocab)).is_err() {
+        if logits.try_reserve_exact(ids.len().saturating_mul(self.shape.width)).is_err() {
             bail!(
                 OutOfMemory,
                 "the logits of {} tokens do not fit into memory: ask for fewer, or for the last one's only",
@@ -156,7 +177,7 @@ impl<B: Backend> Session<B> {
     async fn forward(&mut self, ids: &[u32], outputs: Outputs) -> Result<Vec<f32>> {
         let pos = self.tokens.len();
         let logits = self.backend.forward(ids, pos, outputs).await?;
-        let expected = outputs.n_rows(ids.len()) * self.n_vocab;
+        let expected = outputs.n_rows(ids.len()) * self.shape.width;
         if logits.len() != expected {
             bail!(Internal, "the backend gave {} logits instead of {expected}", logits.len());
         }
@@ -168,15 +189,15 @@ impl<B: Backend> Session<B> {
         if ids.is_empty() {
             return Err(Error::new(ErrorCode::InvalidRequest, "there are no tokens to compute").at("prompt"));
         }
-        if let Some(index) = ids.iter().position(|id| *id as usize >= self.n_vocab) {
-            let message = format!("{} is no token: the vocabulary has {}", ids[index], self.n_vocab);
+        if let Some(index) = ids.iter().position(|id| *id as usize >= self.shape.n_vocab) {
+            let message = format!("{} is no token: the vocabulary has {}", ids[index], self.shape.n_vocab);
             return Err(Error::new(ErrorCode::InvalidRequest, message).at(format!("prompt[{index}]")));
         }
-        if ids.len() > self.n_ctx {
+        if ids.len() > self.shape.n_ctx {
             let message = format!(
                 "the prompt has {} tokens, the context holds {}: shorten it, or load the model with a larger context",
                 ids.len(),
-                self.n_ctx
+                self.shape.n_ctx
             );
             return Err(Error::new(ErrorCode::ContextLengthExceeded, message).at("prompt"));
         }
@@ -184,9 +205,11 @@ impl<B: Backend> Session<B> {
     }
 
     fn chunk_len(&self, pause: &impl Pause) -> usize {
+        let n_batch = self.shape.n_batch;
         match (pause.step_budget_ms(), self.chunk) {
-            (None, _) => self.n_batch,
-            (Some(_), 0) => FIRST_CHUNK.min(self.n_batch),
+            _ if !self.shape.causal => n_batch,
+            (None, _) => n_batch,
+            (Some(_), 0) => FIRST_CHUNK.min(n_batch),
             (Some(_), chunk) => chunk,
         }
     }
@@ -194,7 +217,7 @@ impl<B: Backend> Session<B> {
     /// Sets the next chunk to what fits the budget, given that `n` tokens took `ms`.
     fn adapt_chunk(&mut self, n: usize, ms: f64, pause: &impl Pause) {
         if let Some(budget) = pause.step_budget_ms() {
-            self.chunk = next_chunk(n, ms, budget).min(self.n_batch);
+            self.chunk = next_chunk(n, ms, budget).min(self.shape.n_batch);
         }
     }
 }
@@ -222,7 +245,7 @@ mod tests {
     use super::*;
 
     fn session(n_ctx: usize, n_batch: usize) -> Session<HashBackend> {
-        Session::new(HashBackend::new(n_ctx, n_batch), n_ctx, n_batch, HashBackend::N_VOCAB)
+        Session::new(HashBackend::new(n_ctx, n_batch), HashBackend::shape(n_ctx, n_batch))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::Pause;
+use super::{Pause, SessionShape};
 use crate::backend::{Backend, Counters, Outputs};
 use crate::bail;
 use crate::error::Result;
@@ -22,6 +22,10 @@ impl HashBackend {
 
     pub(crate) fn new(n_ctx: usize, n_batch: usize) -> Self {
         Self { kv: vec![u32::MAX; n_ctx], n_batch, counters: Counters::default(), fail_at_step: None }
+    }
+
+    pub(crate) fn shape(n_ctx: usize, n_batch: usize) -> SessionShape {
+        SessionShape { n_ctx, n_batch, n_vocab: Self::N_VOCAB, width: Self::N_VOCAB, causal: true }
     }
 }
 

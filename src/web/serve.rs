@@ -19,7 +19,7 @@ use super::report::Reporter;
 use super::request::{Abort, Turns};
 use super::store::Store;
 use crate::backend::AnyBackend;
-use crate::engine::{Engine, Event};
+use crate::engine::{EmbedRequest, Engine, Event};
 use crate::error::{Error, ErrorCode, Result};
 use crate::text::{ChatMessage, EncodeOptions};
 
@@ -148,7 +148,10 @@ async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out)
         shared.put_engine(loaded.engine);
         return Ok(encode(&loaded.info).into());
     }
-    if !matches!(kind.as_str(), "chat" | "complete" | "forward" | "tokenize" | "detokenize" | "template") {
+    if !matches!(
+        kind.as_str(),
+        "chat" | "complete" | "embed" | "forward" | "tokenize" | "detokenize" | "template"
+    ) {
         let message = format!("the worker knows no request \"{kind}\"");
         return Err(Error::new(ErrorCode::InvalidRequest, message).at("type"));
     }
@@ -159,6 +162,7 @@ async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out)
     let result = match kind.as_str() {
         "chat" => chat(&mut engine, body, &turns, id, out).await,
         "complete" => complete(&mut engine, body, &turns, id, out).await,
+        "embed" => embed(&mut engine, body, &turns).await,
         "forward" => forward(&mut engine, body, &turns).await,
         _ => text_request(&engine, &kind, body),
     };
@@ -201,6 +205,19 @@ fn events<'a>(id: u32, out: &'a Out) -> impl FnMut(Event) + 'a {
             out.send(&Reply::Event(id, object([("kind", "text".into()), ("text", text.into())])));
         }
     }
+}
+
+/// All vectors in one array, which is given away with the reply.
+async fn embed(engine: &mut Engine<AnyBackend>, body: JsValue, turns: &Turns) -> Result<Answer> {
+    let request: EmbedRequest = decode(body)?;
+    let embeddings = engine.embed(&request, turns).await?;
+    let vectors = Float32Array::from(embeddings.vectors.concat().as_slice());
+    let buffer = JsValue::from(vectors.buffer());
+    let tokens = JsValue::from(embeddings.prompt_tokens as u32);
+    Ok(Answer {
+        value: object([("vectors", vectors.into()), ("promptTokens", tokens)]),
+        buffer: Some(buffer),
+    })
 }
 
 /// Logits go to the page without a copy: their buffer is given away with the reply.

@@ -3,6 +3,7 @@
 
 mod bench;
 mod common;
+mod embed;
 mod generate;
 mod inspect;
 mod logits;
@@ -30,6 +31,8 @@ enum Command {
     Logits(logits::Args),
     /// Goes on with a text, or answers it as a chat message
     Generate(generate::Args),
+    /// Prints the embedding of each text as a JSON array
+    Embed(embed::Args),
     /// Measures the speed of prefill and decoding
     Bench(bench::Args),
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Generate(args) => generate::run(args),
+        Command::Embed(args) => embed::run(args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {
