@@ -1,0 +1,107 @@
+// The golden sets through the published package in Chromium: every family and format that users load, on the CPU and on
+// WebGPU (lavapipe), held to the logits of independent implementations. On WebGPU, where every set compiles its kernels,
+// `make test` takes a sample, whose seed it prints (LAMPLIGHT_SEED repeats it); `make test-all` takes all sets.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { ROOT, assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
+
+const GOLDEN = path.join(ROOT, 'tests/golden');
+/** Sets in a sample. */
+const SAMPLE = 12;
+const SEED = Number(process.env.LAMPLIGHT_SEED ?? Date.now() % 1_000_000);
+
+/** Folders below `dir` that hold a golden.json, as paths relative to the golden folder. */
+function sets(dir = GOLDEN) {
+  return fs.readdirSync(dir, { withFileTypes: true }).filter((entry) => entry.isDirectory()).flatMap((entry) => {
+    const below = path.join(dir, entry.name);
+    return fs.existsSync(path.join(below, 'golden.json')) ? [path.relative(GOLDEN, below)] : sets(below);
+  }).sort();
+}
+
+/** `count` of `all` in their order, chosen by the seed (mulberry32). */
+function sample(all, count, seed) {
+  let state = seed >>> 0;
+  const random = () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+  const ranked = all.map((name) => ({ name, rank: random() })).sort((a, b) => a.rank - b.rank);
+  return ranked.slice(0, count).map(({ name }) => name).sort();
+}
+
+/**
+ * Runs in the page: largest difference to the reference over the prompts that have logits, and the share of rows with the
+ * same best token.
+ */
+async function compare({ reference, prompts }) {
+  const file = await (await fetch(reference)).arrayBuffer();
+  const headerBytes = Number(new DataView(file).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(file, 8, headerBytes)));
+  const tensor = (name, Type) => {
+    const [start, end] = header[name].data_offsets;
+    return new Type(file.slice(8 + headerBytes + start, 8 + headerBytes + end));
+  };
+  const best = (row) => row.reduce((found, value, index) => (value > row[found] ? index : found), 0);
+  let worst = 0;
+  let rows = 0;
+  let equal = 0;
+  for (const index of prompts) {
+    const ids = tensor(`prompt${index}.input_ids`, Uint32Array);
+    const expected = tensor(`prompt${index}.logits`, Float32Array);
+    const { logits } = await globalThis.engine.forward(ids, { all: true });
+    if (logits.length !== expected.length) return { worst: Infinity, top1: 0, rows: 0 };
+    for (let i = 0; i < expected.length; i++) {
+      const gap = Math.abs(logits[i] - expected[i]);
+      worst = gap >= worst || Number.isNaN(gap) ? (Number.isNaN(gap) ? Infinity : gap) : worst;
+    }
+    const width = expected.length / ids.length;
+    for (let row = 0; row < ids.length; row++) {
+      const range = [row * width, (row + 1) * width];
+      equal += best(logits.subarray(...range)) === best(expected.subarray(...range)) ? 1 : 0;
+      rows++;
+    }
+  }
+  return { worst, top1: equal / rows, rows };
+}
+
+const all = sets();
+const some = process.env.LAMPLIGHT_LONG ? all : sample(all, SAMPLE, SEED);
+
+for (const [backend, gpu, options, chosen] of [
+  ['cpu', 'none', { backend: 'cpu' }, all],
+  ['webgpu', 'lavapipe', { backend: 'webgpu', gpuPrecision: 'f32' }, some],
+]) {
+  describe(`golden sets on ${backend}, ${chosen.length} of ${all.length}, seed ${SEED}`, () => {
+    let server, browser, page;
+    before(async () => {
+      server = await startPackageServer();
+      browser = await launch({ gpu });
+      page = await openPage(browser, server);
+    });
+    after(async () => {
+      await browser?.close();
+      await server?.close();
+    });
+
+    for (const name of chosen) {
+      test(name, async (t) => {
+        const golden = JSON.parse(fs.readFileSync(path.join(GOLDEN, name, 'golden.json'), 'utf8'));
+        const prompts = golden.prompts.filter((prompt) => prompt.has_logits).map((prompt) => prompt.index);
+        assert.ok(prompts.length > 0);
+        const { info } = await load(page, { ...options, model: `/golden/${name}/${golden.file ?? ''}`, contextLength: 128, cache: false });
+        assert.equal(info.backend, backend);
+        const { worst, top1, rows } = await page.evaluate(compare, { reference: `/golden/${name}/${golden.reference}`, prompts });
+        // The CPU rounds activations to 16 bits; WebGPU computes in float32 here.
+        const allowed = backend === 'cpu' ? golden.tolerance_f16 : golden.tolerance_f32;
+        t.diagnostic(`${rows} rows: largest difference ${worst.toExponential(2)} (allowed ${allowed}), best token equal ${top1.toFixed(3)}`);
+        assert.ok(worst <= allowed, `${worst} > ${allowed}`);
+        assert.ok(top1 >= (backend === 'cpu' ? golden.top1_min_f16 : 1), `${top1}`);
+        assertNoProblems(page);
+      });
+    }
+  });
+}
