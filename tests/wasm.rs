@@ -14,11 +14,13 @@ mod shader_variants;
 use lamplight::backend::cpu::{CpuBackend, CpuMode};
 use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision};
 use lamplight::backend::{Backend, Outputs};
-use lamplight::engine::{CompletionRequest, Engine, LoadOptions, Loading, NoPause, Prompt, SamplingParams};
+use lamplight::engine::{
+    CompletionRequest, Engine, LoadOptions, Loading, NoPause, Prompt, SamplingParams, fill,
+};
 use lamplight::error::ErrorCode;
 use lamplight::text::EncodeOptions;
 use lamplight::web::store::{ModelRecord, PartInfo, Store};
-use lamplight::weights::{ByteSource, MemorySource, PART_BYTES, read_header};
+use lamplight::weights::{Assembler, MemorySource, PART_BYTES, read_header};
 use safetensors::SafeTensors;
 use wasm_bindgen_test::{console_log, wasm_bindgen_test, wasm_bindgen_test_configure};
 
@@ -80,13 +82,7 @@ impl Golden {
         let loading = self.loading().await;
         let mut backend = CpuBackend::new(loading.plan(), mode).expect("the plan fits");
         let source = MemorySource(self.file.to_vec());
-        for part in loading.weights().parts(PART_BYTES) {
-            let bytes = source.read(part.clone()).await.expect("the part is there");
-            for piece in loading.weights().pieces(part) {
-                backend.upload(piece.weight, piece.offset, &bytes[piece.range]).expect("the piece fits");
-            }
-        }
-        backend.finish_upload().await.expect("all is there");
+        fill(&mut backend, &loading, &[source]).await.expect("the file is whole");
         loading.into_engine(backend)
     }
 
@@ -94,14 +90,23 @@ impl Golden {
     async fn on_gpu(&self, device: GpuDevice, precision: Precision) -> Engine<GpuBackend> {
         let loading = self.loading().await;
         let mut backend = GpuBackend::new(loading.plan(), device, precision).await.expect("the plan fits");
+        let mut assembler = Assembler::new(loading.weights());
         for part in loading.weights().parts(PART_BYTES) {
-            let first = usize::try_from(part.start).expect("a tiny file");
-            for piece in loading.weights().pieces(part) {
+            let first = usize::try_from(part.range.start).expect("a tiny file");
+            for piece in loading.weights().pieces(0, part.range) {
+                let (lead, n) = assembler.straight(&piece);
+                assert_eq!(
+                    (lead, n),
+                    (0, piece.range.len()),
+                    "the tensors of this file go straight to the GPU"
+                );
                 let bytes = &self.file[first + piece.range.start..first + piece.range.end];
                 let array = js_sys::Uint8Array::from(bytes);
-                backend.upload_js(piece.weight, piece.offset, &array).expect("the piece fits");
+                let offset = assembler.passed(&piece, n);
+                backend.upload_js(piece.weight, offset, &array).expect("the piece fits");
             }
         }
+        assembler.finish(&mut |_, _, _: &[u8]| Ok(())).expect("nothing is missing");
         backend.finish_upload().await.expect("all is there");
         loading.into_engine(backend)
     }

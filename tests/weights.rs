@@ -6,9 +6,11 @@ mod common;
 use common::gguf_writer::{Tensor, Writer};
 use lamplight::error::ErrorCode;
 use lamplight::formats::gguf::{GgufHeader, Parsed, parse};
-use lamplight::quant::FORMATS;
-use lamplight::weights::{Need, WeightMap};
+use lamplight::quant::{FORMATS, format};
+use lamplight::tensor::DType::{F32, Q4_1};
+use lamplight::weights::{Assembler, Checkpoint, Extent, Need, StoredTensor, Unit, WeightMap};
 use proptest::prelude::*;
+use std::ops::Range;
 
 /// A file of tensors of any format; `shapes` has format, blocks per row and rows.
 fn file(shapes: &[(usize, u64, u64)]) -> (Vec<u8>, GgufHeader) {
@@ -43,6 +45,7 @@ fn needs(header: &GgufHeader, wanted: &[usize]) -> Vec<Need> {
     tensors
         .map(|tensor| Need {
             name: tensor.name.clone(),
+            part_of: None,
             n_cols: tensor.n_cols(),
             n_rows: tensor.n_rows(),
             vector: false,
@@ -50,20 +53,37 @@ fn needs(header: &GgufHeader, wanted: &[usize]) -> Vec<Need> {
         .collect()
 }
 
-/// Collects the pieces of all `ranges` and checks their order on the way.
-fn reassemble(file: &[u8], map: &WeightMap, ranges: &[std::ops::Range<u64>]) -> Vec<Vec<u8>> {
+/// Puts weights together from all `ranges` of the file, and checks order and words on the way.
+fn reassemble(file: &[u8], map: &WeightMap, ranges: &[Range<u64>]) -> Vec<Vec<u8>> {
     let mut weights = vec![Vec::new(); map.len()];
+    let mut assembler = Assembler::new(map);
+    let mut sink = |weight: usize, offset: u64, bytes: &[u8]| {
+        let so_far: &mut Vec<u8> = &mut weights[weight];
+        assert!(!bytes.is_empty(), "an empty piece");
+        assert_eq!(offset, so_far.len() as u64, "pieces follow each other");
+        assert_eq!(offset % 4, 0, "pieces start at whole words");
+        so_far.extend_from_slice(bytes);
+        assert!(so_far.len().is_multiple_of(4) || so_far.len() as u64 == map.weight(weight).n_bytes());
+        Ok(())
+    };
     for range in ranges {
         let bytes = &file[range.start as usize..range.end as usize];
-        for piece in map.pieces(range.clone()) {
-            assert!(!piece.range.is_empty(), "an empty piece");
-            assert_eq!(piece.offset, weights[piece.weight].len() as u64, "pieces follow each other");
-            if range.start % 4 == 0 {
-                assert_eq!(piece.offset % 4, 0, "pieces start at whole words");
+        for mut piece in map.pieces(0, range.clone()) {
+            // Every other weight the way the GPU takes them.
+            if piece.weight % 2 == 0 {
+                let (lead, n) = assembler.straight(&piece);
+                assembler.take(&piece, &bytes[piece.range.clone()][..lead], &mut sink).expect("in order");
+                piece = piece.skip(lead);
+                if n > 0 {
+                    let offset = assembler.passed(&piece, n);
+                    sink(piece.weight, offset, &bytes[piece.range.clone()][..n]).expect("in order");
+                }
+                piece = piece.skip(n);
             }
-            weights[piece.weight].extend_from_slice(&bytes[piece.range]);
+            assembler.take(&piece, &bytes[piece.range.clone()], &mut sink).expect("in order");
         }
     }
+    assembler.finish(&mut sink).expect("in order");
     weights
 }
 
@@ -75,6 +95,7 @@ proptest! {
         shapes in prop::collection::vec((0usize..11, 1u64..4, 1u64..9), 1..9),
         order in any::<prop::sample::Index>(),
         skipped in any::<prop::sample::Index>(),
+        first_row in any::<prop::sample::Index>(),
         steps in prop::collection::vec(1u64..700, 1..9),
         part_words in 1u64..500,
     ) {
@@ -85,13 +106,23 @@ proptest! {
         if wanted.len() > 1 {
             wanted.remove(skipped.index(wanted.len()));
         }
-        let map = WeightMap::resolve(&needs(&header, &wanted), &header).unwrap();
-        let expected: Vec<Vec<u8>> = (0..map.len())
-            .map(|weight| {
-                let tensor = map.tensor(weight);
-                file[tensor.offset as usize..(tensor.offset + tensor.n_bytes) as usize].to_vec()
-            })
-            .collect();
+        let mut needs = needs(&header, &wanted);
+        let mut expected = Vec::new();
+        for (need, index) in needs.iter_mut().zip(&wanted) {
+            let tensor = &header.tensors[*index];
+            // Runs of rows of some, as of a fused tensor.
+            let (first, last) = (first_row.index(need.n_rows as usize) as u64, need.n_rows);
+            let row_bytes = tensor.n_bytes / need.n_rows;
+            let mut start = tensor.offset;
+            if index % 3 == 0 {
+                need.part_of = Some((tensor.name.clone(), first));
+                need.name = format!("part of {}", tensor.name);
+                need.n_rows = last - first;
+                start += first * row_bytes;
+            }
+            expected.push(file[start as usize..(tensor.offset + tensor.n_bytes) as usize].to_vec());
+        }
+        let map = WeightMap::resolve(&needs, &Checkpoint::from(header)).unwrap();
         prop_assert_eq!(map.total_bytes(), expected.iter().map(|bytes| bytes.len() as u64).sum::<u64>());
 
         // Cut anywhere.
@@ -106,22 +137,29 @@ proptest! {
         }
         prop_assert_eq!(&reassemble(&file, &map, &ranges), &expected);
         // Cut into parts of whole words, and not at all.
-        let parts = map.parts(4 * part_words);
+        let parts: Vec<_> = map.parts(4 * part_words).into_iter().map(|part| part.range).collect();
         prop_assert!(parts.iter().all(|part| part.start % (4 * part_words) == 0 && part.end > part.start));
         prop_assert_eq!(&reassemble(&file, &map, &parts), &expected);
-        prop_assert_eq!(&reassemble(&file, &map, &[map.file_range()]), &expected);
+        let whole = 0..file.len() as u64;
+        prop_assert_eq!(&reassemble(&file, &map, std::slice::from_ref(&whole)), &expected);
     }
 }
 
 #[test]
 fn shapes_and_names_are_checked() {
     let (_, header) = file(&[(0, 4, 6), (0, 6, 1), (3, 2, 3)]);
-    let need = |name: &str, n_cols, n_rows, vector| Need { name: name.into(), n_cols, n_rows, vector };
-    let resolve = |needs: &[Need]| match WeightMap::resolve(needs, &header) {
+    let need = |name: &str, n_cols, n_rows, vector| Need {
+        name: name.into(),
+        part_of: None,
+        n_cols,
+        n_rows,
+        vector,
+    };
+    let model = Checkpoint::from(header);
+    let resolve = |needs: &[Need]| match WeightMap::resolve(needs, &model) {
         Ok(map) => Ok(map.dtypes()),
         Err(error) => Err((error.code(), error.field().map(str::to_owned))),
     };
-    use lamplight::tensor::DType::{F32, Q4_1};
     let at = |code, name: &str| Err((code, Some(name.to_owned())));
     assert_eq!(resolve(&[need("t2", 64, 3, false), need("t0", 4, 6, false)]), Ok(vec![Q4_1, F32]));
     // t1 is [6, 1]: a vector, or a matrix of one row.
@@ -131,16 +169,28 @@ fn shapes_and_names_are_checked() {
     assert_eq!(resolve(&[need("t0", 4, 1, true)]), at(ErrorCode::WrongShape, "t0"));
     assert_eq!(resolve(&[need("t9", 4, 6, false)]), at(ErrorCode::MissingTensor, "t9"));
     assert_eq!(resolve(&[need("t0", 4, 6, false), need("t0", 4, 6, false)]), at(ErrorCode::Internal, "t0"));
-    let none = WeightMap::resolve(&[], &header).unwrap();
-    assert!(none.is_empty() && none.file_range().is_empty());
-    assert_eq!(none.pieces(0..1_000_000).count(), 0);
+    let part = |name: &str, first, n_cols, n_rows, vector| Need {
+        part_of: Some((name.into(), first)),
+        ..need("part", n_cols, n_rows, vector)
+    };
+    assert_eq!(resolve(&[part("t2", 1, 64, 2, false)]), Ok(vec![Q4_1]));
+    assert_eq!(resolve(&[part("t2", 2, 64, 2, false)]), at(ErrorCode::WrongShape, "t2"));
+    assert_eq!(resolve(&[part("t2", u64::MAX, 64, 2, false)]), at(ErrorCode::WrongShape, "t2"));
+    assert_eq!(resolve(&[part("t2", 1, 32, 2, false)]), at(ErrorCode::WrongShape, "t2"));
+    assert_eq!(resolve(&[part("t1", 2, 4, 1, true)]), Ok(vec![F32]));
+    assert_eq!(resolve(&[part("t1", 3, 4, 1, true)]), at(ErrorCode::WrongShape, "t1"));
+    // A run of elements of a vector has to end at whole blocks.
+    assert_eq!(resolve(&[part("t2", 16, 32, 1, true)]), at(ErrorCode::WrongShape, "t2"));
+    let none = WeightMap::resolve(&[], &model).unwrap();
+    assert!(none.is_empty());
+    assert_eq!(none.pieces(0, 0..1_000_000).count(), 0);
 }
 
 #[test]
 fn scales_are_checked_across_cuts() {
     let (file, header) = file(&[(2, 4, 8)]);
-    let map = WeightMap::resolve(&needs(&header, &[0]), &header).unwrap();
-    let tensor = map.tensor(0).clone();
+    let map = WeightMap::resolve(&needs(&header, &[0]), &Checkpoint::from(header.clone())).unwrap();
+    let tensor = header.tensors[0].clone();
     let start = tensor.offset as usize;
     let mut data = file[start..start + tensor.n_bytes as usize].to_vec();
     // Words that count up from 1 are small halves at the scales' places; make sure, then damage block 7.
@@ -155,4 +205,68 @@ fn scales_are_checked_across_cuts() {
     assert!(map.check_scales(0, 128, &data[128..]).is_ok());
     assert!(map.check_scales(0, 0, &data[..140]).is_ok());
     assert!(map.check_scales(0, 4, &data[4..9]).is_ok());
+}
+
+/// Experts in the order of their names stand in a file as 0, 1, 10, 11, 2, …; conversions wait for all their inputs.
+#[test]
+fn units_are_put_in_order_wherever_they_stand() {
+    let file: Vec<u8> = (0..=255).collect();
+    let extent = |offset, n_bytes| Extent { file: 0, offset, n_bytes };
+    let units = vec![
+        Unit::copy(extent(100, 6)),
+        Unit::inline(vec![1, 2, 3, 4]),
+        Unit::copy(extent(10, 10)),
+        Unit::convert(vec![extent(200, 8)], lamplight::weights::Conversion::AddOne(F32), 8),
+        Unit::copy(extent(30, 12)),
+    ];
+    let tensor = StoredTensor { name: "t".into(), dtype: F32, dims: vec![10], units };
+    let expected: Vec<u8> =
+        [&file[100..106], &[1, 2, 3, 4], &file[10..20], &plus_one(&file[200..208]), &file[30..42]].concat();
+    let model = Checkpoint {
+        container: String::new(),
+        metadata: Default::default(),
+        tensors: vec![tensor],
+        data_ends: vec![256],
+    };
+    let whole = Need { name: "t".into(), part_of: None, n_cols: 10, n_rows: 1, vector: true };
+    for (part_of, n_cols, range) in [(None, 10, 0..40), (Some(("t".to_owned(), 1)), 7, 4..32)] {
+        let need = Need { part_of, n_cols, ..whole.clone() };
+        let map = WeightMap::resolve(&[need], &model).unwrap();
+        for step in [1, 3, 7, 64, 256] {
+            let ranges: Vec<_> =
+                (0..256u64).step_by(step).map(|at| at..(at + step as u64).min(256)).collect();
+            assert_eq!(reassemble(&file, &map, &ranges), [&expected[range.clone()]], "steps of {step}");
+        }
+    }
+    let map = WeightMap::resolve(&[whole], &model).unwrap();
+    let error = Assembler::new(&map).finish(&mut |_, _, _: &[u8]| Ok(())).unwrap_err();
+    assert_eq!((error.code(), error.field()), (ErrorCode::Truncated, Some("t")));
+}
+
+fn plus_one(bytes: &[u8]) -> Vec<u8> {
+    let mut values = vec![0.0; bytes.len() / 4];
+    (format(F32).dequant)(bytes, &mut values);
+    values.iter().flat_map(|value| (value + 1.0).to_le_bytes()).collect()
+}
+
+/// An alignment of 2 puts tensors between words; what the backend gets starts at whole words all the same.
+#[test]
+fn tensors_may_stand_anywhere() {
+    let (file, header) = file(&[(2, 1, 3), (1, 3, 1), (2, 1, 5)]);
+    let shifted: Vec<u8> = [&[0, 0][..], &file].concat();
+    let mut model = Checkpoint::from(header.clone());
+    for tensor in &mut model.tensors {
+        tensor.units[0].inputs[0].offset += 2;
+    }
+    let map = WeightMap::resolve(&needs(&header, &[0, 1, 2]), &model).unwrap();
+    let expected: Vec<Vec<u8>> = header
+        .tensors
+        .iter()
+        .map(|tensor| file[tensor.offset as usize..(tensor.offset + tensor.n_bytes) as usize].to_vec())
+        .collect();
+    for step in [4, 8, 100, 4096] {
+        let len = shifted.len() as u64;
+        let ranges: Vec<_> = (0..len).step_by(step).map(|at| at..(at + step as u64).min(len)).collect();
+        assert_eq!(reassemble(&shifted, &map, &ranges), expected);
+    }
 }

@@ -2,15 +2,15 @@
 //!
 //! Principal type: [`Loading`]. Must not know where the file comes from or where the weights go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
 use super::Engine;
 use crate::backend::{Backend, ModelPlan};
+use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
-use crate::formats::gguf::GgufHeader;
 use crate::generate::{Session, SessionShape};
 use crate::model::blocks::build_graph;
 use crate::model::families;
@@ -18,7 +18,7 @@ use crate::model::graph::{Graph, Op, WeightDecl, WeightKind};
 use crate::model::spec::{HeadSpec, ModelSpec};
 use crate::quant;
 use crate::text::{ChatTemplate, Tokenizer};
-use crate::weights::{Need, WeightMap};
+use crate::weights::{Assembler, ByteSource, Checkpoint, Need, PART_BYTES, StoredTensor, WeightMap};
 
 /// How much room a model gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct ModelSummary {
     pub n_vocab: usize,
     /// Width of the residual stream.
     pub n_embd: usize,
-    /// Size of the file, up to the end of its last tensor.
+    /// Size of the files, up to the end of the last tensor of each.
     pub file_bytes: u64,
     /// Bytes of the weights in use, by storage format.
     pub formats: BTreeMap<&'static str, u64>,
@@ -82,19 +82,20 @@ pub struct ModelSummary {
 }
 
 impl Loading {
-    /// Reads everything out of `header` that is needed before the weights.
+    /// Reads everything out of `model` (a GGUF header, or what a folder holds) that is needed before the weights.
     /// # Errors
     /// The typed error of the part at fault: architecture, metadata key, tensor, tokenizer, chat template; or
     /// `InvalidRequest` for impossible options.
-    pub fn new(header: GgufHeader, options: LoadOptions) -> Result<Self> {
-        let spec = families::spec(&header.metadata)?;
-        let has_tensor = |name: &str| header.tensors.iter().any(|tensor| tensor.name == name);
-        let graph = build_graph(&spec, has_tensor);
+    pub fn new(model: impl Into<Checkpoint>, options: LoadOptions) -> Result<Self> {
+        let model = model.into();
+        let spec = families::spec(&model.metadata)?;
+        let names: HashSet<&str> = model.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let graph = build_graph(&spec, |name| names.contains(name));
         let needs: Vec<Need> = graph.weights.iter().map(need).collect();
-        let weights = WeightMap::resolve(&needs, &header)?;
-        let tokenizer = Tokenizer::from_metadata(&header.metadata)?;
-        let template = chat_template(&header.metadata, &tokenizer);
-        let summary = summarise(&spec, &header, &weights, template.is_ok())?;
+        let weights = WeightMap::resolve(&needs, &model)?;
+        let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
+        let template = chat_template(&model.metadata, &tokenizer);
+        let summary = summarise(&spec, &model, &weights, template.is_ok())?;
         let shape = session_shape(&spec, &graph, options)?;
         Ok(Self { graph, weights, tokenizer, template, summary, head: spec.head, shape })
     }
@@ -137,10 +138,34 @@ impl Loading {
     }
 }
 
+/// Streams the weights from the model's files into `backend`, part by part; never a whole file in memory.
+/// # Errors
+/// What the sources and the backend say.
+pub async fn fill(backend: &mut impl Backend, loading: &Loading, sources: &[impl ByteSource]) -> Result<()> {
+    let weights = loading.weights();
+    let mut assembler = Assembler::new(weights);
+    let mut upload = |weight, offset, bytes: &[u8]| {
+        weights.check_scales(weight, offset, bytes)?;
+        backend.upload(weight, offset, bytes)
+    };
+    for part in weights.parts(PART_BYTES) {
+        let Some(source) = sources.get(part.file) else {
+            bail!(Internal, "file {} of {}", part.file, sources.len());
+        };
+        let bytes = source.read(part.range.clone()).await?;
+        for piece in weights.pieces(part.file, part.range) {
+            assembler.take(&piece, &bytes[piece.range.clone()], &mut upload)?;
+        }
+    }
+    assembler.finish(&mut upload)?;
+    backend.finish_upload().await
+}
+
 /// What the loader must find for a weight of the graph.
 fn need(weight: &WeightDecl) -> Need {
     Need {
         name: weight.name.clone(),
+        part_of: weight.part_of.as_ref().map(|(fused, first)| (fused.clone(), *first as u64)),
         n_cols: weight.n_cols as u64,
         n_rows: weight.n_rows as u64,
         vector: weight.kind == WeightKind::Vector,
@@ -197,16 +222,16 @@ fn chat_template(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<ChatTempl
 
 fn summarise(
     spec: &ModelSpec,
-    header: &GgufHeader,
+    model: &Checkpoint,
     weights: &WeightMap,
     has_chat_template: bool,
 ) -> Result<ModelSummary> {
-    let text = |key: &str| Ok(header.metadata.str(key)?.map(str::to_owned));
+    let text = |key: &str| Ok(model.metadata.str(key)?.map(str::to_owned));
     let architecture = text("general.architecture")?.unwrap_or_default();
     let name = text("general.name")?.filter(|name| !name.trim().is_empty());
     // A note for people: one of another type is no reason to refuse the model.
     let stated = |key: &str| {
-        header
+        model
             .metadata
             .str(key)
             .ok()
@@ -217,17 +242,16 @@ fn summarise(
     };
     let mut formats = BTreeMap::new();
     for (index, dtype) in weights.dtypes().into_iter().enumerate() {
-        *formats.entry(quant::format(dtype).name).or_default() += weights.tensor(index).n_bytes;
+        *formats.entry(quant::format(dtype).name).or_default() += weights.weight(index).n_bytes();
     }
-    let ends = header.tensors.iter().map(|tensor| tensor.offset + tensor.n_bytes);
     Ok(ModelSummary {
         name: name.unwrap_or_else(|| architecture.clone()),
         architecture,
-        n_params: header.tensors.iter().map(|tensor| tensor.n_cols() * tensor.n_rows()).sum(),
+        n_params: model.tensors.iter().map(StoredTensor::n_elements).sum(),
         n_layers: spec.layers.len(),
         n_vocab: spec.n_vocab,
         n_embd: spec.n_embd,
-        file_bytes: ends.max().unwrap_or(header.data_offset),
+        file_bytes: model.data_ends.iter().sum(),
         formats,
         is_embedder: spec.head != HeadSpec::Logits,
         context_length_trained: spec.n_ctx_train,

@@ -10,7 +10,7 @@ pub mod native;
 mod request;
 
 pub use embed::{EmbedRequest, Embeddings};
-pub use loading::{DEFAULT_N_BATCH, DEFAULT_N_CTX, LoadOptions, Loading, ModelSummary};
+pub use loading::{DEFAULT_N_BATCH, DEFAULT_N_CTX, LoadOptions, Loading, ModelSummary, fill};
 pub use request::{ChatRequest, CompletionRequest, Outcome, Prompt, Templated, Timings, Usage};
 
 pub use crate::generate::fields::invalid_request;

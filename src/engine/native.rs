@@ -4,14 +4,13 @@
 
 use std::path::Path;
 
-use super::{Engine, LoadOptions, Loading};
+use super::{Engine, LoadOptions, Loading, fill};
+use crate::backend::AnyBackend;
 use crate::backend::cpu::{CpuBackend, CpuMode};
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision};
-use crate::backend::{AnyBackend, Backend};
 use crate::error::{Error, ErrorCode, Result};
-use crate::formats::gguf::GgufHeader;
-use crate::weights::{self, ByteSource, FileSource, PART_BYTES};
+use crate::weights::{self, Checkpoint, FileSource};
 
 /// Which backend to load into, and how exactly it computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,22 +25,22 @@ pub enum BackendOptions {
 /// Opens the model at `path` and reads its header.
 /// # Errors
 /// `Io`, and every error of a header.
-pub async fn open(path: &Path) -> Result<(FileSource, GgufHeader)> {
+pub async fn open(path: &Path) -> Result<(Vec<FileSource>, Checkpoint)> {
     if path.is_dir() {
         let message = format!("{} is a folder: give the model's GGUF file", path.display());
         return Err(Error::new(ErrorCode::NotAModel, message));
     }
     let source = FileSource::open(path)?;
     let header = weights::read_header(&source).await?;
-    Ok((source, header))
+    Ok((vec![source], header.into()))
 }
 
 /// Loads the model at `path`.
 /// # Errors
 /// `Io`, every error of a header, and what the backend says.
 pub async fn load(path: &Path, backend: BackendOptions, options: LoadOptions) -> Result<Engine<AnyBackend>> {
-    let (source, header) = open(path).await?;
-    let loading = Loading::new(header, options)?;
+    let (sources, model) = open(path).await?;
+    let loading = Loading::new(model, options)?;
     let plan = loading.plan();
     let mut backend = match backend {
         BackendOptions::Cpu(mode) => AnyBackend::Cpu(CpuBackend::new(plan, mode)?),
@@ -55,21 +54,6 @@ pub async fn load(path: &Path, backend: BackendOptions, options: LoadOptions) ->
             AnyBackend::Gpu(GpuBackend::new(plan, device, precision).await?)
         }
     };
-    fill(&mut backend, &loading, &source).await?;
+    fill(&mut backend, &loading, &sources).await?;
     Ok(loading.into_engine(backend))
-}
-
-/// Streams the weights from `source` into `backend`, part by part; never the whole file in memory.
-/// # Errors
-/// What the source and the backend say.
-pub async fn fill(backend: &mut impl Backend, loading: &Loading, source: &impl ByteSource) -> Result<()> {
-    for part in loading.weights().parts(PART_BYTES) {
-        let bytes = source.read(part.clone()).await?;
-        for piece in loading.weights().pieces(part) {
-            let bytes = &bytes[piece.range];
-            loading.weights().check_scales(piece.weight, piece.offset, bytes)?;
-            backend.upload(piece.weight, piece.offset, bytes)?;
-        }
-    }
-    backend.finish_upload().await
 }

@@ -3,7 +3,6 @@
 //! Principal function: [`load`]. Must not know messages, nor how bytes are fetched or kept.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +20,7 @@ use crate::backend::cpu::{CpuBackend, CpuMode};
 use crate::backend::{AnyBackend, Backend};
 use crate::engine::{Engine, LoadOptions, Loading, ModelSummary};
 use crate::error::{Error, ErrorCode, Result};
-use crate::weights::{PART_BYTES, WeightMap};
+use crate::weights::{Assembler, FilePart, PART_BYTES, Piece, Sink, WeightMap};
 
 /// Stored parts read ahead of the upload.
 const READ_AHEAD: usize = 3;
@@ -235,7 +234,7 @@ async fn attempt(
     let n_ctx = request.context_length.map(|n| n as usize);
     let loading = Loading::new(header, LoadOptions { n_ctx, n_batch: None })?;
     let parts = loading.weights().parts(PART_BYTES);
-    let data_end = parts.last().map_or(0, |part| part.end);
+    let data_end = parts.last().map_or(0, |part| part.range.end);
     reporter.total(data_end);
     let (mut backend, reason) = match found {
         Ok(device) => device::backend(device, &loading, request.gpu_precision, reporter).await?,
@@ -279,7 +278,7 @@ fn cache_key(url: &str) -> String {
 async fn fill(
     backend: &mut AnyBackend,
     weights: &WeightMap,
-    parts: Vec<Range<u64>>,
+    parts: Vec<FilePart>,
     file: &Rc<ModelFile>,
     abort: &Abort,
     reporter: &Rc<Reporter>,
@@ -299,7 +298,7 @@ async fn fill(
 /// While one part is uploaded, hashed and stored, the next ones are on their way.
 struct Pipeline<'a> {
     file: &'a Rc<ModelFile>,
-    parts: Vec<Range<u64>>,
+    parts: Vec<FilePart>,
     /// Index of the next part to ask for.
     next: usize,
     /// Parts asked for, in order, and whether they come out of storage.
@@ -315,10 +314,10 @@ impl Pipeline<'_> {
         abort: &Abort,
         reporter: &Reporter,
     ) -> Result<()> {
-        let mut slice = Vec::new();
+        let mut uploader = Uploader { assembler: Assembler::new(weights), weights, slice: Vec::new() };
         loop {
             self.ask();
-            let Some((is_stored, coming)) = self.coming.pop_front() else { return Ok(()) };
+            let Some((is_stored, coming)) = self.coming.pop_front() else { return uploader.finish(backend) };
             reporter.phase(if is_stored { Phase::ReadingCache } else { Phase::Downloading });
             let part = coming.await?;
             // The next part's bytes flow while this one is stored and uploaded.
@@ -332,7 +331,7 @@ impl Pipeline<'_> {
                 let keep = Rc::clone(self.file).keep(part.index, part.bytes.clone());
                 self.keeping.push_back(Task::spawn(keep));
             }
-            upload(backend, weights, &part, &mut slice)?;
+            uploader.upload(backend, &part)?;
             // The browser copies what is written to the GPU; without this, a fast disk could fill its memory with
             // parts that a slow GPU has not taken yet.
             #[cfg(feature = "gpu")]
@@ -356,34 +355,66 @@ impl Pipeline<'_> {
             if !is_stored && self.coming.iter().any(|(is_stored, _)| !is_stored) {
                 return;
             }
-            let part = Rc::clone(self.file).part(index, self.parts[self.next].clone());
+            let part = Rc::clone(self.file).part(index, self.parts[self.next].range.clone());
             self.coming.push_back((is_stored, Task::spawn(part)));
             self.next += 1;
         }
     }
 }
 
-/// Hands a part's pieces to the backend: to the GPU straight from the JS array, to the CPU through a small window.
-fn upload(backend: &mut AnyBackend, weights: &WeightMap, part: &Part, slice: &mut Vec<u8>) -> Result<()> {
-    for piece in weights.pieces(part.range.clone()) {
-        let bytes = part.bytes.subarray(piece.range.start as u32, piece.range.end as u32);
-        match backend {
+/// Hands parts to the backend: what the GPU can take as it is goes straight from the JS array, everything else
+/// through a small window into wasm memory.
+struct Uploader<'a> {
+    assembler: Assembler<'a>,
+    weights: &'a WeightMap,
+    slice: Vec<u8>,
+}
+
+impl Uploader<'_> {
+    fn upload(&mut self, backend: &mut AnyBackend, part: &Part) -> Result<()> {
+        for mut piece in self.weights.pieces(0, part.range.clone()) {
             #[cfg(feature = "gpu")]
-            AnyBackend::Gpu(gpu) => gpu.upload_js(piece.weight, piece.offset, &bytes)?,
-            AnyBackend::Cpu(cpu) => {
-                let n_bytes = bytes.length() as usize;
-                for start in (0..n_bytes).step_by(SLICE_BYTES) {
-                    let end = n_bytes.min(start + SLICE_BYTES);
-                    slice.resize(end - start, 0);
-                    bytes.subarray(start as u32, end as u32).copy_to(slice);
-                    let offset = piece.offset + start as u64;
-                    weights.check_scales(piece.weight, offset, slice)?;
-                    cpu.upload(piece.weight, offset, slice)?;
+            if matches!(backend, AnyBackend::Gpu(_)) {
+                let (lead, n) = self.assembler.straight(&piece);
+                self.through(backend, part, &piece, lead)?;
+                piece = piece.skip(lead);
+                if let (true, AnyBackend::Gpu(gpu)) = (n > 0, &mut *backend) {
+                    let start = piece.range.start as u32;
+                    let bytes = part.bytes.subarray(start, start + n as u32);
+                    let offset = self.assembler.passed(&piece, n);
+                    gpu.upload_js(piece.weight, offset, &bytes)?;
+                    piece = piece.skip(n);
                 }
             }
+            self.through(backend, part, &piece, piece.range.len())?;
         }
+        Ok(())
     }
-    Ok(())
+
+    /// The first `n` bytes of a piece, by way of wasm memory.
+    fn through(&mut self, backend: &mut AnyBackend, part: &Part, piece: &Piece, n: usize) -> Result<()> {
+        for start in (0..n).step_by(SLICE_BYTES) {
+            let piece = piece.skip(start);
+            self.slice.resize((n - start).min(SLICE_BYTES), 0);
+            let (from, to) = (piece.range.start, piece.range.start + self.slice.len());
+            part.bytes.subarray(from as u32, to as u32).copy_to(&mut self.slice);
+            self.assembler.take(&piece, &self.slice, &mut sink(self.weights, backend))?;
+        }
+        Ok(())
+    }
+
+    /// All parts have come.
+    fn finish(self, backend: &mut AnyBackend) -> Result<()> {
+        self.assembler.finish(&mut sink(self.weights, backend))
+    }
+}
+
+/// Uploads assembled bytes, after a look at their scales.
+fn sink<'a>(weights: &'a WeightMap, backend: &'a mut AnyBackend) -> impl Sink + 'a {
+    |weight, offset, bytes: &[u8]| {
+        weights.check_scales(weight, offset, bytes)?;
+        backend.upload(weight, offset, bytes)
+    }
 }
 
 fn info(

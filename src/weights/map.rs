@@ -1,159 +1,183 @@
-//! Which bytes of a file feed which weight. Principal type: [`WeightMap`]. Must not know what the weights are for.
+//! Which bytes of which file feed which weight. Principal type: [`WeightMap`]. Must not know what the weights are for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use super::checkpoint::{Checkpoint, Extent, StoredTensor};
 use crate::error::{Error, ErrorCode, Result};
-use crate::formats::gguf::GgufHeader;
 use crate::quant;
-use crate::tensor::{DType, TensorDesc};
+use crate::tensor::DType;
 
 /// Size of the parts in which a file is fetched and stored: 16 MiB. Large enough that per-part costs vanish, small
 /// enough that a failed one is cheap to repeat and a few in flight fit in any memory.
 pub const PART_BYTES: u64 = 16 << 20;
 
-/// Weights are written to the GPU in whole 32-bit words, so pieces of them have to start at multiples of this.
-const PIECE_ALIGNMENT: u64 = 4;
-
 /// A tensor that a model wants to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// Canonical (GGUF) name.
+    /// Canonical (GGUF) name; of a run of rows, the name it would have by itself.
     pub name: String,
+    /// The fused tensor that holds the rows (of a vector, the elements), and the first of them.
+    pub part_of: Option<(String, u64)>,
     /// Contiguous elements per row; all elements of a vector.
     pub n_cols: u64,
     /// Rows; 1 for vectors.
     pub n_rows: u64,
-    /// Whether it is a vector (one dimension) rather than a matrix (two).
+    /// Whether it is a vector rather than a matrix.
     pub vector: bool,
 }
 
-/// Part of a weight, found in a range of the file.
+/// A part of one of the files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePart {
+    /// Which file.
+    pub file: usize,
+    /// Its number within the file.
+    pub index: u32,
+    /// Its bytes within the file.
+    pub range: Range<u64>,
+}
+
+/// Bytes of a weight, or of what a weight is made of, found in a part of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Index of the weight, in the order of the needs.
     pub weight: usize,
-    /// Where in the tensor's bytes the piece starts.
+    /// Which of its units.
+    pub unit: usize,
+    /// Which of the unit's inputs.
+    pub input: usize,
+    /// Where in that input the piece starts.
     pub offset: u64,
-    /// Where the piece stands in the range that was given.
+    /// Where the piece stands in the part.
     pub range: Range<usize>,
 }
 
-/// The tensors of a file that feed the weights of a model, in the order of the weights.
+impl Piece {
+    /// The piece without its first `n` bytes.
+    pub fn skip(&self, n: usize) -> Piece {
+        Piece { offset: self.offset + n as u64, range: self.range.start + n..self.range.end, ..self.clone() }
+    }
+}
+
+/// Somewhere in a file, an input of a weight's unit.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    extent: Extent,
+    weight: usize,
+    unit: usize,
+    input: usize,
+    /// Where the last of this and all earlier uses of the file ends: inputs may be used by several weights.
+    max_end: u64,
+}
+
+/// What feeds the weights of a model, in the order of the weights.
 #[derive(Clone, Debug)]
 pub struct WeightMap {
-    tensors: Vec<TensorDesc>,
-    /// Indices into `tensors` by their place in the file.
-    by_offset: Vec<usize>,
-    /// Where the last tensor of the file ends, needed or not.
-    data_end: u64,
+    weights: Vec<StoredTensor>,
+    /// By file and place.
+    uses: Vec<Use>,
+    /// Of each file, where its last tensor ends, needed or not.
+    data_ends: Vec<u64>,
 }
 
 impl WeightMap {
-    /// Finds every one of `needs` in a file. Names must not repeat: weights that share a tensor are one weight.
+    /// Finds every one of `needs` in a model. Names must not repeat: weights that share a tensor are one weight.
     ///
-    /// A matrix has the dimensions `[n_cols, n_rows]`, a vector `[n_cols]`; further dimensions of 1 are allowed.
+    /// A matrix has the dimensions `[n_cols, n_rows]`, or more that multiply to `n_rows`; a vector has `n_cols` elements
+    /// in all. A fused tensor has at least as many rows (elements) as the need reaches to.
     /// # Errors
-    /// `MissingTensor` and `WrongShape` with the tensor's name, `InvalidValue` when the file aligns its tensors to
-    /// less than 4 bytes, `Internal` for a repeated name.
-    pub fn resolve(needs: &[Need], header: &GgufHeader) -> Result<Self> {
-        let mut by_name: HashMap<&str, Option<&TensorDesc>> =
-            header.tensors.iter().map(|tensor| (tensor.name.as_str(), Some(tensor))).collect();
-        let mut tensors = Vec::new();
+    /// `MissingTensor` and `WrongShape` with the tensor's name, `Internal` for a repeated name.
+    pub fn resolve(needs: &[Need], model: &Checkpoint) -> Result<Self> {
+        let by_name: HashMap<&str, &StoredTensor> =
+            model.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        let mut seen = HashSet::new();
+        let mut weights = Vec::with_capacity(needs.len());
         for need in needs {
-            let name = need.name.as_str();
-            let tensor = match by_name.get_mut(name).map(Option::take) {
-                Some(Some(tensor)) => tensor,
-                Some(None) => {
-                    return Err(
-                        Error::new(ErrorCode::Internal, "the tensor is needed by two weights").at(name)
-                    );
-                }
-                None => {
-                    let message = "the model needs this tensor, and the file lacks it: the file is incomplete, or of \
-                                   a variant of the architecture that is not supported";
-                    return Err(Error::new(ErrorCode::MissingTensor, message).at(name));
-                }
-            };
-            check_shape(need, tensor)?;
-            if !tensor.offset.is_multiple_of(PIECE_ALIGNMENT) {
-                let message = format!("{name} starts at byte {}, not at a multiple of 4", tensor.offset);
-                return Err(Error::new(ErrorCode::InvalidValue, message).at("general.alignment"));
+            if !seen.insert(need.name.as_str()) {
+                let message = "the tensor is needed by two weights";
+                return Err(Error::new(ErrorCode::Internal, message).at(&need.name));
             }
-            tensors.push(tensor.clone());
+            let found = need.part_of.as_ref().map_or(need.name.as_str(), |(fused, _)| fused);
+            let Some(tensor) = by_name.get(found) else {
+                let message = "the model needs this tensor, and the file lacks it: the file is incomplete, or of a \
+                               variant of the architecture that is not supported";
+                return Err(Error::new(ErrorCode::MissingTensor, message).at(found));
+            };
+            weights.push(weight(need, tensor)?);
         }
-        let mut by_offset: Vec<usize> = (0..tensors.len()).collect();
-        by_offset.sort_by_key(|index| tensors[*index].offset);
-        let data_end = header.tensors.iter().map(end).max().unwrap_or(header.data_offset);
-        Ok(Self { tensors, by_offset, data_end })
+        Ok(Self { uses: uses(&weights), weights, data_ends: model.data_ends.clone() })
     }
 
-    /// The tensor of weight `weight`.
+    /// Weight `weight`: its format, dimensions and what it is made of.
     /// # Panics
     /// When there is no such weight.
-    pub fn tensor(&self, weight: usize) -> &TensorDesc {
-        &self.tensors[weight]
+    pub fn weight(&self, weight: usize) -> &StoredTensor {
+        &self.weights[weight]
     }
 
     /// Number of weights.
     pub fn len(&self) -> usize {
-        self.tensors.len()
+        self.weights.len()
     }
 
     /// Whether there are no weights.
     pub fn is_empty(&self) -> bool {
-        self.tensors.is_empty()
+        self.weights.is_empty()
     }
 
     /// Storage formats, in the order of the weights.
     pub fn dtypes(&self) -> Vec<DType> {
-        self.tensors.iter().map(|tensor| tensor.dtype).collect()
+        self.weights.iter().map(|weight| weight.dtype).collect()
     }
 
     /// Bytes of all weights.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.n_bytes).sum()
+        self.weights.iter().map(StoredTensor::n_bytes).sum()
     }
 
-    /// The smallest range of the file that holds all weights; empty when there are none.
-    pub fn file_range(&self) -> Range<u64> {
-        let start = self.tensors.iter().map(|tensor| tensor.offset).min().unwrap_or(0);
-        start..self.tensors.iter().map(end).max().unwrap_or(0)
-    }
-
-    /// The file from its first byte to the end of its last tensor, cut at multiples of `part_bytes`
-    /// ([`PART_BYTES`] but in tests; itself a multiple of 4, so that pieces are). The header is in the first parts.
-    pub fn parts(&self, part_bytes: u64) -> Vec<Range<u64>> {
-        let n_parts = self.data_end.div_ceil(part_bytes);
-        (0..n_parts)
-            .map(|index| index * part_bytes..self.data_end.min((index + 1).saturating_mul(part_bytes)))
-            .collect()
-    }
-
-    /// What bytes `range` of the file hold of the weights, in the order of the file. Over ranges that follow each
-    /// other, the pieces of each weight follow each other; over ranges cut at multiples of 4, each starts at one.
-    pub fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = Piece> {
-        // Tensors do not overlap, so their ends are in the order of their offsets.
-        let first = self.by_offset.partition_point(|index| end(&self.tensors[*index]) <= range.start);
-        self.by_offset[first..]
-            .iter()
-            .map(|index| (*index, &self.tensors[*index]))
-            .take_while({
-                let range_end = range.end;
-                move |(_, tensor)| tensor.offset < range_end
+    /// Every file from its first byte to the end of its last tensor, cut at multiples of `part_bytes`
+    /// ([`PART_BYTES`] but in tests). The headers are in the first parts.
+    pub fn parts(&self, part_bytes: u64) -> Vec<FilePart> {
+        let parts = self.data_ends.iter().enumerate().flat_map(|(file, data_end)| {
+            let n_parts = data_end.div_ceil(part_bytes);
+            (0..n_parts).map(move |index| FilePart {
+                file,
+                index: index as u32,
+                range: index * part_bytes..(*data_end).min((index + 1).saturating_mul(part_bytes)),
             })
-            .map(move |(weight, tensor)| {
-                let from = tensor.offset.max(range.start);
-                let to = end(tensor).min(range.end);
+        });
+        parts.collect()
+    }
+
+    /// What bytes `range` of file `file` hold of the weights, in the order of the file. Over ranges that follow each
+    /// other, the pieces of each input follow each other.
+    pub fn pieces(&self, file: usize, range: Range<u64>) -> impl Iterator<Item = Piece> {
+        let first = self.uses.partition_point(|used| (used.extent.file, used.max_end) <= (file, range.start));
+        self.uses[first..]
+            .iter()
+            .take_while({
+                let end = range.end;
+                move |used| used.extent.file == file && used.extent.offset < end
+            })
+            .filter_map(move |used| {
+                let from = used.extent.offset.max(range.start);
+                let to = end(&used.extent).min(range.end);
                 let within = |at: u64| {
                     usize::try_from(at - range.start).expect("invariant: the range's bytes are in memory")
                 };
-                Piece { weight, offset: from - tensor.offset, range: within(from)..within(to) }
+                (from < to).then(|| Piece {
+                    weight: used.weight,
+                    unit: used.unit,
+                    input: used.input,
+                    offset: from - used.extent.offset,
+                    range: within(from)..within(to),
+                })
             })
     }
 
-    /// Checks the scales in bytes of weight `weight` that start at `offset` within the tensor: NaN and infinity there
-    /// turn whole rows of the model into NaN, and mean that the file is damaged.
+    /// Checks the scales in bytes of weight `weight` that start at `offset` within it: NaN and infinity there turn whole
+    /// rows of the model into NaN, and mean that the file is damaged.
     ///
     /// The policy is to look at every whole block of a piece where the bytes pass through Rust anyway (the CPU
     /// path); it reads only the scales. Blocks cut by the ends of a piece are passed over, and bytes that go straight
@@ -161,7 +185,7 @@ impl WeightMap {
     /// # Errors
     /// `InvalidValue` with the tensor's name and the block's number.
     pub fn check_scales(&self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let tensor = self.tensor(weight);
+        let tensor = self.weight(weight);
         let format = quant::format(tensor.dtype);
         let block_bytes = format.block_bytes as u64;
         let first_block = offset.div_ceil(block_bytes);
@@ -179,20 +203,69 @@ impl WeightMap {
     }
 }
 
-/// Where a tensor ends in the file; `gguf::parse` has checked that it does within 2^64.
-fn end(tensor: &TensorDesc) -> u64 {
-    tensor.offset + tensor.n_bytes
+/// Where an extent ends; containers are checked to end within 2^64.
+fn end(extent: &Extent) -> u64 {
+    extent.offset + extent.n_bytes
 }
 
-fn check_shape(need: &Need, tensor: &TensorDesc) -> Result<()> {
-    let wanted: &[u64] = if need.vector { &[need.n_cols] } else { &[need.n_cols, need.n_rows] };
-    let kind = if need.vector { "a vector" } else { "a matrix" };
-    // Writers differ in whether they keep dimensions of 1 at the end.
-    let given = &tensor.dims;
-    let dim = |dims: &[u64], index: usize| dims.get(index).copied().unwrap_or(1);
-    if (0..given.len().max(wanted.len())).all(|index| dim(given, index) == dim(wanted, index)) {
+/// All inputs of all weights, by file and place.
+fn uses(weights: &[StoredTensor]) -> Vec<Use> {
+    let mut uses = Vec::new();
+    for (weight, tensor) in weights.iter().enumerate() {
+        for (unit, made) in tensor.units.iter().enumerate() {
+            for (input, extent) in made.inputs.iter().enumerate() {
+                uses.push(Use { extent: *extent, weight, unit, input, max_end: 0 });
+            }
+        }
+    }
+    uses.sort_by_key(|used| (used.extent.file, used.extent.offset));
+    let mut last = (0, 0);
+    for used in &mut uses {
+        let before = if last.0 == used.extent.file { last.1 } else { 0 };
+        used.max_end = before.max(end(&used.extent));
+        last = (used.extent.file, used.max_end);
+    }
+    uses
+}
+
+/// The weight that `need` asks for, out of the tensor that holds it.
+fn weight(need: &Need, tensor: &StoredTensor) -> Result<StoredTensor> {
+    check_shape(need, tensor)?;
+    let dims = if need.vector { vec![need.n_cols] } else { vec![need.n_cols, need.n_rows] };
+    let units = match &need.part_of {
+        None => tensor.units.clone(),
+        Some((_, first)) => {
+            let row = if need.vector { 1 } else { need.n_cols };
+            tensor.elements(first * row, need.n_rows * need.n_cols)?
+        }
+    };
+    Ok(StoredTensor { name: need.name.clone(), dtype: tensor.dtype, dims, units })
+}
+
+fn check_shape(need: &Need, tensor: &StoredTensor) -> Result<()> {
+    // Writers differ in whether they keep dimensions of 1.
+    let first = tensor.dims.first().copied().unwrap_or(1);
+    let squeezed = tensor.dims.iter().copied().find(|dim| *dim != 1).unwrap_or(1);
+    let n_elements = tensor.n_elements();
+    let rows = |n_cols: u64| (n_cols == need.n_cols && n_cols > 0).then(|| n_elements / n_cols);
+    let found = match need.vector {
+        true => Some(n_elements),
+        false => rows(first).or_else(|| rows(squeezed)),
+    };
+    let wanted = if need.vector { need.n_cols } else { need.n_rows };
+    let fits = match &need.part_of {
+        None => found == Some(wanted),
+        Some((_, start)) => found.zip(start.checked_add(wanted)).is_some_and(|(found, end)| end <= found),
+    };
+    if fits {
         return Ok(());
     }
-    let message = format!("has the dimensions {given:?}, the model's metadata asks for {kind} of {wanted:?}");
+    let kind = if need.vector { "a vector" } else { "a matrix" };
+    let shape: &[u64] = if need.vector { &[need.n_cols] } else { &[need.n_cols, need.n_rows] };
+    let place = need.part_of.as_ref().map_or(String::new(), |(_, first)| format!(" at {first}"));
+    let message = format!(
+        "has the dimensions {:?}, the model's metadata asks for {kind} of {shape:?}{place}",
+        tensor.dims
+    );
     Err(Error::new(ErrorCode::WrongShape, message).at(&tensor.name))
 }

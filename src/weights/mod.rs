@@ -1,12 +1,19 @@
-//! From a model file to a filled backend: which tensors are needed, where they stand, and in which pieces they
+//! From model files to a filled backend: which tensors are needed, where they stand, and in which pieces they
 //! arrive.
 //!
-//! Principal types: [`WeightMap`] and the trait [`ByteSource`]. Must not know graphs, backends, families or the web.
+//! Principal types: [`Checkpoint`], [`WeightMap`], [`Assembler`] and the trait [`ByteSource`]. Must not know graphs,
+//! backends, families or the web.
 
+mod assemble;
+mod checkpoint;
+mod convert;
 mod map;
 mod source;
 
-pub use map::{Need, PART_BYTES, Piece, WeightMap};
+pub use assemble::{Assembler, Sink};
+pub use checkpoint::{Checkpoint, Extent, Step, StoredTensor, Unit};
+pub use convert::Conversion;
+pub use map::{FilePart, Need, PART_BYTES, Piece, WeightMap};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::FileSource;
 pub use source::{ByteSource, MemorySource, read_header};

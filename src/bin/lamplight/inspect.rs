@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use lamplight::engine::{LoadOptions, Loading, ModelSummary, native};
 use lamplight::error::Result;
 use lamplight::formats::Value as MetaValue;
-use lamplight::formats::gguf::GgufHeader;
 use lamplight::quant;
+use lamplight::weights::Checkpoint;
 use serde_json::{Map, Value, json};
 
 use super::common::{describe, print, print_json};
@@ -28,20 +28,20 @@ pub(crate) struct Args {
 const LONG_ARRAY: usize = 16;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let (_, header) = pollster::block_on(native::open(&args.model))?;
+    let (_, model) = pollster::block_on(native::open(&args.model))?;
     // What cannot be run can still be looked at.
-    let loading = Loading::new(header.clone(), LoadOptions::default());
+    let loading = Loading::new(model.clone(), LoadOptions::default());
     let supported = loading.map(|loading| loading.summary().clone()).map_err(|error| describe(&error));
     match args.json {
-        true => print_json(&report(&header, &supported)),
-        false => print(&text(&header, &supported, args.tensors)),
+        true => print_json(&report(&model, &supported)),
+        false => print(&text(&model, &supported, args.tensors)),
     }
 }
 
-fn report(header: &GgufHeader, supported: &Result<ModelSummary, String>) -> Value {
+fn report(model: &Checkpoint, supported: &Result<ModelSummary, String>) -> Value {
     let metadata: Map<String, Value> =
-        header.metadata.iter().map(|(key, value)| (key.to_owned(), meta_json(value))).collect();
-    let tensors: Vec<Value> = header
+        model.metadata.iter().map(|(key, value)| (key.to_owned(), meta_json(value))).collect();
+    let tensors: Vec<Value> = model
         .tensors
         .iter()
         .map(|tensor| {
@@ -49,15 +49,12 @@ fn report(header: &GgufHeader, supported: &Result<ModelSummary, String>) -> Valu
                 "name": tensor.name,
                 "format": quant::format(tensor.dtype).name,
                 "dims": tensor.dims,
-                "offset": tensor.offset,
-                "bytes": tensor.n_bytes,
+                "bytes": tensor.n_bytes(),
             })
         })
         .collect();
     json!({
-        "gguf_version": header.version,
-        "data_offset": header.data_offset,
-        "alignment": header.alignment,
+        "container": model.container,
         "supported": supported.is_ok(),
         "reason": supported.as_ref().err(),
         "model": supported.as_ref().ok(),
@@ -91,20 +88,20 @@ fn array(len: usize, whole: impl FnOnce() -> Value) -> Value {
     }
 }
 
-fn text(header: &GgufHeader, supported: &Result<ModelSummary, String>, tensors: bool) -> String {
+fn text(model: &Checkpoint, supported: &Result<ModelSummary, String>, tensors: bool) -> String {
     let mut lines = Vec::new();
     match supported {
         Ok(summary) => lines.extend(summary_lines(summary)),
         Err(reason) => lines.push(format!("{:22} no: {reason}", "can be run")),
     }
-    lines.push(format!("{:22} GGUF {}, {} tensors", "file", header.version, header.tensors.len()));
+    lines.push(format!("{:22} {}, {} tensors", "file", model.container, model.tensors.len()));
     lines.push(format!("\n{:22}", "metadata"));
-    for (key, value) in header.metadata.iter() {
+    for (key, value) in model.metadata.iter() {
         lines.push(format!("  {key:42} {}", shortened(&meta_json(value).to_string())));
     }
     if tensors {
         lines.push(format!("\n{:22}", "tensors"));
-        for tensor in &header.tensors {
+        for tensor in &model.tensors {
             let format = quant::format(tensor.dtype).name;
             lines.push(format!("  {:42} {format:5} {:?}", tensor.name, tensor.dims));
         }

@@ -25,8 +25,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let (_, header) = pollster::block_on(native::open(&args.model))?;
-    let tokenizer = Tokenizer::from_metadata(&header.metadata)?;
+    let (_, model) = pollster::block_on(native::open(&args.model))?;
+    let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
     let options = EncodeOptions { add_special: !args.no_bos, parse_special: args.special };
     print_json(&json!(tokenizer.encode(&args.text, options)))
 }

@@ -1,0 +1,167 @@
+//! What a model's files hold, under canonical names, whatever container they are in.
+//!
+//! Principal types: [`Checkpoint`], a whole model as found, and [`StoredTensor`], whose bytes come from one or several
+//! places in the files, as they are or by a [`Conversion`]. Must not know what the tensors are for.
+
+use std::sync::Arc;
+
+use super::Conversion;
+use crate::error::{Error, ErrorCode, Result};
+use crate::formats::Metadata;
+use crate::formats::gguf::GgufHeader;
+use crate::quant;
+use crate::tensor::{DType, TensorDesc};
+
+/// A run of bytes in one of a model's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Extent {
+    /// Which file, by its number in the [`Checkpoint`].
+    pub file: usize,
+    /// First byte.
+    pub offset: u64,
+    /// How many.
+    pub n_bytes: u64,
+}
+
+/// A run of a tensor's bytes and how it is made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unit {
+    /// What it is made of, in the order that the step asks for.
+    pub inputs: Vec<Extent>,
+    /// How.
+    pub step: Step,
+    /// Bytes of the step's result that come before the unit's own.
+    pub skip: u64,
+    /// Bytes of the tensor that the unit gives.
+    pub n_bytes: u64,
+}
+
+/// How the bytes of a [`Unit`] come from its inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// The only input, as it is.
+    Copy,
+    /// No input: these bytes, which follow from the metadata.
+    Inline(Arc<[u8]>),
+    /// All inputs whole, converted.
+    Convert(Arc<Conversion>),
+}
+
+/// A tensor of a model, under its canonical name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredTensor {
+    /// Canonical (GGUF) name, such as `blk.3.attn_q.weight`.
+    pub name: String,
+    /// Format that the units give.
+    pub dtype: DType,
+    /// Dimensions, the contiguous one first.
+    pub dims: Vec<u64>,
+    /// What it is made of; one after the other they are the whole tensor.
+    pub units: Vec<Unit>,
+}
+
+/// A whole model as found in its files; no weights yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// The container in words, such as `GGUF 3`.
+    pub container: String,
+    /// All metadata, by GGUF keys.
+    pub metadata: Metadata,
+    /// All tensors.
+    pub tensors: Vec<StoredTensor>,
+    /// Of each file, where its last tensor ends, needed or not.
+    pub data_ends: Vec<u64>,
+}
+
+impl Unit {
+    /// Bytes that stand in a file as they are.
+    pub fn copy(extent: Extent) -> Unit {
+        Unit { inputs: vec![extent], step: Step::Copy, skip: 0, n_bytes: extent.n_bytes }
+    }
+
+    /// Bytes that stand in no file.
+    pub fn inline(bytes: impl Into<Arc<[u8]>>) -> Unit {
+        let bytes = bytes.into();
+        let n_bytes = bytes.len() as u64;
+        Unit { inputs: Vec::new(), step: Step::Inline(bytes), skip: 0, n_bytes }
+    }
+
+    /// What `conversion` makes of `inputs`: `n_bytes` in all.
+    pub fn convert(inputs: Vec<Extent>, conversion: Conversion, n_bytes: u64) -> Unit {
+        Unit { inputs, step: Step::Convert(Arc::new(conversion)), skip: 0, n_bytes }
+    }
+
+    /// The bytes from `from` to `to` of the unit's own.
+    fn slice(&self, from: u64, to: u64) -> Unit {
+        let mut part = self.clone();
+        part.n_bytes = to - from;
+        match self.step {
+            Step::Copy => {
+                part.inputs[0].offset += from;
+                part.inputs[0].n_bytes = to - from;
+            }
+            Step::Inline(_) | Step::Convert(_) => part.skip += from,
+        }
+        part
+    }
+}
+
+impl StoredTensor {
+    /// A tensor that stands in file `file` as it is.
+    pub fn whole(file: usize, desc: TensorDesc) -> StoredTensor {
+        let TensorDesc { name, dtype, dims, offset, n_bytes } = desc;
+        StoredTensor { name, dtype, dims, units: vec![Unit::copy(Extent { file, offset, n_bytes })] }
+    }
+
+    /// Bytes of all of it.
+    pub fn n_bytes(&self) -> u64 {
+        self.units.iter().map(|unit| unit.n_bytes).sum()
+    }
+
+    /// Number of elements. Containers are checked to have no more than fit.
+    pub fn n_elements(&self) -> u64 {
+        self.dims.iter().product()
+    }
+
+    /// Units of `n` elements from element `first` on; both are multiples of the format's block length.
+    pub(super) fn elements(&self, first: u64, n: u64) -> Result<Vec<Unit>> {
+        let format = quant::format(self.dtype);
+        let bytes = |n| format.row_bytes(n);
+        let (Some(from), Some(len)) = (bytes(first), bytes(n)) else {
+            let message = format!(
+                "elements {first} to {} do not end at whole blocks of {}",
+                first.saturating_add(n),
+                format.name
+            );
+            return Err(Error::new(ErrorCode::WrongShape, message).at(&self.name));
+        };
+        let mut units = Vec::new();
+        let mut start = 0;
+        for unit in &self.units {
+            let end = start + unit.n_bytes;
+            let (unit_from, unit_to) = (from.max(start), (from + len).min(end));
+            if unit_from < unit_to {
+                units.push(unit.slice(unit_from - start, unit_to - start));
+            }
+            start = end;
+        }
+        Ok(units)
+    }
+}
+
+impl Checkpoint {
+    /// The tensor of a name.
+    pub fn tensor(&self, name: &str) -> Option<&StoredTensor> {
+        self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+}
+
+impl From<GgufHeader> for Checkpoint {
+    fn from(header: GgufHeader) -> Checkpoint {
+        let ends = header.tensors.iter().map(|tensor| tensor.offset + tensor.n_bytes);
+        let data_end = ends.max().unwrap_or(header.data_offset);
+        let tensors: Vec<_> = header.tensors.into_iter().map(|t| StoredTensor::whole(0, t)).collect();
+        let container = format!("GGUF {}", header.version);
+        Checkpoint { container, metadata: header.metadata, tensors, data_ends: vec![data_end] }
+    }
+}
