@@ -1,4 +1,4 @@
-// Causal attention with online softmax: out = softmax(scale * q Kt) V over the positions a token may see.
+// Attention with online softmax: out = softmax(scale * q Kt) V over the positions a token may see.
 // Grid: (kv heads, tiles of query rows). The query heads that share a kv head are rows of one tile, token by token, so
 // a tile of keys serves all of them; no score matrix beyond Q_ROWS x KEYS exists. The same text serves decode (few
 // rows, more keys a tile) and prefill. Lanes change roles: for scores a lane has one key and Q_ROWS / ROW_GROUPS rows;
@@ -13,13 +13,16 @@ struct Params {
     window: u32,    // positions a token sees, itself included; 0: all
     scale: f32,
     softcap: f32,   // 0: none
+    causal: u32,    // 0: later positions of the step are seen too
+    has_sinks: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;           // [n_tokens, n_heads, HEAD_DIM]
 @group(0) @binding(3) var<storage, read> k_cache: array<vec4<kv_t>>;
 @group(0) @binding(4) var<storage, read> v_cache: array<vec4<kv_t>>;
-@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;   // [n_tokens, n_heads, HEAD_DIM]
+@group(0) @binding(5) var<storage, read> sinks: array<f32>;             // [n_heads] scores without a value
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;   // [n_tokens, n_heads, HEAD_DIM]
 
 const LANES: u32 = KEYS * ROW_GROUPS;
 const D4: u32 = HEAD_DIM / 4u;
@@ -49,7 +52,7 @@ fn load_q_tile(lane: u32, first_row: u32, n_rows: u32, kv_head: u32) {
 }
 
 // Scores of the key at `position`, which stands `key`-th in the tile, with this lane's rows.
-fn compute_scores(lane: u32, key: u32, position: u32, cache_row: u32, first_row: u32) {
+fn compute_scores(lane: u32, key: u32, position: u32, cache_row: u32, first_row: u32, last_key: u32) {
     let group_row = (lane / KEYS) * SCORE_ROWS;
     var dots: array<f32, SCORE_ROWS>;
     for (var d = 0u; d < D4; d++) {
@@ -65,7 +68,10 @@ fn compute_scores(lane: u32, key: u32, position: u32, cache_row: u32, first_row:
             // tanh may overflow within for large arguments.
             score = params.softcap * tanh(clamp(score / params.softcap, -15.0, 15.0));
         }
-        let visible = position <= query && (params.window == 0u || query - position < params.window);
+        let later = position > query;
+        let distance = select(query - position, position - query, later);
+        let near = params.window == 0u || distance < params.window;
+        let visible = near && position <= last_key && (params.causal == 0u || !later);
         scores[(group_row + r) * KEYS + key] = select(MASKED, score, visible);
     }
 }
@@ -94,7 +100,10 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     if first_row >= n_rows {
         return;
     }
-    let last_query = step.pos + (min(first_row + Q_ROWS, n_rows) - 1u) / params.group;
+    var last_key = step.pos + (min(first_row + Q_ROWS, n_rows) - 1u) / params.group;
+    if params.causal == 0u {
+        last_key = step.pos + step.n_tokens - 1u;
+    }
     var first_key = 0u;
     let first_query = step.pos + first_row / params.group;
     if params.window != 0u && first_query >= params.window {
@@ -116,10 +125,11 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     for (var r = 0u; r < OUT_ROWS; r++) {
         out_max[r] = MASKED;
     }
-    for (var tile = first_key; tile <= last_query; tile += KEYS) {
-        // Keys past the last query are masked; their cache rows may hold anything, so read one that is there.
+    for (var tile = first_key; tile <= last_key; tile += KEYS) {
+        // Keys past the last one are masked; their cache rows may hold anything, so read one that is there.
         let position = tile + key;
-        compute_scores(lane, key, position, (cache_first + min(position, last_query)) * D4, first_row);
+        let cache_row = (cache_first + min(position, last_key)) * D4;
+        compute_scores(lane, key, position, cache_row, first_row, last_key);
         workgroupBarrier();
         running_max = compute_weights(lane, running_max);
         workgroupBarrier();
@@ -130,7 +140,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
                 total[r] *= shrink;
                 sum[r] *= shrink;
             }
-            let n_keys = min(KEYS, last_query + 1u - tile);
+            let n_keys = min(KEYS, last_key + 1u - tile);
             for (var j = key_slot; j < n_keys; j += KEY_SLOTS) {
                 let value = vec4<f32>(v_cache[(cache_first + tile + j) * D4 + d]);
                 for (var r = 0u; r < OUT_ROWS; r++) {
@@ -156,6 +166,12 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         let row = first_row + out_row + r;
         if key_slot == 0u && row < n_rows {
             let head = kv_head * params.group + row % params.group;
+            if params.has_sinks != 0u {
+                let highest = max(out_max[r], sinks[head]);
+                let shrink = exp(out_max[r] - highest);
+                sum[r] *= shrink;
+                total[r] = total[r] * shrink + exp(sinks[head] - highest);
+            }
             out[((row / params.group) * params.n_heads + head) * D4 + d] = sum[r] / total[r];
         }
     }

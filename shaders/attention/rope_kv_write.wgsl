@@ -1,4 +1,4 @@
-// Rotates q in place and k on its way into the cache; stores k and v at the step's positions.
+// Rotates (and scales) q in place and k on its way into the cache; stores k and v at the step's positions.
 // Grid: (pairs of all heads of q, k and v / 64, tokens). Angles come from a table made on the CPU in f64: WGSL's sin
 // and cos are too coarse for large arguments.
 #import lib/step
@@ -6,10 +6,12 @@
 
 struct Params {
     n_heads: u32,
-    n_kv_heads: u32,
+    n_kv_heads: u32, // 0: only q is rotated
     n_ctx: u32,
     n_pairs: u32, // rotated pairs of a head; the rest passes through
     neox: u32,    // 1: pairs are (i, i + n_pairs), 0: (2i, 2i + 1)
+    q_beta: f32,  // q is multiplied by 1 + q_beta * ln(1 + floor(position / q_context))
+    q_context: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -53,9 +55,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let at = elements(pair);
     if head < params.n_heads {
         let first = (token * params.n_heads + head) * HEAD_DIM;
+        let factor = 1.0 + params.q_beta * log(1.0 + f32(position / params.q_context));
         let turned = rotated(pair, position, vec2<f32>(q[first + at.x], q[first + at.y]));
-        q[first + at.x] = turned.x;
-        q[first + at.y] = turned.y;
+        q[first + at.x] = turned.x * factor;
+        q[first + at.y] = turned.y * factor;
         return;
     }
     let is_v = head >= params.n_heads + params.n_kv_heads;

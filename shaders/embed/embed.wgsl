@@ -1,4 +1,4 @@
-// Rows of the embedding table, decoded: out[t] = table[token[t]] * scale.
+// Rows of a table, decoded: out[t] = table[token[t]] * scale, or table[position of t] * scale (+ addend[t]).
 // Grid: (eights of columns / 64, tokens). Each lane decodes eight columns. Where the table is cut into parts, each
 // part's dispatch writes the tokens whose rows it holds.
 #import lib/step
@@ -10,12 +10,25 @@ struct Params {
     row_bytes: u32,
     first_row: u32, // token id of this part's first row
     scale: f32,
+    positions: u32, // 1: rows by position, 0: by token id
+    addend: u32,    // 0: none, 1: the binding `addend`, 2: `out` itself
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>; // [n_tokens, n_cols]
+@group(0) @binding(3) var<storage, read> addend: array<f32>;    // [n_tokens, n_cols]
+@group(0) @binding(4) var<storage, read_write> out: array<f32>; // [n_tokens, n_cols]
 
 #import format
+
+fn store(at: u32, value: f32) {
+    var sum = value;
+    if params.addend == 1u {
+        sum += addend[at];
+    } else if params.addend == 2u {
+        sum += out[at];
+    }
+    out[at] = sum;
+}
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -25,7 +38,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     // Ids below this part's first row wrap around to above its last.
-    let row = step.tokens[token] - params.first_row;
+    let row = select(step.tokens[token], step.pos + token, params.positions != 0u) - params.first_row;
     if row >= params.n_rows {
         return;
     }
@@ -40,10 +53,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let at = token * params.n_cols + col;
     for (var i = 0u; i < 4u; i++) {
         if col + i < params.n_cols {
-            out[at + i] = lo[i];
+            store(at + i, lo[i]);
         }
         if col + i + 4u < params.n_cols {
-            out[at + i + 4u] = hi[i];
+            store(at + i + 4u, hi[i]);
         }
     }
 }

@@ -1,25 +1,37 @@
-// RMS or layer norm over the width of a row.
-// Grid: (1, rows). 128 lanes a row; sums meet in workgroup memory, where every lane adds them up in the same order.
+// RMS, layer or L2 norm over groups of a row's elements (the whole row, or each head).
+// Grid: (groups, rows). 128 lanes a group; sums meet in workgroup memory, where every lane adds them up in the same order.
 #import lib/step
 
 struct Params {
     width: u32,
+    group: u32,        // elements normalised together
     outputs: u32,
-    layer_norm: u32, // 1: subtract the mean
-    has_bias: u32,
+    kind: u32,         // 0: RMS, 1: layer norm, 2: L2
+    weight_width: u32, // elements of weight and bias: a group's, shared by all, or a row's; 0: no weight
+    bias_width: u32,   // likewise
+    in_place: u32,     // 1: x is `out`
+    addend: u32,       // 0: none, 1: the binding `addend`, 2: `out` itself
     eps: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;         // [rows, width]
-@group(0) @binding(3) var<storage, read> weight: array<f32>;    // [width]
-@group(0) @binding(4) var<storage, read> bias: array<f32>;      // [width]
-@group(0) @binding(5) var<storage, read_write> out: array<f32>; // [rows, width]
+@group(0) @binding(3) var<storage, read> weight: array<f32>;    // [weight_width]
+@group(0) @binding(4) var<storage, read> bias: array<f32>;      // [bias_width]
+@group(0) @binding(5) var<storage, read> addend: array<f32>;    // [rows, width]
+@group(0) @binding(6) var<storage, read_write> out: array<f32>; // [rows, width]
 
 const LANES: u32 = 128u;
 
 var<workgroup> squares: array<f32, LANES>;
 var<workgroup> totals: array<f32, LANES>;
+
+fn load(at: u32) -> f32 {
+    if params.in_place != 0u {
+        return out[at];
+    }
+    return x[at];
+}
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
@@ -27,23 +39,24 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     if row >= value_rows(params.outputs) {
         return;
     }
-    let first = row * params.width;
+    let first_col = group.x * params.group;
+    let first = row * params.width + first_col;
     var mean = 0.0;
-    if params.layer_norm != 0u {
+    if params.kind == 1u {
         var total = 0.0;
-        for (var i = lane; i < params.width; i += LANES) {
-            total += x[first + i];
+        for (var i = lane; i < params.group; i += LANES) {
+            total += load(first + i);
         }
         totals[lane] = total;
         workgroupBarrier();
         for (var i = 0u; i < LANES; i++) {
             mean += totals[i];
         }
-        mean /= f32(params.width);
+        mean /= f32(params.group);
     }
     var square = 0.0;
-    for (var i = lane; i < params.width; i += LANES) {
-        let centred = x[first + i] - mean;
+    for (var i = lane; i < params.group; i += LANES) {
+        let centred = load(first + i) - mean;
         square += centred * centred;
     }
     squares[lane] = square;
@@ -52,12 +65,24 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     for (var i = 0u; i < LANES; i++) {
         sum += squares[i];
     }
-    let factor = 1.0 / sqrt(sum / f32(params.width) + params.eps);
-    for (var i = lane; i < params.width; i += LANES) {
-        var value = (x[first + i] - mean) * factor * weight[i];
-        if params.has_bias != 0u {
-            value += bias[i];
+    var factor = 1.0 / sqrt(sum / f32(params.group) + params.eps);
+    if params.kind == 2u {
+        factor = 1.0 / max(sqrt(sum), params.eps);
+    }
+    for (var i = lane; i < params.group; i += LANES) {
+        let at = first + i;
+        var value = (load(at) - mean) * factor;
+        if params.weight_width != 0u {
+            value *= weight[(first_col + i) % params.weight_width];
         }
-        out[first + i] = value;
+        if params.bias_width != 0u {
+            value += bias[(first_col + i) % params.bias_width];
+        }
+        if params.addend == 1u {
+            value += addend[at];
+        } else if params.addend == 2u {
+            value += out[at];
+        }
+        out[at] = value;
     }
 }

@@ -159,8 +159,15 @@ pub enum QkNormOver {
 pub struct QueryScale {
     /// Strength.
     pub beta: f32,
-    /// Context the model was first trained for.
+    /// Context the model was first trained for, above 0.
     pub original_context: usize,
+}
+
+impl QueryScale {
+    /// The factor at position `pos`.
+    pub fn factor(&self, pos: usize) -> f32 {
+        1.0 + self.beta * ((1 + pos / self.original_context) as f32).ln()
+    }
 }
 
 /// Rotary position embedding.

@@ -69,9 +69,11 @@ pub(crate) fn variants() -> Vec<Variant> {
                         }
                     }
                 }
-                Kernel::Norm | Kernel::GatedActivation | Kernel::TakeOutputs => {
-                    variants.push(Variant::plain(kernel));
-                }
+                Kernel::Norm
+                | Kernel::GatedActivation
+                | Kernel::Elementwise
+                | Kernel::Columns
+                | Kernel::TakeOutputs => variants.push(Variant::plain(kernel)),
             }
         }
     }

@@ -18,7 +18,7 @@ const F32_TOLERANCE: f32 = 2e-4;
 const F16_TOLERANCE: f32 = 8e-2;
 
 #[allow(clippy::print_stdout, reason = "a skipped test says so")]
-fn device(options: GpuOptions) -> Option<GpuDevice> {
+pub(crate) fn device(options: GpuOptions) -> Option<GpuDevice> {
     match block_on(GpuDevice::request(options)) {
         Ok(device) => Some(device),
         Err(error) => {

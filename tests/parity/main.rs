@@ -4,6 +4,7 @@
 
 mod cpu_exact;
 mod cpu_fast;
+mod elementwise;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod naive;

@@ -1,7 +1,7 @@
 //! The ops once more, from their definitions alone, in f64 and without any care for speed.
 
 use lamplight::backend::{Trace, trace_name};
-use lamplight::model::graph::{Op, Rows, ValueId, WeightId};
+use lamplight::model::graph::{Binary, Op, Operand, Rows, Unary, ValueId, WeightId};
 use lamplight::model::spec::{Activation, NormKind, RopeLayout};
 
 use crate::support::{Model, decoded};
@@ -57,22 +57,7 @@ impl<'a> Naive<'a> {
                 let row = |t: &u32| self.weight(table)[*t as usize * n..][..n].iter();
                 tokens.iter().flat_map(row).map(|v| v * f64::from(scale)).collect()
             }
-            Op::Norm { x, norm, weight, bias, .. } => {
-                let mut out = Vec::new();
-                for x in self.rows(x) {
-                    let n = x.len() as f64;
-                    let mean = if norm.kind == NormKind::Layer { x.iter().sum::<f64>() / n } else { 0.0 };
-                    let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
-                    for (i, v) in x.iter().enumerate() {
-                        let normed = (v - mean) / (variance + f64::from(norm.eps)).sqrt();
-                        out.push(
-                            normed * weight.map_or(1.0, |w| self.weight(w)[i])
-                                + bias.map_or(0.0, |b| self.weight(b)[i]),
-                        );
-                    }
-                }
-                out
-            }
+            Op::Norm { .. } => self.norm(op),
             Op::MatMul { x, weight, bias, add, scale, .. } => {
                 let mut out = Vec::new();
                 for (t, x) in self.rows(x).enumerate() {
@@ -85,13 +70,20 @@ impl<'a> Naive<'a> {
                 }
                 out
             }
-            Op::RopeKvWrite { q, kv_rows, rope, kv, .. } => {
-                let (k, v) = kv_rows.expect("keys and values");
+            Op::RopeKvWrite { q, kv_rows, rope, q_scale, kv, .. } => {
                 let turn = |row: &[f64], pos: usize| match rope {
                     None => row.to_vec(),
                     Some(rope) => self.rotated(rope.0, row, pos, graph.kv[kv].head_dim),
                 };
-                let queries = self.rows(q).enumerate().flat_map(|(t, q)| turn(q, pos + t)).collect();
+                let factor = |pos: usize| {
+                    q_scale.map_or(1.0, |scale| {
+                        let n_contexts = pos / scale.original_context;
+                        1.0 + f64::from(scale.beta) * (1.0 + n_contexts as f64).ln()
+                    })
+                };
+                let scaled = |(t, q)| turn(q, pos + t).into_iter().map(move |q| q * factor(pos + t));
+                let queries = self.rows(q).enumerate().flat_map(scaled).collect();
+                let Some((k, v)) = kv_rows else { return queries };
                 let rows = self.rows(k).zip(self.rows(v)).enumerate();
                 let stored: Vec<_> = rows.map(|(t, (k, v))| (turn(k, pos + t), v.to_vec())).collect();
                 self.caches[kv].truncate(pos);
@@ -103,9 +95,66 @@ impl<'a> Naive<'a> {
                 let gated = self.values[gate.0].iter().zip(&self.values[up.0]);
                 gated.map(|(g, u)| activate(activation, *g) * u).collect()
             }
+            Op::Map { x, f, .. } => self.values[x.0].iter().map(|x| unary(f, *x)).collect(),
+            Op::Combine { a, b, f, .. } => {
+                let pairs = self.values[a.0].iter().zip(self.operand(b));
+                pairs
+                    .map(|(a, b)| match f {
+                        Binary::Add => a + b,
+                        Binary::Sub => a - b,
+                        Binary::Mul => a * b,
+                    })
+                    .collect()
+            }
+            Op::Lerp { x, other, mix, .. } => {
+                let pairs = self.values[x.0].iter().zip(&self.values[other.0]);
+                pairs.zip(self.operand(mix)).map(|((x, other), mix)| x + (other - x) * mix).collect()
+            }
+            Op::Columns { x, first, out } => {
+                let n = graph.values[out.0].width;
+                self.rows(x).flat_map(|row| &row[first..first + n]).copied().collect()
+            }
+            Op::AddPosition { x, table, .. } => {
+                let n = graph.weights[table.0].n_cols;
+                let rows = self.weight(table).iter().skip(pos * n);
+                self.values[x.0].iter().zip(rows).map(|(x, row)| x + row).collect()
+            }
             Op::TakeOutputs { x, .. } => self.values[x.0].clone(),
             _ => unreachable!("an op that the tested graphs do not have"),
         }
+    }
+
+    /// A value, or a vector over and over.
+    fn operand(&self, operand: Operand) -> Box<dyn Iterator<Item = f64> + '_> {
+        match operand {
+            Operand::Value(value) => Box::new(self.values[value.0].iter().copied()),
+            Operand::Vector(weight) => Box::new(self.weight(weight).iter().copied().cycle()),
+        }
+    }
+
+    fn norm(&self, op: &Op) -> Vec<f64> {
+        let Op::Norm { x, norm, group, weight, bias, add, .. } = *op else { unreachable!() };
+        let width = self.model.plan.graph.values[x.0].width;
+        let eps = f64::from(norm.eps);
+        let mut out = Vec::new();
+        for x in self.values[x.0].chunks(group) {
+            let n = x.len() as f64;
+            let mean = if norm.kind == NormKind::Layer { x.iter().sum::<f64>() / n } else { 0.0 };
+            let squares = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>();
+            let divisor = match norm.kind {
+                NormKind::L2 => squares.sqrt().max(eps),
+                NormKind::Rms | NormKind::Layer => (squares / n + eps).sqrt(),
+            };
+            for v in x {
+                let column = out.len() % width;
+                let of = |vector: Option<WeightId>, none: f64| {
+                    vector.map_or(none, |vector| self.weight(vector)[column % self.weight(vector).len()])
+                };
+                let add = add.map_or(0.0, |add| self.values[add.0][out.len()]);
+                out.push((v - mean) / divisor * of(weight, 1.0) + of(bias, 0.0) + add);
+            }
+        }
+        out
     }
 
     fn rotated(&self, rope: usize, row: &[f64], pos: usize, head_dim: usize) -> Vec<f64> {
@@ -130,14 +179,18 @@ impl<'a> Naive<'a> {
     }
 
     fn attention(&self, op: &Op, pos: usize) -> Vec<f64> {
-        let Op::Attention { q, kv, n_heads, scale, window, softcap, .. } = *op else { unreachable!() };
+        let Op::Attention { q, kv, n_heads, scale, window, softcap, causal, sinks, .. } = *op else {
+            unreachable!()
+        };
         let head_dim = self.model.plan.graph.kv[kv].head_dim;
         let group = n_heads / self.model.plan.graph.kv[kv].n_kv_heads;
         let mut out = Vec::new();
         for (t, row) in self.rows(q).enumerate() {
             for (head, q) in row.chunks(head_dim).enumerate() {
                 let at = head / group * head_dim;
-                let visible = (0..=pos + t).filter(|p| window.is_none_or(|window| pos + t - p < window));
+                let end = if causal { pos + t + 1 } else { self.caches[kv].len() };
+                let near = |p: &usize| window.is_none_or(|window| p.abs_diff(pos + t) < window);
+                let visible = (0..end).filter(near);
                 let scores = visible.map(|p| {
                     let k = &self.caches[kv][p].0[at..][..head_dim];
                     let score = q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() * f64::from(scale);
@@ -145,7 +198,8 @@ impl<'a> Naive<'a> {
                     (p, capped.exp())
                 });
                 let scores: Vec<_> = scores.collect();
-                let sum: f64 = scores.iter().map(|(_, e)| e).sum();
+                let sink = sinks.map_or(0.0, |sinks| self.weight(sinks)[head].exp());
+                let sum: f64 = sink + scores.iter().map(|(_, e)| e).sum::<f64>();
                 for i in 0..head_dim {
                     out.push(scores.iter().map(|(p, e)| e / sum * self.caches[kv][*p].1[at + i]).sum());
                 }
@@ -162,6 +216,19 @@ fn activate(activation: Activation, x: f64) -> f64 {
         Activation::GeluTanh => {
             0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044715 * x.powi(3))).tanh())
         }
+    }
+}
+
+fn unary(f: Unary, x: f64) -> f64 {
+    match f {
+        Unary::Activation(activation) => activate(activation, x),
+        Unary::Tanh => x.tanh(),
+        Unary::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Unary::Relu2 if x < 0.0 => 0.0,
+        Unary::Relu2 => x * x,
+        Unary::ExpNegExp => (-x.exp()).exp(),
+        Unary::Softcap(cap) => f64::from(cap) * (x / f64::from(cap)).tanh(),
+        Unary::Scale(factor) => x * f64::from(factor),
     }
 }
 

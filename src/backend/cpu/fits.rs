@@ -1,6 +1,6 @@
 //! Whether the operands of an op fit together. Principal function: [`op_fits`]. Must not know how an op is computed.
 
-use crate::model::graph::{Graph, KvDecl, Op, RopeId, Rows, ValueId, WeightId};
+use crate::model::graph::{Graph, KvDecl, Op, Operand, RopeId, Rows, ValueId, WeightId};
 
 /// A graph as its ops see it.
 struct Fit<'a> {
@@ -17,6 +17,11 @@ pub(super) fn op_fits(graph: &Graph, op: &Op) -> bool {
         Op::RopeKvWrite { .. } => fit.rope_kv_write(op),
         Op::Attention { .. } => fit.attention(op),
         Op::GatedActivation { gate, up, out, .. } => up != out && fit.alike(gate, out) && fit.alike(up, out),
+        Op::Map { x, out, .. } => fit.alike(x, out),
+        Op::Combine { a, b, out, .. } => fit.alike(a, out) && fit.operand(b, out),
+        Op::Lerp { x, other, mix, out } => fit.lerp(x, other, mix, out),
+        Op::Columns { x, first, out } => fit.columns(x, first, out),
+        Op::AddPosition { x, table, out } => fit.alike(x, out) && fit.table(table, out),
         Op::TakeOutputs { x, out } => fit.take_outputs(x, out),
         _ => false,
     }
@@ -47,14 +52,33 @@ impl Fit<'_> {
     }
 
     fn norm(&self, op: &Op) -> bool {
-        let &Op::Norm { x, group, weight, bias, add: None, out, .. } = op else { return false };
+        let &Op::Norm { x, group, weight, bias, add, out, .. } = op else { return false };
         let (width, _) = self.value(out);
-        group == width
-            && weight.is_some()
-            && x != out
+        let vector = |vector| self.vector(vector, group) || self.vector(vector, width);
+        group > 0
+            && width.is_multiple_of(group)
             && self.alike(x, out)
-            && self.vector(weight, width)
-            && self.vector(bias, width)
+            && vector(weight)
+            && vector(bias)
+            && add.is_none_or(|add| self.alike(add, out) && (add != out || x != out))
+    }
+
+    /// An operand that is not what is written.
+    fn operand(&self, operand: Operand, out: ValueId) -> bool {
+        match operand {
+            Operand::Value(value) => value != out && self.alike(value, out),
+            Operand::Vector(weight) => self.vector(Some(weight), self.value(out).0),
+        }
+    }
+
+    fn lerp(&self, x: ValueId, other: ValueId, mix: Operand, out: ValueId) -> bool {
+        let sources = [Operand::Value(x), Operand::Value(other), mix];
+        sources.into_iter().all(|source| self.operand(source, out))
+    }
+
+    fn columns(&self, x: ValueId, first: usize, out: ValueId) -> bool {
+        let ((n_in, rows_in), (n_out, rows_out)) = (self.value(x), self.value(out));
+        x != out && rows_in == rows_out && first.checked_add(n_out).is_some_and(|end| end <= n_in)
     }
 
     fn matmul(&self, op: &Op) -> bool {
@@ -68,18 +92,17 @@ impl Fit<'_> {
     }
 
     fn rope_kv_write(&self, op: &Op) -> bool {
-        let &Op::RopeKvWrite { q, kv_rows: Some((k, v)), n_heads, rope, q_scale: None, kv } = op else {
-            return false;
-        };
+        let &Op::RopeKvWrite { q, kv_rows, n_heads, rope, q_scale, kv } = op else { return false };
         let Some(kv) = self.graph.kv.get(kv) else { return false };
         let width = kv.n_kv_heads * kv.head_dim;
-        rope.is_none_or(|rope| self.rope(rope, kv))
-            && q != k
-            && q != v
-            && k != v
+        let rows_fit = kv_rows.is_none_or(|(k, v)| {
+            let wide = |id| self.value(id) == (width, Rows::Tokens);
+            q != k && q != v && k != v && wide(k) && wide(v)
+        });
+        rows_fit
+            && rope.is_none_or(|rope| self.rope(rope, kv))
+            && q_scale.is_none_or(|scale| scale.original_context > 0)
             && self.value(q) == (n_heads * kv.head_dim, Rows::Tokens)
-            && self.value(k) == (width, Rows::Tokens)
-            && self.value(v) == (width, Rows::Tokens)
     }
 
     fn rope(&self, rope: RopeId, kv: &KvDecl) -> bool {
@@ -91,15 +114,14 @@ impl Fit<'_> {
     }
 
     fn attention(&self, op: &Op) -> bool {
-        let &Op::Attention { q, kv, n_heads, window, causal: true, sinks: None, out, .. } = op else {
-            return false;
-        };
+        let &Op::Attention { q, kv, n_heads, window, sinks, out, .. } = op else { return false };
         let Some(kv) = self.graph.kv.get(kv) else { return false };
         q != out
             && window != Some(0)
             && self.alike(q, out)
             && self.value(q) == (n_heads * kv.head_dim, Rows::Tokens)
             && kv.n_kv_heads > 0
+            && self.vector(sinks, n_heads)
             && n_heads.is_multiple_of(kv.n_kv_heads)
     }
 

@@ -4,6 +4,7 @@
 //! executable specification (f32 activations, weights decoded as the file's format says), `fast` is what users run.
 //! Must not know a family name, and nothing of the web.
 
+mod elementwise;
 mod exact;
 mod fast;
 mod fits;
@@ -56,7 +57,7 @@ trait Kernels {
     fn embed(&mut self, table: WeightId, tokens: &[u32], scale: f32, out: &mut [f32]);
 
     /// [`Op::Norm`]
-    fn norm(&self, norm: NormSpec, weight: WeightId, bias: Option<WeightId>, x: &[f32], out: &mut [f32]);
+    fn norm(&self, op: &Norm, x: &[f32], out: &mut [f32]);
 
     /// [`Op::MatMul`]; `x_id` names the source, so that what is derived from it can be kept for the next op.
     fn matmul(&mut self, op: &MatMul, x_id: ValueId, x: &[f32], out: &mut [f32]);
@@ -70,6 +71,9 @@ trait Kernels {
     /// [`Op::GatedActivation`] with the gate in `out`.
     fn gated_activation(&self, activation: Activation, up: &[f32], out: &mut [f32]);
 
+    /// [`Op::Map`] of an activation, in place.
+    fn activate(&self, activation: Activation, out: &mut [f32]);
+
     /// Told after every op: what was derived from `value` is out of date.
     fn written(&mut self, value: ValueId);
 
@@ -78,6 +82,18 @@ trait Kernels {
 
     /// Bytes held.
     fn memory_bytes(&self) -> u64;
+}
+
+/// The constant operands of [`Op::Norm`].
+struct Norm {
+    norm: NormSpec,
+    /// Elements normalised together.
+    group: usize,
+    /// `[group]` or `[width]`
+    weight: Option<WeightId>,
+    bias: Option<WeightId>,
+    /// Whether the residual is in the destination.
+    accumulate: bool,
 }
 
 /// The constant operands of [`Op::MatMul`]: `out = (weight · x + bias) * scale (+ out)`.
@@ -96,8 +112,26 @@ struct Attention {
     scale: f32,
     window: Option<usize>,
     softcap: Option<f32>,
+    causal: bool,
+    /// `[n_heads]`
+    sinks: Option<WeightId>,
     /// Position of the step's first token.
     pos: usize,
+    /// Tokens of the step.
+    n_tokens: usize,
+}
+
+impl Attention {
+    /// The positions that token `token` of the step sees.
+    fn visible(&self, token: usize) -> std::ops::Range<usize> {
+        let query = self.pos + token;
+        let start = self.window.map_or(0, |window| (query + 1).saturating_sub(window));
+        let end = match self.causal {
+            true => query + 1,
+            false => self.pos + self.n_tokens,
+        };
+        start..self.window.map_or(end, |window| end.min(query.saturating_add(window)))
+    }
 }
 
 impl CpuBackend {

@@ -6,7 +6,7 @@
 use super::fits::op_fits;
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::graph::{Rows, ValueId};
+use crate::model::graph::{Op, Rows, ValueId};
 use crate::quant;
 
 /// Checks `plan` as a whole.
@@ -30,6 +30,15 @@ pub(super) fn check(plan: &ModelPlan) -> Result<()> {
                 weight.n_rows, weight.n_cols
             );
             return Err(Error::new(ErrorCode::WrongShape, message).at(weight.name.clone()));
+        }
+    }
+    for op in &graph.ops {
+        if let Op::AddPosition { table, .. } = op {
+            let n_positions = graph.weights.get(table.0).map_or(0, |table| table.n_rows);
+            if plan.n_ctx > n_positions {
+                let message = format!("the model knows {n_positions} positions, n_ctx is {}", plan.n_ctx);
+                return Err(Error::new(ErrorCode::InvalidRequest, message).at("n_ctx"));
+            }
         }
     }
     let mut written = vec![false; graph.values.len()];
@@ -56,6 +65,8 @@ pub(super) struct Workspace {
     buffers: Vec<Vec<f32>>,
     /// For each value its buffer; the logits' is one past the last.
     buffer_of: Vec<usize>,
+    /// Room for the source of an op that cannot work in place, and for a row of a table.
+    pub(super) scratch: Vec<f32>,
 }
 
 impl Workspace {
@@ -98,7 +109,13 @@ impl Workspace {
             buffers.push(zeroed(width * plan.n_batch, "workspace")?);
         }
         buffers.push(Vec::new());
-        Ok(Workspace { buffers, buffer_of })
+        let scratch = graph.ops.iter().map(|op| match *op {
+            Op::Norm { x, out, .. } if x == out => plan.n_batch * graph.values[out.0].width,
+            Op::AddPosition { out, .. } => graph.values[out.0].width,
+            _ => 0,
+        });
+        let scratch = zeroed(scratch.max().unwrap_or(0), "workspace")?;
+        Ok(Workspace { buffers, buffer_of, scratch })
     }
 
     /// The first `len` elements of the buffer of `id`.
@@ -118,14 +135,14 @@ impl Workspace {
 
     /// Fills everything with NaN, so that reading what was never written shows.
     pub(super) fn poison(&mut self) {
-        for buffer in &mut self.buffers {
+        for buffer in self.buffers.iter_mut().chain([&mut self.scratch]) {
             buffer.fill(f32::NAN);
         }
     }
 
     /// Bytes held.
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.buffers.iter().map(|buffer| 4 * buffer.len() as u64).sum()
+        self.buffers.iter().chain([&self.scratch]).map(|buffer| 4 * buffer.len() as u64).sum()
     }
 }
 

@@ -4,8 +4,8 @@
 
 use super::plan::Workspace;
 use super::rope::RopeTable;
-use super::{Attention, CpuBackend, Kernels, MatMul};
-use crate::model::graph::{Graph, Op, ValueId};
+use super::{Attention, CpuBackend, Kernels, MatMul, Norm, elementwise};
+use crate::model::graph::{Binary, Graph, Op, Operand, Unary, ValueId, WeightId};
 
 /// An op under way, the buffer that it writes apart from the others.
 struct Step<'a> {
@@ -44,6 +44,11 @@ impl Step<'_> {
             Op::RopeKvWrite { .. } => self.rope_kv_write(op, out),
             Op::Attention { .. } => self.attention(op, out),
             Op::GatedActivation { .. } => self.gated_activation(op, out),
+            Op::Map { x, f, .. } => self.map(x, f, out),
+            Op::Combine { a, b, f, .. } => self.combine(a, b, f, out),
+            Op::Lerp { x, other, mix, .. } => self.lerp(x, other, mix, out),
+            Op::Columns { x, first, .. } => self.columns(x, first, out),
+            Op::AddPosition { x, table, .. } => self.add_position(x, table, out),
             Op::TakeOutputs { x, .. } => self.take_outputs(x, out),
             _ => unreachable!("invariant: fits::op_fits refuses other ops"),
         }
@@ -59,9 +64,21 @@ impl Step<'_> {
     }
 
     fn norm(&mut self, op: &Op, out: &mut [f32]) {
-        let &Op::Norm { x, norm, weight, bias, .. } = op else { unreachable!("invariant: of run") };
-        let weight = weight.expect("invariant: checked norms have a weight");
-        self.kernels.norm(norm, weight, bias, self.workspace.get(x, out.len()), out);
+        let &Op::Norm { x, norm, group, weight, bias, add, .. } = op else {
+            unreachable!("invariant: of run")
+        };
+        let mut scratch = std::mem::take(&mut self.workspace.scratch);
+        let in_place = x == self.out_id;
+        if in_place {
+            scratch[..out.len()].copy_from_slice(out);
+        }
+        if let Some(add) = add.filter(|add| *add != self.out_id) {
+            out.copy_from_slice(self.read(add));
+        }
+        let op = Norm { norm, group, weight, bias, accumulate: add.is_some() };
+        let x = if in_place { &scratch[..out.len()] } else { self.workspace.get(x, out.len()) };
+        self.kernels.norm(&op, x, out);
+        self.workspace.scratch = scratch;
     }
 
     fn matmul(&mut self, op: &Op, out: &mut [f32]) {
@@ -75,17 +92,27 @@ impl Step<'_> {
     }
 
     fn rope_kv_write(&mut self, op: &Op, out: &mut [f32]) {
-        let &Op::RopeKvWrite { kv_rows, rope, kv, .. } = op else { unreachable!("invariant: of run") };
-        let (k_id, v) = kv_rows.expect("invariant: checked ops write keys and values");
+        let &Op::RopeKvWrite { kv_rows, rope, q_scale, kv, .. } = op else {
+            unreachable!("invariant: of run")
+        };
         let head_dim = self.graph.kv[kv].head_dim;
         let rope = rope.map(|rope| &self.ropes[rope.0]);
+        for (token, q) in out.chunks_exact_mut(self.width(self.out_id)).enumerate() {
+            if let Some(rope) = rope {
+                rope.rotate(token, q, head_dim);
+            }
+            if let Some(scale) = q_scale {
+                let factor = scale.factor(self.pos + token);
+                q.iter_mut().for_each(|q| *q *= factor);
+            }
+        }
+        let Some((k_id, v)) = kv_rows else { return };
         // The keys' own buffer is rotated: nothing reads it afterwards but the cache.
         let mut k = self.workspace.take(k_id);
-        let (q_width, k_width) = (self.width(self.out_id), self.width(k_id));
+        let k_width = self.width(k_id);
         for token in 0..self.n_rows {
             let k = &mut k[token * k_width..][..k_width];
             if let Some(rope) = rope {
-                rope.rotate(token, &mut out[token * q_width..][..q_width], head_dim);
                 rope.rotate(token, k, head_dim);
             }
             let v = &self.workspace.get(v, self.n_rows * k_width)[token * k_width..][..k_width];
@@ -96,10 +123,11 @@ impl Step<'_> {
     }
 
     fn attention(&mut self, op: &Op, out: &mut [f32]) {
-        let &Op::Attention { q, kv, n_heads, scale, window, softcap, .. } = op else {
+        let &Op::Attention { q, kv, n_heads, scale, window, softcap, causal, sinks, .. } = op else {
             unreachable!("invariant: of run")
         };
-        let op = Attention { kv, n_heads, scale, window, softcap, pos: self.pos };
+        let (pos, n_tokens) = (self.pos, self.n_rows);
+        let op = Attention { kv, n_heads, scale, window, softcap, causal, sinks, pos, n_tokens };
         self.kernels.attention(&op, self.workspace.get(q, out.len()), out);
     }
 
@@ -109,6 +137,51 @@ impl Step<'_> {
             out.copy_from_slice(self.read(gate));
         }
         self.kernels.gated_activation(activation, self.read(up), out);
+    }
+
+    fn map(&mut self, x: ValueId, f: Unary, out: &mut [f32]) {
+        self.copy(x, out);
+        match f {
+            Unary::Activation(activation) => self.kernels.activate(activation, out),
+            _ => elementwise::map(f, out),
+        }
+    }
+
+    /// The rows of `x` into the destination, where they may be already.
+    fn copy(&self, x: ValueId, out: &mut [f32]) {
+        if x != self.out_id {
+            out.copy_from_slice(self.read(x));
+        }
+    }
+
+    /// A value's rows, or the one row of a vector.
+    fn operand(&self, operand: Operand) -> &[f32] {
+        match operand {
+            Operand::Value(value) => self.read(value),
+            Operand::Vector(weight) => self.kernels.vector(weight),
+        }
+    }
+
+    fn combine(&mut self, a: ValueId, b: Operand, f: Binary, out: &mut [f32]) {
+        self.copy(a, out);
+        elementwise::combine(f, self.operand(b), out);
+    }
+
+    fn lerp(&mut self, x: ValueId, other: ValueId, mix: Operand, out: &mut [f32]) {
+        elementwise::lerp(self.read(x), self.read(other), self.operand(mix), out);
+    }
+
+    fn columns(&mut self, x: ValueId, first: usize, out: &mut [f32]) {
+        elementwise::columns(self.read(x), self.width(x), first, self.width(self.out_id), out);
+    }
+
+    fn add_position(&mut self, x: ValueId, table: WeightId, out: &mut [f32]) {
+        self.copy(x, out);
+        let row = &mut self.workspace.scratch[..self.graph.weights[table.0].n_cols];
+        for (pos, out) in (self.pos..).zip(out.chunks_exact_mut(row.len())) {
+            self.kernels.embed(table, &[pos as u32], 1.0, row);
+            elementwise::combine(Binary::Add, row, out);
+        }
     }
 
     fn take_outputs(&mut self, x: ValueId, out: &mut [f32]) {

@@ -19,6 +19,8 @@ pub enum Kernel {
     RopeKvWrite,
     Attention,
     GatedActivation,
+    Elementwise,
+    Columns,
     TakeOutputs,
 }
 
@@ -45,6 +47,8 @@ impl Kernel {
         Kernel::RopeKvWrite,
         Kernel::Attention,
         Kernel::GatedActivation,
+        Kernel::Elementwise,
+        Kernel::Columns,
         Kernel::TakeOutputs,
     ];
 
@@ -58,6 +62,8 @@ impl Kernel {
             Kernel::RopeKvWrite => "attention/rope_kv_write",
             Kernel::Attention => "attention/attention",
             Kernel::GatedActivation => "elementwise/gated_activation",
+            Kernel::Elementwise => "elementwise/elementwise",
+            Kernel::Columns => "elementwise/columns",
             Kernel::TakeOutputs => "elementwise/take_outputs",
         }
     }
@@ -66,13 +72,15 @@ impl Kernel {
     /// so one bind group serves the mat-vec and the mat-mul of an op.
     pub const fn bindings(self) -> &'static [Access] {
         match self {
-            Kernel::Embed => &[Uniform, Read, Read, ReadWrite],
-            Kernel::Norm => &[Uniform, Read, Read, Read, Read, ReadWrite],
-            Kernel::MatVec | Kernel::MatMul => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
+            Kernel::Embed => &[Uniform, Read, Read, Read, ReadWrite],
+            Kernel::MatVec | Kernel::MatMul | Kernel::Norm => {
+                &[Uniform, Read, Read, Read, Read, Read, ReadWrite]
+            }
             Kernel::RopeKvWrite => &[Uniform, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite],
-            Kernel::Attention => &[Uniform, Read, Read, Read, Read, ReadWrite],
+            Kernel::Attention => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
             Kernel::GatedActivation => &[Uniform, Read, Read, Read, ReadWrite],
-            Kernel::TakeOutputs => &[Uniform, Read, Read, ReadWrite],
+            Kernel::Elementwise => &[Uniform, Read, Read, Read, Read, ReadWrite],
+            Kernel::Columns | Kernel::TakeOutputs => &[Uniform, Read, Read, ReadWrite],
         }
     }
 }
@@ -118,10 +126,14 @@ impl AttentionTile {
         if head_dim == 0 || !head_dim.is_multiple_of(4) {
             return None;
         }
-        let keys = if few { 64 } else { 32 };
+        let mut keys = if few { 64 } else { 32 };
         let mut q_rows = if few { group.clamp(1, 8).next_power_of_two() } else { 16 };
         loop {
             let row_groups = q_rows.min(if few { 2 } else { 4 });
+            // Every four elements of a head need a lane.
+            while keys < 128 && keys * row_groups < head_dim / 4 {
+                keys *= 2;
+            }
             let mut tile = AttentionTile { head_dim, q_rows, keys, row_groups, row_slots: 1, key_slots: 1 };
             if tile.lanes() < head_dim / 4 {
                 return None;
@@ -234,7 +246,9 @@ impl Variant {
             Kernel::Embed | Kernel::RopeKvWrite => 64,
             Kernel::MatVec => MAT_VEC_K_LANES * MAT_VEC_LANES_N,
             Kernel::Norm | Kernel::MatMul => 128,
-            Kernel::GatedActivation | Kernel::TakeOutputs => ELEMENTWISE_LANES,
+            Kernel::GatedActivation | Kernel::Elementwise | Kernel::Columns | Kernel::TakeOutputs => {
+                ELEMENTWISE_LANES
+            }
             Kernel::Attention => self.tile.map_or(0, AttentionTile::lanes),
         }
     }
@@ -261,7 +275,7 @@ mod tests {
 
     #[test]
     fn attention_tiles_fit_every_device_and_cover_their_rows() {
-        for head_dim in (4..=256).step_by(4) {
+        for head_dim in (4..=256).step_by(4).chain([512]) {
             for group in [1, 2, 3, 4, 5, 6, 7, 8, 12, 16] {
                 for few in [true, false] {
                     let tile = AttentionTile::new(head_dim, group, few).unwrap();

@@ -20,9 +20,12 @@ macro_rules! files {
 files!(
     "attention/attention",
     "attention/rope_kv_write",
+    "elementwise/columns",
+    "elementwise/elementwise",
     "elementwise/gated_activation",
     "elementwise/take_outputs",
     "embed/embed",
+    "lib/activations",
     "lib/codes_by_element",
     "lib/k_scales",
     "lib/kv",

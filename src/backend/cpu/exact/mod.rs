@@ -5,13 +5,14 @@
 
 mod ops;
 
+use super::elementwise;
 use super::plan::{with_capacity, zeroed};
-use super::{Attention, Kernels, MatMul};
+use super::{Attention, Kernels, MatMul, Norm};
 use crate::backend::ModelPlan;
 use crate::error::Result;
 use crate::model::graph::ValueId;
 use crate::model::graph::{KvDecl, WeightDecl, WeightId, WeightKind};
-use crate::model::spec::{Activation, NormSpec};
+use crate::model::spec::Activation;
 use crate::quant::{self, Format};
 
 /// Partial sums of a dot product: element `i` goes to sum `i % LANES`, and the sums are added pairwise. A fixed number
@@ -109,9 +110,9 @@ impl Kernels for Exact {
         }
     }
 
-    fn norm(&self, norm: NormSpec, weight: WeightId, bias: Option<WeightId>, x: &[f32], out: &mut [f32]) {
-        let bias = bias.map(|bias| self.vector(bias));
-        ops::norm(norm, self.vector(weight), bias, x, out);
+    fn norm(&self, op: &Norm, x: &[f32], out: &mut [f32]) {
+        let [weight, bias] = [op.weight, op.bias].map(|vector| vector.map(|vector| self.vector(vector)));
+        ops::norm(op, weight, bias, x, out);
     }
 
     /// Each row of the weight is decoded once and used for all tokens.
@@ -138,13 +139,18 @@ impl Kernels for Exact {
 
     fn attention(&mut self, op: &Attention, q: &[f32], out: &mut [f32]) {
         let Cache { decl, k, v } = &self.caches[op.kv];
-        ops::attention(op, *decl, k, v, q, &mut self.scores, out);
+        let sinks = op.sinks.map(|sinks| self.weights[sinks.0].vector.as_slice());
+        ops::attention(op, *decl, (k, v), sinks, q, &mut self.scores, out);
     }
 
     fn gated_activation(&self, activation: Activation, up: &[f32], out: &mut [f32]) {
         for (out, up) in out.iter_mut().zip(up) {
-            *out = ops::activation(activation, *out) * up;
+            *out = elementwise::activation(activation, *out) * up;
         }
+    }
+
+    fn activate(&self, activation: Activation, out: &mut [f32]) {
+        out.iter_mut().for_each(|out| *out = elementwise::activation(activation, *out));
     }
 
     fn written(&mut self, _: ValueId) {}

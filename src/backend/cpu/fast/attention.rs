@@ -95,6 +95,7 @@ fn to_f16(value: f32) -> u16 {
 /// The queries of one pass: `R` of those that share a key/value head.
 struct Pass<'a> {
     op: &'a Attention,
+    sinks: Option<&'a [f32]>,
     /// Query heads that share the key/value head.
     group: usize,
     kv_head: usize,
@@ -105,14 +106,17 @@ struct Pass<'a> {
 impl Pass<'_> {
     /// Where query `row` of the pass stands in `[n_tokens, n_heads]`.
     fn head(&self, row: usize) -> usize {
-        let query = self.first + row;
-        query / self.group * self.op.n_heads + self.kv_head * self.group + query % self.group
+        (self.first + row) / self.group * self.op.n_heads + self.q_head(row)
+    }
+
+    /// Which of the query heads query `row` is.
+    fn q_head(&self, row: usize) -> usize {
+        self.kv_head * self.group + (self.first + row) % self.group
     }
 
     /// The positions that query `row` sees.
     fn visible(&self, row: usize) -> std::ops::Range<usize> {
-        let end = self.op.pos + (self.first + row) / self.group + 1;
-        self.op.window.map_or(0, |window| end.saturating_sub(window))..end
+        self.op.visible((self.first + row) / self.group)
     }
 }
 
@@ -142,14 +146,21 @@ impl Scratch {
         size_of_val(scores.as_slice()) + size_of_val(q.as_slice()) + size_of_val(sums.as_slice())
     }
 
-    /// `q, out: [n_tokens, n_heads, head_dim]`
-    pub(super) fn attention(&mut self, op: &Attention, cache: &Cache, q: &[f32], out: &mut [f32]) {
+    /// `q, out: [n_tokens, n_heads, head_dim]`, `sinks: [n_heads]`
+    pub(super) fn attention(
+        &mut self,
+        op: &Attention,
+        sinks: Option<&[f32]>,
+        cache: &Cache,
+        q: &[f32],
+        out: &mut [f32],
+    ) {
         let KvDecl { n_kv_heads, head_dim } = cache.decl;
         let group = op.n_heads / n_kv_heads;
         let n_queries = q.len() / head_dim / n_kv_heads;
         for kv_head in 0..n_kv_heads {
             for first in (0..n_queries).step_by(ROWS) {
-                let pass = Pass { op, group, kv_head, first };
+                let pass = Pass { op, sinks, group, kv_head, first };
                 match n_queries - first {
                     1 => self.pass::<1>(&pass, cache, q, out),
                     2 => self.pass::<2>(&pass, cache, q, out),
@@ -172,7 +183,11 @@ impl Scratch {
             }
         }
         self.scores::<R>(pass, cache, start, end);
-        let totals = self.softmax(pass.op.softcap, end - start);
+        let mut sinks = [f32::NEG_INFINITY; ROWS];
+        if let Some(scores) = pass.sinks {
+            (0..R).for_each(|row| sinks[row] = scores[pass.q_head(row)]);
+        }
+        let totals = self.softmax(pass.op.softcap, sinks, end - start);
         self.weighted_values::<R>(pass, cache, start, end);
         for row in 0..R {
             let out = &mut out[pass.head(row) * head_dim..][..head_dim];
@@ -217,10 +232,11 @@ impl Scratch {
         }
     }
 
-    /// Turns the first `n` scores of each query into weights; returns the weights' sums.
-    fn softmax(&mut self, softcap: Option<f32>, n: usize) -> [f32; ROWS] {
+    /// Turns the first `n` scores of each query into weights; returns the weights' sums, with that of the sinks.
+    fn softmax(&mut self, softcap: Option<f32>, sinks: [f32; ROWS], n: usize) -> [f32; ROWS] {
         let scores = &mut self.scores[..n];
-        let mut largest = F32x4::splat(f32::NEG_INFINITY);
+        let sinks = F32x4::load(&sinks);
+        let mut largest = sinks;
         for score in scores.iter_mut() {
             let mut capped = F32x4::load(score);
             if let Some(cap) = softcap {
@@ -238,7 +254,7 @@ impl Scratch {
             }
             largest = largest.max(capped);
         }
-        let mut totals = F32x4::splat(0.0);
+        let mut totals = exp(sinks - largest);
         for score in scores {
             let weight = exp(F32x4::load(score) - largest);
             totals = totals + weight;

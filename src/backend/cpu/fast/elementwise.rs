@@ -2,30 +2,43 @@
 //!
 //! Principal function: [`gated_activation`]. Must not know graphs.
 
+use crate::backend::cpu::Norm;
 use crate::backend::cpu::simd::F32x4;
-use crate::model::spec::{Activation, NormKind, NormSpec};
+use crate::model::spec::{Activation, NormKind};
 
-/// `x, out: [n_rows, width]`, `weight, bias: [width]`.
-pub(super) fn norm(norm: NormSpec, weight: &[f32], bias: Option<&[f32]>, x: &[f32], out: &mut [f32]) {
-    let width = weight.len();
-    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+/// `x, out: [n_rows, width]`; `weight` and `bias` are as wide as a group or as a row.
+pub(super) fn norm(op: &Norm, weight: Option<&[f32]>, bias: Option<&[f32]>, x: &[f32], out: &mut [f32]) {
+    let Norm { norm, group, .. } = *op;
+    for (index, (x, out)) in x.chunks_exact(group).zip(out.chunks_exact_mut(group)).enumerate() {
         let mean = match norm.kind {
             NormKind::Rms | NormKind::L2 => 0.0,
-            NormKind::Layer => sum(x, |x| x) / width as f32,
+            NormKind::Layer => sum(x, |x| x) / group as f32,
         };
         let means = F32x4::splat(mean);
-        let variance = sum(x, |x| (x - means) * (x - means));
-        // Lanes beyond a row's end hold zeros, which count as `mean²` each.
-        let padding = (width.next_multiple_of(LANES) - width) as f32 * mean * mean;
+        let squares = sum(x, |x| (x - means) * (x - means));
+        // Lanes beyond a group's end hold zeros, which count as `mean²` each.
+        let padding = (group.next_multiple_of(LANES) - group) as f32 * mean * mean;
         let factor = match norm.kind {
-            NormKind::L2 => 1.0 / variance.sqrt().max(norm.eps),
-            NormKind::Rms | NormKind::Layer => 1.0 / ((variance - padding) / width as f32 + norm.eps).sqrt(),
+            NormKind::L2 => 1.0 / squares.sqrt().max(norm.eps),
+            NormKind::Rms | NormKind::Layer => 1.0 / ((squares - padding) / group as f32 + norm.eps).sqrt(),
         };
-        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-            *out = (x - mean) * factor * weight;
+        // Narrow vectors are shared by all groups.
+        let part = |vector: &'_ [f32]| index * group % vector.len()..vector.len();
+        let weight = weight.map(|weight| &weight[part(weight)]);
+        match (weight, op.accumulate) {
+            (Some(weight), true) => {
+                let terms = out.iter_mut().zip(x).zip(weight);
+                terms.for_each(|((out, x), weight)| *out += (x - mean) * factor * weight);
+            }
+            (Some(weight), false) => {
+                let terms = out.iter_mut().zip(x).zip(weight);
+                terms.for_each(|((out, x), weight)| *out = (x - mean) * factor * weight);
+            }
+            (None, true) => out.iter_mut().zip(x).for_each(|(out, x)| *out += (x - mean) * factor),
+            (None, false) => out.iter_mut().zip(x).for_each(|(out, x)| *out = (x - mean) * factor),
         }
         if let Some(bias) = bias {
-            out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+            out.iter_mut().zip(&bias[part(bias)]).for_each(|(out, bias)| *out += bias);
         }
     }
 }
@@ -66,6 +79,26 @@ fn gated(up: &[f32], gate: &mut [f32], function: impl Fn(F32x4) -> F32x4) {
     }
     for (up, gate) in up_rest.iter().zip(gate_rest) {
         *gate = function(F32x4::splat(*gate)).to_array()[0] * up;
+    }
+}
+
+/// `out = activation(out)`
+pub(super) fn activate(activation: Activation, out: &mut [f32]) {
+    match activation {
+        Activation::Silu => each(out, silu),
+        Activation::Gelu => each(out, gelu),
+        Activation::GeluTanh => each(out, gelu_tanh),
+    }
+}
+
+#[inline(always)]
+fn each(out: &mut [f32], function: impl Fn(F32x4) -> F32x4) {
+    let (out, rest) = out.as_chunks_mut::<4>();
+    for out in out {
+        function(F32x4::load(out)).store(out);
+    }
+    for out in rest {
+        *out = function(F32x4::splat(*out)).to_array()[0];
     }
 }
 

@@ -13,11 +13,11 @@ mod repack;
 mod weights;
 
 use super::plan::zeroed;
-use super::{Attention, Kernels, MatMul};
+use super::{Attention, Kernels, MatMul, Norm};
 use crate::backend::ModelPlan;
 use crate::error::Result;
 use crate::model::graph::{ValueId, WeightDecl, WeightId, WeightKind};
-use crate::model::spec::{Activation, NormSpec};
+use crate::model::spec::Activation;
 use activations::{Activations, BLOCK};
 use attention::{Cache, Scratch};
 use matmul::{Finish, Unpacked};
@@ -83,9 +83,9 @@ impl Kernels for Fast {
         }
     }
 
-    fn norm(&self, norm: NormSpec, weight: WeightId, bias: Option<WeightId>, x: &[f32], out: &mut [f32]) {
-        let bias = bias.map(|bias| self.vector(bias));
-        elementwise::norm(norm, self.vector(weight), bias, x, out);
+    fn norm(&self, op: &Norm, x: &[f32], out: &mut [f32]) {
+        let [weight, bias] = [op.weight, op.bias].map(|vector| vector.map(|vector| self.vector(vector)));
+        elementwise::norm(op, weight, bias, x, out);
     }
 
     fn matmul(&mut self, op: &MatMul, x_id: ValueId, x: &[f32], out: &mut [f32]) {
@@ -138,11 +138,16 @@ impl Kernels for Fast {
     }
 
     fn attention(&mut self, op: &Attention, q: &[f32], out: &mut [f32]) {
-        self.scratch.attention(op, &self.caches[op.kv], q, out);
+        let sinks = op.sinks.map(|sinks| vector(&self.weights, sinks));
+        self.scratch.attention(op, sinks, &self.caches[op.kv], q, out);
     }
 
     fn gated_activation(&self, activation: Activation, up: &[f32], out: &mut [f32]) {
         elementwise::gated_activation(activation, up, out);
+    }
+
+    fn activate(&self, activation: Activation, out: &mut [f32]) {
+        elementwise::activate(activation, out);
     }
 
     fn written(&mut self, value: ValueId) {

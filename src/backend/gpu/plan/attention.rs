@@ -8,7 +8,7 @@ use crate::model::spec::RopeLayout;
 
 impl Planner<'_> {
     pub(super) fn rope_kv_write(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::RopeKvWrite { q, kv_rows: Some((k, v)), n_heads, rope, kv, .. } = op else {
+        let &Op::RopeKvWrite { q, kv_rows, n_heads, rope, q_scale, kv } = op else {
             return Err(internal("not a rope"));
         };
         let decl = self.model.graph.kv[kv];
@@ -22,17 +22,29 @@ impl Planner<'_> {
                 (self.plan.tables[id.0].buffer, spec.n_dims / 2, u32::from(spec.layout == RopeLayout::Neox))
             }
         };
-        let params = [n_heads as u32, decl.n_kv_heads as u32, self.model.n_ctx as u32, n_pairs as u32, neox];
+        let (k, v, n_kv_heads) = match kv_rows {
+            Some((k, v)) => (self.value(k), self.value(v), decl.n_kv_heads),
+            None => (self.none, self.none, 0),
+        };
+        let params = [
+            n_heads as u32,
+            n_kv_heads as u32,
+            self.model.n_ctx as u32,
+            n_pairs as u32,
+            neox,
+            q_scale.map_or(0.0, |scale| scale.beta).to_bits(),
+            q_scale.map_or(1, |scale| scale.original_context.max(1) as u32),
+        ];
         let (k_cache, v_cache) = self.plan.caches[kv];
-        let buffers = [self.value(k), self.value(v), table, self.value(q), k_cache, v_cache];
-        let pairs = (n_heads + 2 * decl.n_kv_heads) * decl.head_dim / 2;
+        let buffers = [k, v, table, self.value(q), k_cache, v_cache];
+        let pairs = (n_heads + 2 * n_kv_heads) * decl.head_dim / 2;
         let grid = flat((pairs as u32).div_ceil(64));
         let stage = self.stage(Variant::rope_kv_write(decl.head_dim as u32, self.f16), grid);
         self.launch(index, Rows::Tokens, [stage; 2], &params, &buffers)
     }
 
     pub(super) fn attention(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::Attention { q, kv, n_heads, scale, window, softcap, out, .. } = op else {
+        let &Op::Attention { q, kv, n_heads, scale, window, softcap, causal, sinks, out } = op else {
             return Err(internal("not an attention"));
         };
         let decl = self.model.graph.kv[kv];
@@ -51,9 +63,11 @@ impl Planner<'_> {
             window.unwrap_or(0) as u32,
             scale.to_bits(),
             softcap.unwrap_or(0.0).to_bits(),
+            u32::from(causal),
+            u32::from(sinks.is_some()),
         ];
         let (k_cache, v_cache) = self.plan.caches[kv];
-        let buffers = [self.value(q), k_cache, v_cache, self.value(out)];
+        let buffers = [self.value(q), k_cache, v_cache, self.vector(sinks)?, self.value(out)];
         self.launch(index, Rows::Tokens, [stages[0], stages[1]], &params, &buffers)
     }
 }

@@ -4,22 +4,40 @@
 use super::super::kernels::{ELEMENTWISE_LANES, Kernel, Variant};
 use super::{Planner, flat, internal, outputs};
 use crate::error::Result;
-use crate::model::graph::{Op, Rows, ValueId};
+use crate::model::graph::{Binary, Op, Operand, Rows, Unary, ValueId, WeightId};
 use crate::model::spec::{Activation, NormKind};
 
 impl Planner<'_> {
     pub(super) fn norm(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::Norm { x, norm, weight, bias, out, .. } = op else { return Err(internal("not a norm")) };
+        let &Op::Norm { x, norm, group, weight, bias, add, out } = op else {
+            return Err(internal("not a norm"));
+        };
         let rows = self.rows(out);
+        let kind = match norm.kind {
+            NormKind::Rms => 0,
+            NormKind::Layer => 1,
+            NormKind::L2 => 2,
+        };
+        let length = |vector: Option<WeightId>| {
+            vector.map_or(0, |vector| self.model.graph.weights[vector.0].n_cols as u32)
+        };
+        let (in_place, x_buffer) = self.source(x, out);
+        let (addend, addend_buffer) = self.addend(add, out);
         let params = [
             self.width(x),
+            group as u32,
             outputs(rows),
-            u32::from(norm.kind == NormKind::Layer),
-            u32::from(bias.is_some()),
+            kind,
+            length(weight),
+            length(bias),
+            in_place,
+            addend,
             norm.eps.to_bits(),
         ];
-        let buffers = [self.value(x), self.vector(weight)?, self.vector(bias)?, self.value(out)];
-        let stage = self.stage(Variant::plain(Kernel::Norm), flat(1));
+        let vectors = [self.vector(weight)?, self.vector(bias)?];
+        let buffers = [x_buffer, vectors[0], vectors[1], addend_buffer, self.value(out)];
+        let n_groups = self.width(x) / (group as u32).max(1);
+        let stage = self.stage(Variant::plain(Kernel::Norm), flat(n_groups));
         self.launch(index, rows, [stage; 2], &params, &buffers)
     }
 
@@ -31,17 +49,79 @@ impl Planner<'_> {
             return Err(internal("an activation overwrites its multiplier"));
         }
         let rows = self.rows(out);
-        let activation = match activation {
-            Activation::Silu => 0,
-            Activation::GeluTanh => 1,
-            Activation::Gelu => 2,
-        };
-        let in_place = gate == out;
-        let gate = if in_place { self.none } else { self.value(gate) };
-        let params = [self.width(out), outputs(rows), activation, u32::from(in_place)];
+        let (in_place, gate) = self.source(gate, out);
+        let params = [self.width(out), outputs(rows), activation_code(activation), in_place];
         let grid = flat(self.width(out).div_ceil(ELEMENTWISE_LANES));
         let stage = self.stage(Variant::plain(Kernel::GatedActivation), grid);
         self.launch(index, rows, [stage; 2], &params, &[gate, self.value(up), self.value(out)])
+    }
+
+    pub(super) fn map(&mut self, index: usize, x: ValueId, f: Unary, out: ValueId) -> Result<()> {
+        let (function, constant) = match f {
+            Unary::Activation(activation) => (activation_code(activation), 0.0),
+            Unary::Tanh => (3, 0.0),
+            Unary::Sigmoid => (4, 0.0),
+            Unary::Relu2 => (5, 0.0),
+            Unary::ExpNegExp => (6, 0.0),
+            Unary::Softcap(cap) => (7, cap),
+            Unary::Scale(factor) => (8, factor),
+        };
+        self.elementwise(index, (function, constant), x, None, None, out)
+    }
+
+    pub(super) fn combine(
+        &mut self,
+        index: usize,
+        a: ValueId,
+        b: Operand,
+        f: Binary,
+        out: ValueId,
+    ) -> Result<()> {
+        let function = match f {
+            Binary::Add => 16,
+            Binary::Sub => 17,
+            Binary::Mul => 18,
+        };
+        self.elementwise(index, (function, 0.0), a, Some(b), None, out)
+    }
+
+    pub(super) fn lerp(&mut self, index: usize, op: &Op) -> Result<()> {
+        let &Op::Lerp { x, other, mix, out } = op else { return Err(internal("not a mix")) };
+        self.elementwise(index, (19, 0.0), x, Some(Operand::Value(other)), Some(mix), out)
+    }
+
+    /// A launch of shaders/elementwise/elementwise.wgsl, by the number and constant of its function.
+    fn elementwise(
+        &mut self,
+        index: usize,
+        (function, constant): (u32, f32),
+        a: ValueId,
+        b: Option<Operand>,
+        c: Option<Operand>,
+        out: ValueId,
+    ) -> Result<()> {
+        let rows = self.rows(out);
+        let (in_place, a) = self.source(a, out);
+        let operand = |operand: Option<Operand>| match operand {
+            Some(Operand::Value(value)) if value == out => Err(internal("an op overwrites its operand")),
+            Some(Operand::Value(value)) => Ok((0, self.value(value))),
+            Some(Operand::Vector(weight)) => Ok((1, self.vector(Some(weight))?)),
+            None => Ok((0, self.none)),
+        };
+        let ((b_is_row, b), (c_is_row, c)) = (operand(b)?, operand(c)?);
+        let params =
+            [self.width(out), outputs(rows), function, in_place, b_is_row, c_is_row, constant.to_bits()];
+        let grid = flat(self.width(out).div_ceil(ELEMENTWISE_LANES));
+        let stage = self.stage(Variant::plain(Kernel::Elementwise), grid);
+        self.launch(index, rows, [stage; 2], &params, &[a, b, c, self.value(out)])
+    }
+
+    pub(super) fn columns(&mut self, index: usize, x: ValueId, first: usize, out: ValueId) -> Result<()> {
+        let rows = self.rows(out);
+        let params = [self.width(out), outputs(rows), self.width(x), first as u32];
+        let grid = flat(self.width(out).div_ceil(ELEMENTWISE_LANES));
+        let stage = self.stage(Variant::plain(Kernel::Columns), grid);
+        self.launch(index, rows, [stage; 2], &params, &[self.value(x), self.value(out)])
     }
 
     pub(super) fn take_outputs(&mut self, index: usize, x: ValueId, out: ValueId) -> Result<()> {
@@ -50,5 +130,14 @@ impl Planner<'_> {
         let stage = self.stage(Variant::plain(Kernel::TakeOutputs), grid);
         let buffers = [self.value(x), self.value(out)];
         self.launch(index, Rows::Outputs, [stage; 2], &[self.width(x)], &buffers)
+    }
+}
+
+/// The number of an activation in shaders/lib/activations.wgsl.
+fn activation_code(activation: Activation) -> u32 {
+    match activation {
+        Activation::Silu => 0,
+        Activation::GeluTanh => 1,
+        Activation::Gelu => 2,
     }
 }

@@ -2,21 +2,52 @@
 
 use super::super::kernels::{Kernel, MAT_MUL_TILE, MAT_VEC_LANES_N, MAT_VEC_ROWS, Variant};
 use super::{Grid, Home, Planner, flat, internal, outputs};
-use crate::error::Result;
+use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Op, Rows, ValueId, WeightId};
 
 impl Planner<'_> {
     pub(super) fn embed(&mut self, index: usize, table: WeightId, scale: f32, out: ValueId) -> Result<()> {
+        self.rows_of_table(index, table, scale, None, out)
+    }
+
+    /// `out = x + row of the position`
+    pub(super) fn add_position(
+        &mut self,
+        index: usize,
+        x: ValueId,
+        table: WeightId,
+        out: ValueId,
+    ) -> Result<()> {
+        let n_positions = self.model.graph.weights[table.0].n_rows;
+        if self.model.n_ctx > n_positions {
+            let message = format!("the model knows {n_positions} positions, n_ctx is {}", self.model.n_ctx);
+            return Err(Error::new(ErrorCode::InvalidRequest, message).at("n_ctx"));
+        }
+        self.rows_of_table(index, table, 1.0, Some(x), out)
+    }
+
+    /// Rows by token id, or by position where they are added to `x`.
+    fn rows_of_table(
+        &mut self,
+        index: usize,
+        table: WeightId,
+        scale: f32,
+        x: Option<ValueId>,
+        out: ValueId,
+    ) -> Result<()> {
         let Home::Matrix { row_bytes, parts } = self.plan.homes[table.0].clone() else {
             return Err(internal("the embedding table is a vector"));
         };
         let n_cols = self.width(out);
         let variant = Variant::weights(Kernel::Embed, self.model.dtypes[table.0], n_cols as usize, self.f16);
         let stage = self.stage(variant, flat(n_cols.div_ceil(8 * 64)));
+        let (addend, addend_buffer) = self.addend(x, out);
         for (part, buffer) in parts {
-            let params =
-                [n_cols, part.n_rows as u32, row_bytes as u32, part.first_row as u32, scale.to_bits()];
-            self.launch(index, Rows::Tokens, [stage; 2], &params, &[buffer, self.value(out)])?;
+            let (n_rows, first_row) = (part.n_rows as u32, part.first_row as u32);
+            let positions = u32::from(x.is_some());
+            let params = [n_cols, n_rows, row_bytes as u32, first_row, scale.to_bits(), positions, addend];
+            let buffers = [buffer, addend_buffer, self.value(out)];
+            self.launch(index, Rows::Tokens, [stage; 2], &params, &buffers)?;
         }
         Ok(())
     }
@@ -32,11 +63,7 @@ impl Planner<'_> {
         let dtype = self.model.dtypes[weight.0];
         let few = Variant::weights(Kernel::MatVec, dtype, n_cols as usize, self.f16);
         let many = Variant::weights(Kernel::MatMul, dtype, n_cols as usize, self.f16);
-        let (addend, addend_buffer) = match add {
-            None => (0, self.none),
-            Some(add) if add == out => (2, self.none),
-            Some(add) => (1, self.value(add)),
-        };
+        let (addend, addend_buffer) = self.addend(add, out);
         for (part, buffer) in parts {
             let n_rows = part.n_rows as u32;
             let few_grid = self.folded(n_rows.div_ceil(MAT_VEC_LANES_N * MAT_VEC_ROWS));

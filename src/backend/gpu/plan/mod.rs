@@ -257,6 +257,20 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// How a kernel gets at a residual: 0 none, 1 by the binding, 2 in its destination; and what to bind.
+    fn addend(&self, add: Option<ValueId>, out: ValueId) -> (u32, usize) {
+        match add {
+            None => (0, self.none),
+            Some(add) if add == out => (2, self.none),
+            Some(add) => (1, self.value(add)),
+        }
+    }
+
+    /// How a kernel gets at a source that may be its destination: whether it is, and what to bind.
+    fn source(&self, x: ValueId, out: ValueId) -> (u32, usize) {
+        if x == out { (1, self.none) } else { (0, self.value(x)) }
+    }
+
     fn stage(&mut self, variant: Variant, grid: Grid) -> Stage {
         let found = self.plan.variants.iter().position(|other| *other == variant);
         let index = found.unwrap_or_else(|| {
@@ -304,6 +318,11 @@ impl<'a> Planner<'a> {
             Op::RopeKvWrite { .. } => self.rope_kv_write(index, op),
             Op::Attention { .. } => self.attention(index, op),
             Op::GatedActivation { .. } => self.gated_activation(index, op),
+            Op::Map { x, f, out } => self.map(index, x, f, out),
+            Op::Combine { a, b, f, out } => self.combine(index, a, b, f, out),
+            Op::Lerp { .. } => self.lerp(index, op),
+            Op::Columns { x, first, out } => self.columns(index, x, first, out),
+            Op::AddPosition { x, table, out } => self.add_position(index, x, table, out),
             Op::TakeOutputs { x, out } => self.take_outputs(index, x, out),
             _ => Err(internal("an op without a kernel")),
         }
