@@ -55,25 +55,36 @@ pub enum Pooling {
     Last,
 }
 
-/// One layer: `x += post(mixer(norm(x)))`, then `x += post(ffn(norm(x)))`.
+/// One layer: `x += post(mixer(norm(x)))`, then `x += post(ffn(norm(x)))`, where all norms but one are optional.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
     /// Norm before the token mixer (`attn_norm`); `None` where the family norms only afterwards (OLMo 2, BERT).
     pub attn_norm: Option<NormSpec>,
     /// How tokens see each other.
     pub mixer: MixerSpec,
-    /// Norm of the mixer's output, before it is added (`post_attention_norm`).
+    /// Norm after the mixer.
     pub post_attn_norm: Option<NormSpec>,
     /// Norm before the feed-forward block (`ffn_norm`).
     pub ffn_norm: Option<NormSpec>,
     /// Feed-forward block.
     pub ffn: FfnSpec,
-    /// Norm of the block's output, before it is added (`post_ffw_norm`).
+    /// Norm after the feed-forward block.
     pub post_ffn_norm: Option<NormSpec>,
+    /// What the norms after are applied to.
+    pub post_norms: PostNorms,
     /// Whether the feed-forward block reads what the mixer reads instead of its result (StableLM 12B).
     pub parallel: bool,
     /// Multiplies both branches before they are added (Granite; 1 elsewhere).
     pub residual_scale: f32,
+}
+
+/// What the norms after mixer and feed-forward block are applied to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostNorms {
+    /// The block's output, before it is added (`post_attention_norm`, `post_ffw_norm`; Gemma 2, OLMo 2).
+    Branch,
+    /// The sum, which becomes the residual stream (`attn_output_norm`, `layer_output_norm`; BERT).
+    Sum,
 }
 
 /// The part of a layer in which tokens see each other.
@@ -227,6 +238,13 @@ pub enum FfnSpec {
         /// Width between the projections.
         n_ff: usize,
         /// Activation of the gate.
+        activation: Activation,
+    },
+    /// `down(act(up(x)))`
+    Plain {
+        /// Width between the projections.
+        n_ff: usize,
+        /// Activation between the projections.
         activation: Activation,
     },
 }

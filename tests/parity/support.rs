@@ -5,7 +5,7 @@ use lamplight::model::blocks::build_graph;
 use lamplight::model::graph::{Graph, WeightDecl, WeightKind};
 use lamplight::model::spec::{
     Activation, AttentionSpec, FfnSpec, HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormKind, NormSpec,
-    RopeLayout, RopeScaling, RopeSpec,
+    PostNorms, RopeLayout, RopeScaling, RopeSpec,
 };
 use lamplight::quant::{self, Format};
 use lamplight::tensor::DType;
@@ -239,6 +239,7 @@ pub(crate) fn graph(shape: &Shape) -> Graph {
         ffn_norm: Some(norm),
         ffn: FfnSpec::Gated { n_ff: shape.n_ff, activation: shape.activation },
         post_ffn_norm: None,
+        post_norms: PostNorms::Branch,
         parallel: false,
         residual_scale: 1.0,
     };
@@ -259,6 +260,7 @@ pub(crate) fn graph(shape: &Shape) -> Graph {
     build_graph(&spec, |name| match name {
         "output.weight" => !tied,
         name if name.ends_with(".bias") => biases,
+        name if name.contains("attn_qkv") => false,
         _ => true,
     })
 }

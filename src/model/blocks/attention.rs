@@ -1,36 +1,80 @@
 //! The attention block. Must not know families.
 
-use super::Builder;
-use crate::model::graph::{KvDecl, Op, Rows, ValueId};
+use super::{Branch, Builder};
+use crate::model::graph::{KvDecl, Op, Rows, ValueDecl, ValueId};
 use crate::model::names;
-use crate::model::spec::AttentionSpec;
+use crate::model::spec::{AttentionSpec, NormSpec, QkNormOver};
 
 impl Builder<'_> {
-    /// Self-attention over `normed`, added to the residual stream `x`.
-    pub(super) fn attention(&mut self, index: usize, spec: &AttentionSpec, normed: ValueId, x: ValueId) {
+    /// Self-attention over `normed`.
+    pub(super) fn attention(&mut self, index: usize, spec: &AttentionSpec, normed: ValueId, branch: Branch) {
         let value = |name: &str| format!("layers.{index}.{name}");
-        let tensor = |role: &str| names::layer(index, role);
-        let (n_q, n_kv) = (spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim);
-        let q = self.linear(&value("q"), &tensor("attn_q"), normed, n_q);
-        let k = self.linear(&value("k"), &tensor("attn_k"), normed, n_kv);
-        let v = self.linear(&value("v"), &tensor("attn_v"), normed, n_kv);
+        let (n_heads, n_kv_heads, head_dim) = (spec.n_heads, spec.n_kv_heads, spec.head_dim);
+        let n_q = n_heads * head_dim;
+        let q = self.heads(index, spec, "q", normed);
+        let (kv, kv_rows) = match spec.kv_from {
+            Some(layer) => (self.kv_of_layer[layer], None),
+            None => {
+                let (k, v) = (self.heads(index, spec, "k", normed), self.heads(index, spec, "v", normed));
+                self.graph.kv.push(KvDecl { n_kv_heads, head_dim });
+                (self.graph.kv.len() - 1, Some((k, v)))
+            }
+        };
+        self.kv_of_layer.resize(index, usize::MAX);
+        self.kv_of_layer.push(kv);
         let rope = spec.rope.as_ref().map(|rope| self.rope(rope));
-        let kv = self.graph.kv.len();
-        self.graph.kv.push(KvDecl { n_kv_heads: spec.n_kv_heads, head_dim: spec.head_dim });
-        let (n_heads, kv_rows) = (spec.n_heads, Some((k, v)));
         self.push(Op::RopeKvWrite { q, kv_rows, n_heads, rope, q_scale: spec.q_scale, kv });
+        let sinks = spec.sinks.then(|| self.vector(&names::layer(index, "attn_sinks.weight"), n_heads));
         let out = self.value(&value("attn_out"), n_q, Rows::Tokens);
-        self.push(Op::Attention {
-            q,
-            kv,
-            n_heads,
-            scale: spec.scale,
-            window: spec.window,
-            softcap: spec.softcap,
-            causal: spec.causal,
-            sinks: None,
-            out,
-        });
-        self.linear_into(&tensor("attn_output"), out, Some(x), x);
+        let AttentionSpec { scale, window, softcap, causal, .. } = *spec;
+        self.push(Op::Attention { q, kv, n_heads, scale, window, softcap, causal, sinks, out });
+        self.project(&names::layer(index, "attn_output"), out, branch);
+    }
+
+    /// Queries, keys or values (`which`), normalised where the model does that; from the fused tensor `attn_qkv` where
+    /// the file has that.
+    fn heads(&mut self, index: usize, spec: &AttentionSpec, which: &str, normed: ValueId) -> ValueId {
+        let value = format!("layers.{index}.{which}");
+        let tensor = names::layer(index, &format!("attn_{which}"));
+        let (n_q, n_kv) = (spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim);
+        let (first_row, width) = match which {
+            "q" => (0, n_q),
+            "k" => (n_q, n_kv),
+            _ => (n_q + n_kv, n_kv),
+        };
+        let fused = names::layer(index, "attn_qkv");
+        let x = match (self.has_tensor)(&format!("{fused}.weight")) {
+            true => self.linear_part(&value, &tensor, (&fused, first_row), normed, width),
+            false => self.linear(&value, &tensor, normed, width),
+        };
+        match (which, spec.qk_norm, spec.v_norm) {
+            ("v", _, Some(norm)) => self.head_norm(norm, None, spec.head_dim, x),
+            ("q" | "k", Some(qk), _) => {
+                let tensor = names::layer(index, &format!("attn_{which}_norm"));
+                let (group, n_weights) = match qk.over {
+                    QkNormOver::Head => (spec.head_dim, spec.head_dim),
+                    QkNormOver::EachHead => (spec.head_dim, width),
+                    QkNormOver::Row => (width, width),
+                };
+                self.head_norm(qk.norm, Some((&tensor, n_weights)), group, x)
+            }
+            _ => x,
+        }
+    }
+
+    /// `x` with every run of `group` elements normalised, times the weights of a tensor if one is given.
+    fn head_norm(
+        &mut self,
+        norm: NormSpec,
+        tensor: Option<(&str, usize)>,
+        group: usize,
+        x: ValueId,
+    ) -> ValueId {
+        let ValueDecl { name, width, rows } = self.graph.values[x.0].clone();
+        let weight = tensor.map(|(tensor, n)| self.vector(&format!("{tensor}.weight"), n));
+        let bias = tensor.and_then(|(tensor, n)| self.bias(tensor, n));
+        let out = self.value(&format!("{name}_norm"), width, rows);
+        self.push(Op::Norm { x, norm, group, weight, bias, add: None, out });
+        out
     }
 }

@@ -10,22 +10,27 @@ use std::collections::HashMap;
 
 use super::graph::{Graph, Op, RopeId, Rows, Unary, ValueDecl, ValueId, WeightDecl, WeightId, WeightKind};
 use super::names;
-use super::spec::{HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormKind, NormSpec, RopeSpec};
+use super::spec::{HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormSpec, PostNorms, RopeSpec};
 
 /// Builds the graph of `spec`. `has_tensor` tells which optional tensors the file holds (a separate output head,
 /// biases, rope frequency factors); required ones are declared whether there or not, and missed by the loader by name.
 pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph {
-    let mut b = Builder { graph: Graph::default(), by_name: HashMap::new(), has_tensor: &has_tensor };
+    let mut b = Builder {
+        graph: Graph::default(),
+        by_name: HashMap::new(),
+        has_tensor: &has_tensor,
+        kv_of_layer: Vec::new(),
+    };
     let n_embd = spec.n_embd;
     let table = b.weight(names::TOKEN_EMBD, n_embd, spec.n_vocab, WeightKind::Embedding);
     let x = b.value("embd", n_embd, Rows::Tokens);
     b.push(Op::Embed { table, scale: spec.embed_scale, out: x });
-    let x = match spec.embed_norm {
+    let mut x = match spec.embed_norm {
         Some(norm) => b.norm("embd_norm", norm, "token_embd_norm", x),
         None => x,
     };
     for (index, layer) in spec.layers.iter().enumerate() {
-        b.layer(index, layer, x);
+        x = b.layer(index, layer, x);
     }
     let last = b.value("output_rows", n_embd, Rows::Outputs);
     b.push(Op::TakeOutputs { x, out: last });
@@ -40,10 +45,22 @@ pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph
     b.graph
 }
 
+/// Where the last op of a branch (attention, feed-forward) leaves its result: on the residual stream, or in a value
+/// that is normalised before it is added.
+#[derive(Clone, Copy)]
+struct Branch {
+    add: Option<ValueId>,
+    /// Factor on the branch.
+    scale: f32,
+    out: ValueId,
+}
+
 struct Builder<'a> {
     graph: Graph,
     by_name: HashMap<String, WeightId>,
     has_tensor: &'a dyn Fn(&str) -> bool,
+    /// The cache that each layer so far reads.
+    kv_of_layer: Vec<usize>,
 }
 
 impl Builder<'_> {
@@ -102,9 +119,7 @@ impl Builder<'_> {
         out: ValueId,
     ) {
         let weight = Some(self.vector(&format!("{tensor}.weight"), group));
-        let bias = format!("{tensor}.bias");
-        let needed = norm.kind == NormKind::Layer || (self.has_tensor)(&bias);
-        let bias = needed.then(|| self.vector(&bias, group));
+        let bias = self.bias(tensor, group);
         self.push(Op::Norm { x, norm, group, weight, bias, add, out });
     }
 
@@ -121,26 +136,103 @@ impl Builder<'_> {
         let n_in = self.graph.values[x.0].width;
         let n_out = self.graph.values[out.0].width;
         let weight = self.weight(&format!("{tensor}.weight"), n_in, n_out, WeightKind::Matrix);
-        let bias = format!("{tensor}.bias");
-        let bias = (self.has_tensor)(&bias).then(|| self.vector(&bias, n_out));
+        let bias = self.bias(tensor, n_out);
         self.push(Op::MatMul { x, weight, bias, add, scale: 1.0, out });
     }
 
-    fn layer(&mut self, index: usize, layer: &LayerSpec, x: ValueId) {
+    /// `{tensor}.bias`, where the file holds one.
+    fn bias(&mut self, tensor: &str, width: usize) -> Option<WeightId> {
+        let bias = format!("{tensor}.bias");
+        (self.has_tensor)(&bias).then(|| self.vector(&bias, width))
+    }
+
+    /// As [`Self::linear`], with rows `first_row..` of the fused tensor `fused` and of its bias.
+    fn linear_part(
+        &mut self,
+        value: &str,
+        tensor: &str,
+        (fused, first_row): (&str, usize),
+        x: ValueId,
+        n_out: usize,
+    ) -> ValueId {
+        let n_in = self.graph.values[x.0].width;
+        let part = |kind: &str| Some((format!("{fused}.{kind}"), first_row));
+        let weight = format!("{tensor}.weight");
+        let weight = self.weight_part(&weight, part("weight"), n_in, n_out, WeightKind::Matrix);
+        let bias = (self.has_tensor)(&format!("{fused}.bias"))
+            .then(|| self.weight_part(&format!("{tensor}.bias"), part("bias"), n_out, 1, WeightKind::Vector));
+        let out = self.value(value, n_out, Rows::Tokens);
+        self.push(Op::MatMul { x, weight, bias, add: None, scale: 1.0, out });
+        out
+    }
+
+    /// Begins a branch off the residual stream `x`, whose norm, if any, is `post` of kind `post_norms`.
+    fn branch(&mut self, value: &str, post: Option<NormSpec>, layer: &LayerSpec, x: ValueId) -> Branch {
+        let scale = layer.residual_scale;
+        match (post, layer.post_norms) {
+            (Some(_), PostNorms::Branch) => {
+                let ValueDecl { width, rows, .. } = self.graph.values[x.0];
+                Branch { add: None, scale, out: self.value(value, width, rows) }
+            }
+            _ => Branch { add: Some(x), scale, out: x },
+        }
+    }
+
+    /// The last projection of a branch.
+    fn project(&mut self, tensor: &str, y: ValueId, branch: Branch) {
+        let Branch { add, scale, out } = branch;
+        let (n_in, n_out) = (self.graph.values[y.0].width, self.graph.values[out.0].width);
+        let weight = self.weight(&format!("{tensor}.weight"), n_in, n_out, WeightKind::Matrix);
+        let bias = self.bias(tensor, n_out);
+        self.push(Op::MatMul { x: y, weight, bias, add, scale, out });
+    }
+
+    /// Ends a branch: the residual stream behind it.
+    fn merge(
+        &mut self,
+        value: &str,
+        post: Option<(NormSpec, String)>,
+        branch: Branch,
+        x: ValueId,
+    ) -> ValueId {
+        let Some((norm, tensor)) = post else { return x };
+        let width = self.graph.values[x.0].width;
+        match branch.add {
+            None => {
+                self.norm_into(norm, &tensor, width, branch.out, Some(x), x);
+                x
+            }
+            Some(_) => self.norm(value, norm, &tensor, x),
+        }
+    }
+
+    /// One layer on the residual stream `x`; gives the stream behind it.
+    fn layer(&mut self, index: usize, layer: &LayerSpec, x: ValueId) -> ValueId {
         let value = |name: &str| format!("layers.{index}.{name}");
         let tensor = |role: &str| names::layer(index, role);
-        let normed = match layer.attn_norm {
+        let [post_attn, post_ffn] = match layer.post_norms {
+            PostNorms::Branch => ["post_attention_norm", "post_ffw_norm"],
+            PostNorms::Sum => ["attn_output_norm", "layer_output_norm"],
+        };
+        let attn_input = match layer.attn_norm {
             Some(norm) => self.norm(&value("attn_norm"), norm, &tensor("attn_norm"), x),
             None => x,
         };
+        let branch = self.branch(&value("attn_proj"), layer.post_attn_norm, layer, x);
         match &layer.mixer {
-            MixerSpec::Attention(attention) => self.attention(index, attention, normed, x),
+            MixerSpec::Attention(attention) => self.attention(index, attention, attn_input, branch),
         }
-        let normed = match layer.ffn_norm {
+        let post = layer.post_attn_norm.map(|norm| (norm, tensor(post_attn)));
+        let x = self.merge(&value("attn_residual"), post, branch, x);
+        let ffn_input = match layer.ffn_norm {
+            _ if layer.parallel => attn_input,
             Some(norm) => self.norm(&value("ffn_norm"), norm, &tensor("ffn_norm"), x),
             None => x,
         };
-        self.ffn(index, &layer.ffn, normed, x);
+        let branch = self.branch(&value("ffn_proj"), layer.post_ffn_norm, layer, x);
+        self.ffn(index, &layer.ffn, ffn_input, branch);
+        let post = layer.post_ffn_norm.map(|norm| (norm, tensor(post_ffn)));
+        self.merge(&value("ffn_residual"), post, branch, x)
     }
 
     /// Logits of the final hidden states; the head is the embedding table where the file has no other.
@@ -175,7 +267,7 @@ impl Builder<'_> {
 mod tests {
     use super::*;
     use crate::model::graph::KvDecl;
-    use crate::model::spec::{Activation, AttentionSpec, FfnSpec, RopeLayout, RopeScaling};
+    use crate::model::spec::{Activation, AttentionSpec, FfnSpec, NormKind, RopeLayout, RopeScaling};
 
     /// Two layers of width 8 with 2 query heads and 1 key/value head of 4, over a vocabulary of 16.
     fn spec() -> ModelSpec {
@@ -210,6 +302,7 @@ mod tests {
             ffn_norm: Some(norm),
             ffn,
             post_ffn_norm: None,
+            post_norms: PostNorms::Branch,
             parallel: false,
             residual_scale: 1.0,
         };
@@ -226,6 +319,11 @@ mod tests {
             logit_softcap: None,
             head: HeadSpec::Logits,
         }
+    }
+
+    /// A file that holds every optional tensor and no fused one.
+    fn plain(name: &str) -> bool {
+        !name.contains("attn_qkv")
     }
 
     fn shape(graph: &Graph, name: &str) -> Option<(usize, usize, WeightKind)> {
@@ -264,13 +362,13 @@ mod tests {
     #[test]
     fn layers_that_rotate_alike_share_a_table() {
         let mut spec = spec();
-        assert_eq!(build_graph(&spec, |_| true).ropes.len(), 1);
+        assert_eq!(build_graph(&spec, plain).ropes.len(), 1);
         let MixerSpec::Attention(attention) = &mut spec.layers[1].mixer;
         attention.rope.as_mut().unwrap().theta = 500_000.0;
-        assert_eq!(build_graph(&spec, |_| true).ropes.len(), 2);
+        assert_eq!(build_graph(&spec, plain).ropes.len(), 2);
         let MixerSpec::Attention(attention) = &mut spec.layers[1].mixer;
         attention.rope = None;
-        let graph = build_graph(&spec, |_| true);
+        let graph = build_graph(&spec, plain);
         assert_eq!(graph.ropes.len(), 1);
         assert!(graph.ops.iter().any(|op| matches!(op, Op::RopeKvWrite { rope: None, .. })));
     }
@@ -278,7 +376,7 @@ mod tests {
     /// What every backend relies on: values are written before they are read, and no op writes what it only reads.
     #[test]
     fn every_value_is_written_before_it_is_read() {
-        let graph = build_graph(&spec(), |_| true);
+        let graph = build_graph(&spec(), plain);
         let mut written = std::collections::HashSet::new();
         for op in &graph.ops {
             for read in op.reads() {

@@ -7,7 +7,7 @@ use crate::formats::Metadata;
 use crate::formats::metadata::missing;
 use crate::model::spec::{
     Activation, AttentionSpec, FfnSpec, HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormKind, NormSpec,
-    RopeLayout,
+    PostNorms, RopeLayout,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -58,6 +58,7 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
             ffn_norm: Some(norm),
             ffn,
             post_ffn_norm: None,
+            post_norms: PostNorms::Branch,
             parallel: false,
             residual_scale: 1.0,
         });
