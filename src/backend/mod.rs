@@ -7,8 +7,10 @@ mod any;
 pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod order;
 
 pub use any::AnyBackend;
+pub(crate) use order::StepOrder;
 
 use crate::error::Result;
 use crate::model::graph::Graph;
@@ -73,7 +75,8 @@ pub struct Counters {
 /// Runs one model.
 ///
 /// The KV cache is addressed by position: a step at `pos` overwrites what was cached from `pos` on, so going back is
-/// just a smaller `pos`.
+/// just a smaller `pos`. A graph with recurrent states has no such cache of its past: its steps follow each other or
+/// start at 0, and any other position is an `Internal` error.
 #[allow(async_fn_in_trait, reason = "single-threaded by design: no Send bounds wanted")]
 pub trait Backend {
     /// Stores a piece of a tensor exactly as it stands in the file: bytes `offset..offset + bytes.len()` of weight

@@ -23,7 +23,8 @@ use crate::weights::{Assembler, ByteSource, Checkpoint, Need, PART_BYTES, Stored
 /// How much room a model gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Positions of the KV cache; by default what the model was trained for, at most [`DEFAULT_N_CTX`].
+    /// Positions of the KV cache; by default what the model was trained for, at most [`DEFAULT_N_CTX`] where a
+    /// position takes room.
     pub n_ctx: Option<usize>,
     /// Most tokens of one step; [`DEFAULT_N_BATCH`] by default.
     pub n_batch: Option<usize>,
@@ -186,7 +187,9 @@ fn session_shape(spec: &ModelSpec, graph: &Graph, options: LoadOptions) -> Resul
         let message = format!("the model has learned {n_positions} positions and no more");
         return Err(Error::new(ErrorCode::InvalidRequest, message).at("n_ctx"));
     }
-    let n_ctx = n_ctx.unwrap_or(spec.n_ctx_train.min(DEFAULT_N_CTX)).min(n_positions);
+    // A state takes the same room however long the text is.
+    let roomy = if graph.kv.is_empty() && !graph.states.is_empty() { MAX_POSITIONS } else { DEFAULT_N_CTX };
+    let n_ctx = n_ctx.unwrap_or(spec.n_ctx_train.min(roomy)).min(n_positions);
     let n_batch = sensible("n_batch", options.n_batch)?.unwrap_or(DEFAULT_N_BATCH).min(n_ctx);
     let causal = !graph.ops.iter().any(|op| matches!(op, Op::Attention { causal: false, .. }));
     let logits = graph.logits.expect("invariant: every graph has a result");
@@ -197,6 +200,7 @@ fn session_shape(spec: &ModelSpec, graph: &Graph, options: LoadOptions) -> Resul
         n_vocab: spec.n_vocab,
         width: graph.values[logits.0].width,
         causal,
+        rewinds: graph.states.is_empty(),
     })
 }
 

@@ -35,6 +35,8 @@ pub struct SessionShape {
     pub width: usize,
     /// Whether tokens see only earlier ones. Otherwise a text is one step, and nothing is kept from text to text.
     pub causal: bool,
+    /// Whether a step may go back to an earlier position; recurrent models only go on or start anew.
+    pub rewinds: bool,
 }
 
 /// The first chunk, before anything was measured: short enough for a phone; the next one is as long as it may be.
@@ -108,6 +110,7 @@ impl<B: Backend> Session<B> {
         };
         // The last token is always computed: the cache holds keys and values, not logits.
         let n_cached = common.min(ids.len() - 1);
+        let n_cached = if self.shape.rewinds || n_cached == self.tokens.len() { n_cached } else { 0 };
         self.tokens.truncate(n_cached);
         loop {
             if !pause.pause().await {
@@ -173,13 +176,18 @@ impl<B: Backend> Session<B> {
     }
 
     /// One step behind the cached tokens. A step that fails, or is dropped half way, leaves only tokens of whole
-    /// steps in the log; the next one overwrites the rest.
+    /// steps in the log; the next one overwrites the rest. Of a recurrent model it leaves none.
     async fn forward(&mut self, ids: &[u32], outputs: Outputs) -> Result<Vec<f32>> {
         let pos = self.tokens.len();
+        // While a recurrent model is half way through a step, what it remembers belongs to no list of tokens.
+        let known = (!self.shape.rewinds).then(|| std::mem::take(&mut self.tokens));
         let logits = self.backend.forward(ids, pos, outputs).await?;
         let expected = outputs.n_rows(ids.len()) * self.shape.width;
         if logits.len() != expected {
             bail!(Internal, "the backend gave {} logits instead of {expected}", logits.len());
+        }
+        if let Some(known) = known {
+            self.tokens = known;
         }
         self.tokens.extend_from_slice(ids);
         Ok(logits)
@@ -243,6 +251,7 @@ mod tests {
     use super::super::NoPause;
     use super::super::test_backend::{HashBackend, StopAfter, expected_logits};
     use super::*;
+    use crate::backend::StepOrder;
 
     fn session(n_ctx: usize, n_batch: usize) -> Session<HashBackend> {
         Session::new(HashBackend::new(n_ctx, n_batch), HashBackend::shape(n_ctx, n_batch))
@@ -318,6 +327,36 @@ mod tests {
         assert_eq!(session.tokens(), &ids[..12], "one more chunk was done before the failing one");
         let prefilled = block_on(session.prefill(&ids, &NoPause, |_| ())).unwrap().unwrap();
         assert_eq!((prefilled.n_cached, prefilled.logits), (12, expected_logits(&ids)));
+    }
+
+    /// The backend refuses, as recurrent ones do, whatever is neither a beginning nor a continuation.
+    #[test]
+    fn recurrent_models_go_on_or_start_anew() {
+        let mut session = session(64, 4);
+        session.shape.rewinds = false;
+        session.backend.order = StepOrder::new(true);
+        let run = |session: &mut Session<HashBackend>, ids: &[u32]| {
+            let prefilled = block_on(session.prefill(ids, &NoPause, |_| ())).unwrap().unwrap();
+            assert_eq!(prefilled.logits, expected_logits(ids));
+            prefilled.n_cached
+        };
+        assert_eq!(run(&mut session, &[1, 2, 3, 4, 5]), 0);
+        assert_eq!(block_on(session.decode(6)).unwrap(), expected_logits(&[1, 2, 3, 4, 5, 6]));
+        assert_eq!(run(&mut session, &[1, 2, 3, 4, 5, 6, 7, 8]), 6);
+        assert_eq!(run(&mut session, &[1, 2, 3, 4, 5, 6, 7, 8]), 0, "the last logits are not kept");
+        assert_eq!(run(&mut session, &[1, 2, 3, 9]), 0);
+        session.backend.fail_at_step = Some(session.backend.counters().steps + 1);
+        assert!(block_on(session.prefill(&[1, 2, 3, 9, 4, 5, 6, 7, 8], &NoPause, |_| ())).is_err());
+        assert_eq!(
+            session.tokens(),
+            &[] as &[u32],
+            "the state is neither that of the chunk before nor of the next"
+        );
+        assert_eq!(run(&mut session, &[1, 2, 3, 9, 4]), 0);
+        let longer = [1, 2, 3, 9, 4, 5, 6, 7, 8, 10];
+        assert_eq!(block_on(session.prefill(&longer, &StopAfter::new(1), |_| ())).unwrap(), None);
+        assert_eq!(session.tokens(), &longer[..9], "a whole chunk stays of use");
+        assert_eq!(run(&mut session, &longer), 9);
     }
 
     #[test]

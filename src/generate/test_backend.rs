@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::{Pause, SessionShape};
-use crate::backend::{Backend, Counters, Outputs};
+use crate::backend::{Backend, Counters, Outputs, StepOrder};
 use crate::bail;
 use crate::error::Result;
 
@@ -15,17 +15,32 @@ pub(crate) struct HashBackend {
     counters: Counters,
     /// Fails the step with this number (counted from 0), once.
     pub(crate) fail_at_step: Option<u64>,
+    /// Which positions a step may start at.
+    pub(crate) order: StepOrder,
 }
 
 impl HashBackend {
     pub(crate) const N_VOCAB: usize = 32;
 
     pub(crate) fn new(n_ctx: usize, n_batch: usize) -> Self {
-        Self { kv: vec![u32::MAX; n_ctx], n_batch, counters: Counters::default(), fail_at_step: None }
+        Self {
+            kv: vec![u32::MAX; n_ctx],
+            n_batch,
+            counters: Counters::default(),
+            fail_at_step: None,
+            order: StepOrder::new(false),
+        }
     }
 
     pub(crate) fn shape(n_ctx: usize, n_batch: usize) -> SessionShape {
-        SessionShape { n_ctx, n_batch, n_vocab: Self::N_VOCAB, width: Self::N_VOCAB, causal: true }
+        SessionShape {
+            n_ctx,
+            n_batch,
+            n_vocab: Self::N_VOCAB,
+            width: Self::N_VOCAB,
+            causal: true,
+            rewinds: true,
+        }
     }
 }
 
@@ -47,6 +62,7 @@ impl Backend for HashBackend {
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         assert!(!tokens.is_empty() && tokens.len() <= self.n_batch);
+        self.order.begin(pos)?;
         let step = self.counters.steps;
         self.counters.steps += 1;
         if self.fail_at_step == Some(step) {
@@ -54,6 +70,7 @@ impl Backend for HashBackend {
             bail!(GpuLost, "as the test wants it");
         }
         self.kv[pos..pos + tokens.len()].copy_from_slice(tokens);
+        self.order.finish(pos + tokens.len());
         let first = tokens.len() - outputs.n_rows(tokens.len());
         let rows = first..tokens.len();
         Ok(rows.flat_map(|row| expected_logits(&self.kv[..=pos + row])).collect())

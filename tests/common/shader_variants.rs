@@ -69,11 +69,18 @@ pub(crate) fn variants() -> Vec<Variant> {
                         }
                     }
                 }
+                Kernel::Wkv6 | Kernel::Wkv7Keys | Kernel::Wkv7 | Kernel::Wkv7Bonus | Kernel::GatedDelta => {
+                    let head_dims = numbers(&row, "head_dim", 64).into_iter();
+                    variants.extend(head_dims.map(|head_dim| Variant::by_head(kernel, head_dim)));
+                }
                 Kernel::Norm
                 | Kernel::GatedActivation
                 | Kernel::Elementwise
                 | Kernel::Columns
-                | Kernel::TakeOutputs => variants.push(Variant::plain(kernel)),
+                | Kernel::TakeOutputs
+                | Kernel::TokenShift
+                | Kernel::Wkv4
+                | Kernel::ShortConv => variants.push(Variant::plain(kernel)),
             }
         }
     }

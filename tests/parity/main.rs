@@ -8,4 +8,6 @@ mod elementwise;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod naive;
+mod naive_recurrent;
+mod recurrent;
 mod support;

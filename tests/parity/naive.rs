@@ -4,6 +4,7 @@ use lamplight::backend::{Trace, trace_name};
 use lamplight::model::graph::{Binary, Op, Operand, Rows, Unary, ValueId, WeightId};
 use lamplight::model::spec::{Activation, NormKind, RopeLayout};
 
+use crate::naive_recurrent::Memory;
 use crate::support::{Model, decoded};
 
 /// Interprets a model's graph; keeps the KV cache between steps.
@@ -13,6 +14,8 @@ pub(crate) struct Naive<'a> {
     values: Vec<Vec<f64>>,
     /// Per cache and position: rotated keys and values, `[n_kv_heads * head_dim]`.
     caches: Vec<Vec<(Vec<f64>, Vec<f64>)>>,
+    /// Per recurrent state what it stands for.
+    pub(crate) memory: Vec<Memory>,
 }
 
 impl<'a> Naive<'a> {
@@ -23,7 +26,8 @@ impl<'a> Naive<'a> {
             .collect();
         let values = vec![Vec::new(); model.plan.graph.values.len()];
         let caches = vec![Vec::new(); model.plan.graph.kv.len()];
-        Naive { model, weights, values, caches }
+        let memory = vec![Memory::default(); model.plan.graph.states.len()];
+        Naive { model, weights, values, caches, memory }
     }
 
     /// One step with all outputs.
@@ -41,11 +45,11 @@ impl<'a> Naive<'a> {
         trace
     }
 
-    fn rows(&self, id: ValueId) -> impl Iterator<Item = &[f64]> {
+    pub(crate) fn rows(&self, id: ValueId) -> impl Iterator<Item = &[f64]> {
         self.values[id.0].chunks(self.model.plan.graph.values[id.0].width)
     }
 
-    fn weight(&self, id: WeightId) -> &[f64] {
+    pub(crate) fn weight(&self, id: WeightId) -> &[f64] {
         &self.weights[id.0]
     }
 
@@ -120,7 +124,7 @@ impl<'a> Naive<'a> {
                 self.values[x.0].iter().zip(rows).map(|(x, row)| x + row).collect()
             }
             Op::TakeOutputs { x, .. } => self.values[x.0].clone(),
-            _ => unreachable!("an op that the tested graphs do not have"),
+            _ => self.recurrent(op, pos),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Whether the operands of an op fit together. Principal function: [`op_fits`]. Must not know how an op is computed.
 
+mod recurrent;
+
 use crate::model::graph::{Graph, KvDecl, Op, Operand, RopeId, Rows, ValueId, WeightId};
 
 /// A graph as its ops see it.
@@ -23,7 +25,7 @@ pub(super) fn op_fits(graph: &Graph, op: &Op) -> bool {
         Op::Columns { x, first, out } => fit.columns(x, first, out),
         Op::AddPosition { x, table, out } => fit.alike(x, out) && fit.table(table, out),
         Op::TakeOutputs { x, out } => fit.take_outputs(x, out),
-        _ => false,
+        _ => fit.recurrent(op),
     }
 }
 

@@ -9,16 +9,18 @@ mod exact;
 mod fast;
 mod fits;
 mod plan;
+mod recurrent;
 mod rope;
 mod run;
 mod simd;
 
-use crate::backend::{Backend, Counters, ModelPlan, Outputs, Trace, trace_name};
+use crate::backend::{Backend, Counters, ModelPlan, Outputs, StepOrder, Trace, trace_name};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Op, Rows, ValueId, WeightDecl, WeightId};
 use crate::model::spec::{Activation, NormSpec};
 use plan::{Workspace, check};
+use recurrent::{Recurrences, States};
 use rope::RopeTable;
 
 /// Which kernels run.
@@ -37,6 +39,8 @@ pub struct CpuBackend {
     workspace: Workspace,
     /// One for each of the graph's ropes; empty until all weights are there.
     ropes: Vec<RopeTable>,
+    states: States,
+    order: StepOrder,
     ready: bool,
     counters: Counters,
 }
@@ -73,6 +77,9 @@ trait Kernels {
 
     /// [`Op::Map`] of an activation, in place.
     fn activate(&self, activation: Activation, out: &mut [f32]);
+
+    /// The recurrences over a matrix per head.
+    fn recurrences(&self) -> &'static Recurrences;
 
     /// Told after every op: what was derived from `value` is out of date.
     fn written(&mut self, value: ValueId);
@@ -145,8 +152,10 @@ impl CpuBackend {
             CpuMode::Exact => Box::new(exact::Exact::new(&plan)?),
         };
         let workspace = Workspace::new(&plan)?;
+        let states = States::new(&plan)?;
+        let order = StepOrder::new(!plan.graph.states.is_empty());
         let (ropes, counters) = (Vec::new(), Counters::default());
-        Ok(CpuBackend { plan, kernels, workspace, ropes, ready: false, counters })
+        Ok(CpuBackend { plan, kernels, workspace, ropes, states, order, ready: false, counters })
     }
 
     /// Runs a step like [`Backend::forward`] with all outputs, and returns what every op wrote. All buffers are
@@ -191,6 +200,10 @@ impl CpuBackend {
         mut trace: Option<&mut Trace>,
     ) -> Result<Vec<f32>> {
         self.check_step(tokens, pos)?;
+        self.order.begin(pos)?;
+        if pos == 0 {
+            self.states.reset();
+        }
         let n_outputs = outputs.n_rows(tokens.len());
         for rope in &mut self.ropes {
             rope.set(pos, tokens.len());
@@ -216,6 +229,7 @@ impl CpuBackend {
             }
         }
         self.counters.steps += 1;
+        self.order.finish(pos + tokens.len());
         Ok(self.workspace.take(logits))
     }
 }
@@ -275,6 +289,6 @@ impl Backend for CpuBackend {
 
     fn memory_bytes(&self) -> u64 {
         let ropes: u64 = self.ropes.iter().map(RopeTable::memory_bytes).sum();
-        self.kernels.memory_bytes() + self.workspace.memory_bytes() + ropes
+        self.kernels.memory_bytes() + self.workspace.memory_bytes() + self.states.memory_bytes() + ropes
     }
 }

@@ -3,6 +3,7 @@
 //! Principal type: [`Step`]. Must not know how an op is computed.
 
 use super::plan::Workspace;
+use super::recurrent::{Operands, States};
 use super::rope::RopeTable;
 use super::{Attention, CpuBackend, Kernels, MatMul, Norm, elementwise};
 use crate::model::graph::{Binary, Graph, Op, Operand, Unary, ValueId, WeightId};
@@ -13,6 +14,7 @@ struct Step<'a> {
     kernels: &'a mut dyn Kernels,
     workspace: &'a mut Workspace,
     ropes: &'a [RopeTable],
+    states: &'a mut States,
     tokens: &'a [u32],
     pos: usize,
     n_rows: usize,
@@ -20,16 +22,34 @@ struct Step<'a> {
     out_id: ValueId,
 }
 
+/// The operands of a recurrent op.
+struct Found<'a> {
+    graph: &'a Graph,
+    kernels: &'a dyn Kernels,
+    workspace: &'a Workspace,
+    n_rows: usize,
+}
+
+impl Operands for Found<'_> {
+    fn value(&self, id: ValueId) -> &[f32] {
+        self.workspace.get(id, self.n_rows * self.graph.values[id.0].width)
+    }
+
+    fn vector(&self, id: WeightId) -> &[f32] {
+        self.kernels.vector(id)
+    }
+}
+
 impl CpuBackend {
     /// Runs one op, which writes `n_rows` rows.
     pub(super) fn run_op(&mut self, index: usize, tokens: &[u32], pos: usize, n_rows: usize) {
-        let CpuBackend { plan, kernels, workspace, ropes, .. } = self;
+        let CpuBackend { plan, kernels, workspace, ropes, states, .. } = self;
         let graph = &plan.graph;
         let out_id = graph.ops[index].writes();
         let mut buffer = workspace.take(out_id);
         let out = &mut buffer[..n_rows * graph.values[out_id.0].width];
         let kernels = kernels.as_mut();
-        let mut step = Step { graph, kernels, workspace, ropes, tokens, pos, n_rows, out_id };
+        let mut step = Step { graph, kernels, workspace, ropes, states, tokens, pos, n_rows, out_id };
         step.run(&graph.ops[index], out);
         workspace.put(out_id, buffer);
     }
@@ -50,7 +70,7 @@ impl Step<'_> {
             Op::Columns { x, first, .. } => self.columns(x, first, out),
             Op::AddPosition { x, table, .. } => self.add_position(x, table, out),
             Op::TakeOutputs { x, .. } => self.take_outputs(x, out),
-            _ => unreachable!("invariant: fits::op_fits refuses other ops"),
+            _ => self.recurrent(op, out),
         }
     }
 
@@ -182,6 +202,15 @@ impl Step<'_> {
             self.kernels.embed(table, &[pos as u32], 1.0, row);
             elementwise::combine(Binary::Add, row, out);
         }
+    }
+
+    fn recurrent(&mut self, op: &Op, out: &mut [f32]) {
+        if let Op::Wkv7Bonus { x, .. } = *op {
+            self.copy(x, out);
+        }
+        let Step { graph, kernels, workspace, n_rows, .. } = self;
+        let found = Found { graph, kernels: &**kernels, workspace, n_rows: *n_rows };
+        self.states.run(op, kernels.recurrences(), &found, out);
     }
 
     fn take_outputs(&mut self, x: ValueId, out: &mut [f32]) {

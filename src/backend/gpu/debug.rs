@@ -15,6 +15,7 @@ impl GpuBackend {
     /// As `forward`; `InvalidRequest` for more tokens than rows of logits fit at once.
     pub async fn forward_traced(&mut self, tokens: &[u32], pos: usize) -> Result<Trace> {
         self.check_step(tokens, pos)?;
+        self.order.begin(pos)?;
         let n_tokens = tokens.len();
         if n_tokens > self.plan.n_outputs {
             bail!(InvalidRequest, "{n_tokens} tokens cannot be traced at once; {} can", self.plan.n_outputs);
@@ -29,6 +30,7 @@ impl GpuBackend {
             let values = self.run_op(op, n_tokens, &staging).await?;
             trace.values.push((trace_name(&self.model.graph, op), values));
         }
+        self.order.finish(pos + n_tokens);
         Ok(trace)
     }
 
@@ -50,7 +52,7 @@ impl GpuBackend {
         self.device.read(staging, n_bytes).await
     }
 
-    /// Fills every value, and the caches from `pos` on, with NaN.
+    /// Fills every value, the caches from `pos` on, and states that a step at 0 does not read, with NaN.
     fn poison(&self, pos: usize) {
         let mut values: Vec<usize> = self.plan.values.iter().flatten().copied().collect();
         values.sort_unstable();
@@ -58,6 +60,9 @@ impl GpuBackend {
         for buffer in values {
             let bytes = self.plan.buffers[buffer].bytes;
             self.fill(buffer, 0, bytes, f32::NAN.to_bits());
+        }
+        for state in self.plan.states.iter().filter(|_| pos == 0) {
+            self.fill(*state, 0, self.plan.buffers[*state].bytes, f32::NAN.to_bits());
         }
         // Two half-float NaNs, or one of f32.
         let (element, word) = if self.f16 { (2, 0x7e00_7e00) } else { (4, f32::NAN.to_bits()) };

@@ -11,7 +11,7 @@ use super::device::GpuDevice;
 use super::pipelines::Compiled;
 use super::plan::{Launch, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Stage, Tuning};
 use super::upload::Uploads;
-use crate::backend::{Backend, Counters, ModelPlan, Outputs};
+use crate::backend::{Backend, Counters, ModelPlan, Outputs, StepOrder};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::Rows;
@@ -41,6 +41,7 @@ pub struct GpuBackend {
     uploads: Uploads,
     few_rows: usize,
     pub(super) f16: bool,
+    pub(super) order: StepOrder,
     /// All weights are there.
     ready: bool,
     pub(super) counters: Counters,
@@ -103,6 +104,7 @@ impl GpuBackend {
             plan.buffers.iter().map(|buffer| buffer.bytes).sum::<u64>() + staging_bytes + params_bytes;
         let step = Vec::with_capacity(STEP_WORDS + model.n_batch);
         let few_rows = tuning.few_rows;
+        let order = StepOrder::new(!model.graph.states.is_empty());
         Ok(GpuBackend {
             device,
             model,
@@ -115,6 +117,7 @@ impl GpuBackend {
             uploads,
             few_rows,
             f16: precision == Precision::F16,
+            order,
             ready: false,
             counters,
             memory_bytes,
@@ -310,6 +313,7 @@ impl Backend for GpuBackend {
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         self.check_step(tokens, pos)?;
+        self.order.begin(pos)?;
         let n_rows = outputs.n_rows(tokens.len());
         let mut next = tokens.len() - n_rows;
         let mut logits = Vec::new();
@@ -324,6 +328,7 @@ impl Backend for GpuBackend {
             (next, first) = (end, false);
         }
         self.counters.steps += 1;
+        self.order.finish(pos + tokens.len());
         Ok(logits)
     }
 

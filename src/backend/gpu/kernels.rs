@@ -22,6 +22,14 @@ pub enum Kernel {
     Elementwise,
     Columns,
     TakeOutputs,
+    TokenShift,
+    Wkv4,
+    Wkv6,
+    Wkv7Keys,
+    Wkv7,
+    Wkv7Bonus,
+    ShortConv,
+    GatedDelta,
 }
 
 /// How a kernel uses a binding.
@@ -50,6 +58,14 @@ impl Kernel {
         Kernel::Elementwise,
         Kernel::Columns,
         Kernel::TakeOutputs,
+        Kernel::TokenShift,
+        Kernel::Wkv4,
+        Kernel::Wkv6,
+        Kernel::Wkv7Keys,
+        Kernel::Wkv7,
+        Kernel::Wkv7Bonus,
+        Kernel::ShortConv,
+        Kernel::GatedDelta,
     ];
 
     /// Its file, as in [`shaders::FILES`].
@@ -65,6 +81,14 @@ impl Kernel {
             Kernel::Elementwise => "elementwise/elementwise",
             Kernel::Columns => "elementwise/columns",
             Kernel::TakeOutputs => "elementwise/take_outputs",
+            Kernel::TokenShift => "recurrent/token_shift",
+            Kernel::Wkv4 => "recurrent/wkv4",
+            Kernel::Wkv6 => "recurrent/wkv6",
+            Kernel::Wkv7Keys => "recurrent/wkv7_keys",
+            Kernel::Wkv7 => "recurrent/wkv7",
+            Kernel::Wkv7Bonus => "recurrent/wkv7_bonus",
+            Kernel::ShortConv => "recurrent/short_conv",
+            Kernel::GatedDelta => "recurrent/gated_delta",
         }
     }
 
@@ -81,6 +105,15 @@ impl Kernel {
             Kernel::GatedActivation => &[Uniform, Read, Read, Read, ReadWrite],
             Kernel::Elementwise => &[Uniform, Read, Read, Read, Read, ReadWrite],
             Kernel::Columns | Kernel::TakeOutputs => &[Uniform, Read, Read, ReadWrite],
+            Kernel::TokenShift => &[Uniform, Read, Read, ReadWrite, ReadWrite],
+            Kernel::Wkv4 => &[Uniform, Read, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite],
+            Kernel::Wkv6 | Kernel::GatedDelta => {
+                &[Uniform, Read, Read, Read, Read, Read, Read, ReadWrite, ReadWrite]
+            }
+            Kernel::Wkv7Keys => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
+            Kernel::Wkv7 => &[Uniform, Read, Read, Read, Read, Read, ReadWrite, ReadWrite],
+            Kernel::Wkv7Bonus => &[Uniform, Read, Read, Read, Read, Read, Read, ReadWrite],
+            Kernel::ShortConv => &[Uniform, Read, Read, Read, Read, ReadWrite, ReadWrite],
         }
     }
 }
@@ -200,6 +233,11 @@ impl Variant {
         Variant { f16, head_dim, ..Variant::plain(Kernel::RopeKvWrite) }
     }
 
+    /// A recurrence that has a workgroup for a head and a lane for an element of it.
+    pub const fn by_head(kernel: Kernel, head_dim: u32) -> Variant {
+        Variant { head_dim, ..Variant::plain(kernel) }
+    }
+
     /// The attention kernel.
     pub const fn attention(tile: AttentionTile, f16: bool) -> Variant {
         Variant { f16, head_dim: tile.head_dim, tile: Some(tile), ..Variant::plain(Kernel::Attention) }
@@ -246,8 +284,15 @@ impl Variant {
             Kernel::Embed | Kernel::RopeKvWrite => 64,
             Kernel::MatVec => MAT_VEC_K_LANES * MAT_VEC_LANES_N,
             Kernel::Norm | Kernel::MatMul => 128,
-            Kernel::GatedActivation | Kernel::Elementwise | Kernel::Columns | Kernel::TakeOutputs => {
-                ELEMENTWISE_LANES
+            Kernel::GatedActivation
+            | Kernel::Elementwise
+            | Kernel::Columns
+            | Kernel::TakeOutputs
+            | Kernel::TokenShift
+            | Kernel::Wkv4
+            | Kernel::ShortConv => ELEMENTWISE_LANES,
+            Kernel::Wkv6 | Kernel::Wkv7Keys | Kernel::Wkv7 | Kernel::Wkv7Bonus | Kernel::GatedDelta => {
+                self.head_dim
             }
             Kernel::Attention => self.tile.map_or(0, AttentionTile::lanes),
         }

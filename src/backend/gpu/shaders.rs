@@ -35,6 +35,14 @@ files!(
     "matmul/mat_mul",
     "matmul/mat_vec",
     "norm/norm",
+    "recurrent/gated_delta",
+    "recurrent/short_conv",
+    "recurrent/token_shift",
+    "recurrent/wkv4",
+    "recurrent/wkv6",
+    "recurrent/wkv7",
+    "recurrent/wkv7_bonus",
+    "recurrent/wkv7_keys",
 );
 
 /// The import that stands for the weight format's fragment.

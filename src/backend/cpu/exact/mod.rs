@@ -4,9 +4,11 @@
 //! else is f32, with sums in f64 except dot products, which use [`LANES`] f32 partial sums. Must not use `simd`.
 
 mod ops;
+mod recurrent;
 
 use super::elementwise;
 use super::plan::{with_capacity, zeroed};
+use super::recurrent::Recurrences;
 use super::{Attention, Kernels, MatMul, Norm};
 use crate::backend::ModelPlan;
 use crate::error::Result;
@@ -151,6 +153,10 @@ impl Kernels for Exact {
 
     fn activate(&self, activation: Activation, out: &mut [f32]) {
         out.iter_mut().for_each(|out| *out = elementwise::activation(activation, *out));
+    }
+
+    fn recurrences(&self) -> &'static Recurrences {
+        &recurrent::RECURRENCES
     }
 
     fn written(&mut self, _: ValueId) {}

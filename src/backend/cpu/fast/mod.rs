@@ -9,10 +9,12 @@ mod elementwise;
 mod floats;
 mod matmul;
 mod panel;
+mod recurrent;
 mod repack;
 mod weights;
 
 use super::plan::zeroed;
+use super::recurrent::Recurrences;
 use super::{Attention, Kernels, MatMul, Norm};
 use crate::backend::ModelPlan;
 use crate::error::Result;
@@ -148,6 +150,10 @@ impl Kernels for Fast {
 
     fn activate(&self, activation: Activation, out: &mut [f32]) {
         elementwise::activate(activation, out);
+    }
+
+    fn recurrences(&self) -> &'static Recurrences {
+        &recurrent::RECURRENCES
     }
 
     fn written(&mut self, value: ValueId) {

@@ -72,7 +72,7 @@ impl Planner<'_> {
     }
 }
 
-fn bad_head(head_dim: usize) -> Error {
+pub(super) fn bad_head(head_dim: usize) -> Error {
     let message = format!(
         "heads of {head_dim} elements are not supported on the GPU; use the CPU backend for this model"
     );

@@ -6,6 +6,7 @@
 mod attention;
 mod elementwise;
 mod matmul;
+mod recurrent;
 
 use super::kernels::Variant;
 use super::memory::{self, Part};
@@ -118,6 +119,8 @@ pub(super) struct Plan {
     pub(super) values: Vec<Option<usize>>,
     /// Buffers of the caches: K and V, layer by layer.
     pub(super) caches: Vec<(usize, usize)>,
+    /// Buffers of the recurrent states.
+    pub(super) states: Vec<usize>,
     pub(super) step: usize,
     pub(super) logits: usize,
     pub(super) n_vocab: usize,
@@ -147,6 +150,7 @@ impl<'a> Planner<'a> {
         planner.weights()?;
         planner.tables();
         planner.values_and_caches();
+        planner.states();
         planner.plan.n_body = usize::MAX;
         for (index, op) in model.graph.ops.iter().enumerate() {
             planner.op(index, op)?;
@@ -324,7 +328,7 @@ impl<'a> Planner<'a> {
             Op::Columns { x, first, out } => self.columns(index, x, first, out),
             Op::AddPosition { x, table, out } => self.add_position(index, x, table, out),
             Op::TakeOutputs { x, out } => self.take_outputs(index, x, out),
-            _ => Err(internal("an op without a kernel")),
+            _ => self.recurrent(index, op),
         }
     }
 }
