@@ -3,22 +3,42 @@
 //! Principal type: [`TensorDesc`]. This module must not know how a type is decoded (that is `quant`) nor what a
 //! tensor is for (that is `model`).
 
-/// How the elements of a tensor are stored. The numbers are ggml's type ids.
+/// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(non_camel_case_types, reason = "the field's own spelling of the formats")]
 #[allow(missing_docs, reason = "the names are the documentation; layouts are described in `quant`")]
 pub enum DType {
+    F64,
     F32,
     F16,
     BF16,
+    F8_E4M3,
+    F8_E5M2,
+    Q1_0,
+    Q2_0,
     Q4_0,
     Q4_1,
     Q5_0,
     Q5_1,
     Q8_0,
+    Q2_K,
+    Q3_K,
     Q4_K,
     Q5_K,
     Q6_K,
+    IQ1_S,
+    IQ1_M,
+    IQ2_XXS,
+    IQ2_XS,
+    IQ2_S,
+    IQ3_XXS,
+    IQ3_S,
+    IQ4_NL,
+    IQ4_XS,
+    TQ1_0,
+    TQ2_0,
+    MXFP4,
+    NVFP4,
 }
 
 /// A tensor of a model file.

@@ -33,5 +33,5 @@ fn dequant_is_bit_exact() {
             n_checked += 1;
         }
     }
-    assert_eq!(n_checked, 11 + 8, "plain and random blocks of every format");
+    assert_eq!(n_checked, 31 + 25, "plain and random blocks of every format");
 }

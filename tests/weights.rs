@@ -17,7 +17,8 @@ fn file(shapes: &[(usize, u64, u64)]) -> (Vec<u8>, GgufHeader) {
     let mut writer = Writer::default();
     let mut counter = 0u32;
     for (index, (format, blocks, rows)) in shapes.iter().enumerate() {
-        let format = &FORMATS[format % FORMATS.len()];
+        let formats: Vec<_> = FORMATS.iter().filter_map(|format| Some((format, format.ggml_id?))).collect();
+        let (format, ggml_id) = formats[format % formats.len()];
         let n_bytes = *blocks as usize * format.block_bytes * *rows as usize;
         // No two words of the file are equal, so a wrong place shows.
         let data = (0..n_bytes.div_ceil(4)).flat_map(|_| {
@@ -25,12 +26,7 @@ fn file(shapes: &[(usize, u64, u64)]) -> (Vec<u8>, GgufHeader) {
             counter.to_le_bytes()
         });
         let dims = [blocks * format.block_len as u64, *rows];
-        writer.tensors.push(Tensor::new(
-            &format!("t{index}"),
-            &dims,
-            format.ggml_id,
-            data.take(n_bytes).collect(),
-        ));
+        writer.tensors.push(Tensor::new(&format!("t{index}"), &dims, ggml_id, data.take(n_bytes).collect()));
     }
     let file = writer.file();
     match parse(&file, Some(file.len() as u64)) {

@@ -1,19 +1,23 @@
-//! Unquantised weights: F32, F16 and BF16, "blocks" of one element. Knows nothing but the three number formats.
+//! Unquantised weights: F64, F32, F16, BF16 and the two 8-bit floats, "blocks" of one element. Knows nothing but these
+//! number formats.
 
-use super::{Format, decode, f16_is_finite, f16_value, first_block};
+use super::{Format, Packing, decode, f16_is_finite, f16_value, first_block};
 use crate::tensor::DType;
 
 /// IEEE single precision, little-endian.
 pub(super) const F32: Format = Format {
     dtype: DType::F32,
     name: "f32",
-    ggml_id: 0,
+    ggml_id: Some(0),
     block_len: 1,
     block_bytes: 4,
     dequant: |bytes, out| {
         decode(bytes, out, |x: &[u8; 4], [out]: &mut [f32; 1]| *out = f32::from_le_bytes(*x))
     },
+    chunks: |_, _| {},
+    packing: Packing::Float,
     non_finite: |bytes| first_block(bytes, |x: &[u8; 4]| f32::from_le_bytes(*x).is_finite()),
+    table: &[],
     wgsl: include_str!("../../shaders/quant/f32.wgsl"),
 };
 
@@ -21,11 +25,14 @@ pub(super) const F32: Format = Format {
 pub(super) const F16: Format = Format {
     dtype: DType::F16,
     name: "f16",
-    ggml_id: 1,
+    ggml_id: Some(1),
     block_len: 1,
     block_bytes: 2,
     dequant: |bytes, out| decode(bytes, out, |x: &[u8; 2], [out]: &mut [f32; 1]| *out = f16_value(*x)),
+    chunks: |_, _| {},
+    packing: Packing::Float,
     non_finite: |bytes| first_block(bytes, |x: &[u8; 2]| f16_is_finite(*x)),
+    table: &[],
     wgsl: include_str!("../../shaders/quant/f16.wgsl"),
 };
 
@@ -33,14 +40,74 @@ pub(super) const F16: Format = Format {
 pub(super) const BF16: Format = Format {
     dtype: DType::BF16,
     name: "bf16",
-    ggml_id: 30,
+    ggml_id: Some(30),
     block_len: 1,
     block_bytes: 2,
     dequant: |bytes, out| decode(bytes, out, |x: &[u8; 2], [out]: &mut [f32; 1]| *out = bf16_value(*x)),
+    chunks: |_, _| {},
+    packing: Packing::Float,
     non_finite: |bytes| first_block(bytes, |x: &[u8; 2]| bf16_value(*x).is_finite()),
+    table: &[],
     wgsl: include_str!("../../shaders/quant/bf16.wgsl"),
+};
+
+/// IEEE double precision, little-endian, rounded to single.
+pub(super) const F64: Format = Format {
+    dtype: DType::F64,
+    name: "f64",
+    ggml_id: Some(28),
+    block_len: 1,
+    block_bytes: 8,
+    dequant: |bytes, out| {
+        decode(bytes, out, |x: &[u8; 8], [out]: &mut [f32; 1]| *out = f64::from_le_bytes(*x) as f32)
+    },
+    chunks: |_, _| {},
+    packing: Packing::Float,
+    non_finite: |bytes| first_block(bytes, |x: &[u8; 8]| (f64::from_le_bytes(*x) as f32).is_finite()),
+    table: &[],
+    wgsl: include_str!("../../shaders/quant/f64.wgsl"),
+};
+
+/// Eight bits: 4 of exponent (bias 7), 3 of fraction; no infinities, NaN where all seven are set (E4M3FN). Not in GGUF.
+pub(super) const F8_E4M3: Format = Format {
+    dtype: DType::F8_E4M3,
+    name: "f8_e4m3",
+    ggml_id: None,
+    block_len: 1,
+    block_bytes: 1,
+    dequant: |bytes, out| decode(bytes, out, |x: &[u8; 1], [out]: &mut [f32; 1]| *out = e4m3_value(x[0])),
+    chunks: |_, _| {},
+    packing: Packing::Float,
+    non_finite: |bytes| first_block(bytes, |x: &[u8; 1]| (e4m3_value(x[0])).is_finite()),
+    table: &[],
+    wgsl: include_str!("../../shaders/quant/f8_e4m3.wgsl"),
+};
+
+/// Eight bits: the upper half of an IEEE half. Not in GGUF.
+pub(super) const F8_E5M2: Format = Format {
+    dtype: DType::F8_E5M2,
+    name: "f8_e5m2",
+    ggml_id: None,
+    block_len: 1,
+    block_bytes: 1,
+    dequant: |bytes, out| decode(bytes, out, |x: &[u8; 1], [out]: &mut [f32; 1]| *out = f16_value([0, x[0]])),
+    chunks: |_, _| {},
+    packing: Packing::Float,
+    non_finite: |bytes| first_block(bytes, |x: &[u8; 1]| (f16_value([0, x[0]])).is_finite()),
+    table: &[],
+    wgsl: include_str!("../../shaders/quant/f8_e5m2.wgsl"),
 };
 
 fn bf16_value(bytes: [u8; 2]) -> f32 {
     f32::from_le_bytes([0, 0, bytes[0], bytes[1]])
+}
+
+fn e4m3_value(bits: u8) -> f32 {
+    let (exponent, fraction) = (bits >> 3 & 15, bits & 7);
+    let magnitude = match (exponent, fraction) {
+        (15, 7) => f32::NAN,
+        (0, _) => f32::from(fraction) / 512.0,
+        _ => f32::from_bits(u32::from(exponent + 127 - 7) << 23 | u32::from(fraction) << 20),
+    };
+    if bits & 0x80 == 0 { magnitude } else { -magnitude }
 }

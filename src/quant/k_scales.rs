@@ -4,7 +4,7 @@
 ///
 /// Sub-blocks 0..4 have theirs in the low six bits of bytes `j` (scale) and `j + 4` (minimum). Sub-blocks 4..8 have
 /// the low four bits in the nibbles of byte `j + 4` and the high two in the top bits of bytes `j - 4` and `j`.
-pub fn k_scale_min(scales: &[u8; 12], j: usize) -> (u8, u8) {
+pub(super) fn k_scale_min(scales: &[u8; 12], j: usize) -> (u8, u8) {
     if j < 4 {
         (scales[j] & 63, scales[j + 4] & 63)
     } else {

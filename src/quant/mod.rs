@@ -3,11 +3,28 @@
 //! Principal type: [`Format`], found by [`format()`], [`format_by_ggml_id`] or [`format_by_name`]. A format knows how its
 //! blocks decode; it must not know tensors' names, models or backends.
 //!
-//! Block structs are plain bytes (alignment 1, little-endian fields as arrays), so a tensor's bytes can be viewed as
+//! Most engines want no blocks but [`Chunk`]s, the same for all formats. Block structs are plain bytes (alignment 1, little-endian fields as arrays), so a tensor's bytes can be viewed as
 //! blocks wherever they happen to lie.
 
+mod chunk;
 mod float;
+mod grids;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
 mod k_scales;
+mod mxfp4;
+mod nvfp4;
+mod q1_0;
+mod q2_0;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
 mod q4_k;
@@ -16,16 +33,13 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod tq1_0;
+mod tq2_0;
 
-pub use k_scales::k_scale_min;
-pub use q4_0::BlockQ4_0;
-pub use q4_1::BlockQ4_1;
-pub use q4_k::BlockQ4K;
-pub use q5_0::BlockQ5_0;
-pub use q5_1::BlockQ5_1;
-pub use q5_k::BlockQ5K;
-pub use q6_k::BlockQ6K;
-pub use q8_0::BlockQ8_0;
+pub use chunk::{CHUNK, Chunk, Packing, StoreChunk};
+
+use chunk::{decode_chunks, each_chunk, nibbles, nibbles_and_bit};
+use k_scales::k_scale_min;
 
 use crate::tensor::DType;
 
@@ -35,17 +49,24 @@ pub struct Format {
     pub dtype: DType,
     /// Name as users write it, such as `q4_1`.
     pub name: &'static str,
-    /// ggml's type id.
-    pub ggml_id: u32,
+    /// ggml's type id; `None` for a format that GGUF files cannot have.
+    pub ggml_id: Option<u32>,
     /// Elements of a block.
     pub block_len: usize,
     /// Bytes of a block.
     pub block_bytes: usize,
     /// Decodes whole blocks: `bytes.len() / block_bytes * block_len == out.len()`. Scalar, bit-exact, the oracle.
     pub dequant: fn(bytes: &[u8], out: &mut [f32]),
+    /// Calls `store(index, chunk)` for every [`Chunk`] of whole blocks, in order; floats have none.
+    pub chunks: fn(bytes: &[u8], store: StoreChunk<'_>),
+    /// What the chunks are like.
+    pub packing: Packing,
     /// Index of the first block whose scales (or values, for floats) are not all finite; bytes beyond the last whole
     /// block are not looked at. See [`Format::first_non_finite`].
     non_finite: fn(bytes: &[u8]) -> Option<usize>,
+    /// What the fragment looks codes up in: these words stand before the weights of every GPU buffer of the format. An
+    /// even number of them.
+    pub table: &'static [u16],
     /// WGSL fragment that decodes the format on the GPU (interface in shaders/README.md).
     pub wgsl: &'static str,
 }
@@ -69,7 +90,7 @@ impl Format {
     }
 }
 
-/// All supported formats, in the order of their ggml ids.
+/// All supported formats, in the order of their ggml ids; those without come last.
 pub static FORMATS: &[Format] = &[
     float::F32,
     float::F16,
@@ -78,10 +99,30 @@ pub static FORMATS: &[Format] = &[
     q5_0::FORMAT,
     q5_1::FORMAT,
     q8_0::FORMAT,
+    q2_k::FORMAT,
+    q3_k::FORMAT,
     q4_k::FORMAT,
     q5_k::FORMAT,
     q6_k::FORMAT,
+    iq2_xxs::FORMAT,
+    iq2_xs::FORMAT,
+    iq3_xxs::FORMAT,
+    iq1_s::FORMAT,
+    iq4_nl::FORMAT,
+    iq3_s::FORMAT,
+    iq2_s::FORMAT,
+    iq4_xs::FORMAT,
+    float::F64,
+    iq1_m::FORMAT,
     float::BF16,
+    tq1_0::FORMAT,
+    tq2_0::FORMAT,
+    mxfp4::FORMAT,
+    nvfp4::FORMAT,
+    q1_0::FORMAT,
+    q2_0::FORMAT,
+    float::F8_E4M3,
+    float::F8_E5M2,
 ];
 
 /// The format of `dtype`.
@@ -91,7 +132,7 @@ pub fn format(dtype: DType) -> &'static Format {
 
 /// The format that ggml numbers `id`, if it is supported.
 pub fn format_by_ggml_id(id: u32) -> Option<&'static Format> {
-    FORMATS.iter().find(|format| format.ggml_id == id)
+    FORMATS.iter().find(|format| format.ggml_id == Some(id))
 }
 
 /// The format of this name in either case, such as `q4_1` or `Q4_1`, if it is supported.
@@ -138,16 +179,18 @@ mod tests {
 
     #[test]
     fn registry_is_ordered_and_complete() {
-        assert!(FORMATS.is_sorted_by_key(|format| format.ggml_id));
+        assert!(FORMATS.is_sorted_by_key(|format| format.ggml_id.unwrap_or(u32::MAX)));
         for found in FORMATS {
             assert_eq!(format(found.dtype).ggml_id, found.ggml_id);
-            assert_eq!(format_by_ggml_id(found.ggml_id).unwrap().dtype, found.dtype);
+            if let Some(id) = found.ggml_id {
+                assert_eq!(format_by_ggml_id(id).unwrap().dtype, found.dtype);
+            }
             let name = format!("{:?}", found.dtype);
             assert_eq!(format_by_name(&name).unwrap().dtype, found.dtype);
             assert_eq!(found.name, name.to_lowercase());
         }
         assert!(format_by_ggml_id(4).is_none());
-        assert!(format_by_name("q2_k").is_none());
+        assert!(format_by_name("q9_k").is_none());
     }
 
     #[test]
@@ -167,7 +210,7 @@ mod tests {
             assert_eq!((format.block_len as u64, format.block_bytes as u64), (block_len, block_bytes));
             n_seen += 1;
         }
-        assert_eq!(n_seen, FORMATS.len());
+        assert_eq!(n_seen, FORMATS.iter().filter(|format| format.ggml_id.is_some()).count());
     }
 
     #[test]

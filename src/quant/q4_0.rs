@@ -1,17 +1,17 @@
 //! Q4_0: 32 weights of 4 bits with one scale. Knows only its own layout.
 
-use super::{Format, decode, f16_is_finite, f16_value, first_block};
+use super::{Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, nibbles};
 use crate::tensor::DType;
 
 /// 32 weights: element `i` is `d * (q - 8)`, where `q` is the low nibble of `qs[i]` for `i < 16` and the high nibble
 /// of `qs[i - 16]` for the rest.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct BlockQ4_0 {
+struct BlockQ4_0 {
     /// Scale, f16.
-    pub d: [u8; 2],
+    d: [u8; 2],
     /// Quants.
-    pub qs: [u8; 16],
+    qs: [u8; 16],
 }
 
 const _: () = assert!(size_of::<BlockQ4_0>() == 18);
@@ -19,11 +19,14 @@ const _: () = assert!(size_of::<BlockQ4_0>() == 18);
 pub(super) const FORMAT: Format = Format {
     dtype: DType::Q4_0,
     name: "q4_0",
-    ggml_id: 2,
+    ggml_id: Some(2),
     block_len: 32,
     block_bytes: size_of::<BlockQ4_0>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
+    chunks: |bytes, store| each_chunk(bytes, store, chunks),
+    packing: Packing::SignedNibbles,
     non_finite: |bytes| first_block(bytes, |block: &BlockQ4_0| f16_is_finite(block.d)),
+    table: &[],
     wgsl: include_str!("../../shaders/quant/q4_0.wgsl"),
 };
 
@@ -33,4 +36,9 @@ fn dequant(block: &BlockQ4_0, out: &mut [f32; 32]) {
         out[i] = d * (f32::from(byte & 15) - 8.0);
         out[i + 16] = d * (f32::from(byte >> 4) - 8.0);
     }
+}
+
+fn chunks(block: &BlockQ4_0) -> [Chunk; 1] {
+    let codes = nibbles(&block.qs).map(|code| code - 8);
+    [Chunk::new(f16_value(block.d), codes)]
 }

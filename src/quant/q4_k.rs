@@ -1,21 +1,21 @@
 //! Q4_K: 256 weights of 4 bits in eight sub-blocks with six-bit scales and minima. Knows only its own layout.
 
-use super::{Format, decode, f16_is_finite, f16_value, first_block, k_scale_min};
+use super::{Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, k_scale_min};
 use crate::tensor::DType;
 
 /// 256 weights in 8 sub-blocks of 32: an element of sub-block `j` is `d * scale[j] * q - dmin * min[j]`.
 /// `qs` holds 4 groups of 32 bytes: the low nibbles of group `g` are sub-block `2g`, the high ones `2g + 1`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct BlockQ4K {
+struct BlockQ4K {
     /// Scale of the scales, f16.
-    pub d: [u8; 2],
+    d: [u8; 2],
     /// Scale of the minima, f16.
-    pub dmin: [u8; 2],
+    dmin: [u8; 2],
     /// Six-bit scales and minima, see [`k_scale_min`].
-    pub scales: [u8; 12],
+    scales: [u8; 12],
     /// Quants.
-    pub qs: [u8; 128],
+    qs: [u8; 128],
 }
 
 const _: () = assert!(size_of::<BlockQ4K>() == 144);
@@ -23,13 +23,16 @@ const _: () = assert!(size_of::<BlockQ4K>() == 144);
 pub(super) const FORMAT: Format = Format {
     dtype: DType::Q4_K,
     name: "q4_k",
-    ggml_id: 12,
+    ggml_id: Some(12),
     block_len: 256,
     block_bytes: size_of::<BlockQ4K>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
+    chunks: |bytes, store| each_chunk(bytes, store, chunks),
+    packing: Packing::Nibbles,
     non_finite: |bytes| {
         first_block(bytes, |block: &BlockQ4K| f16_is_finite(block.d) && f16_is_finite(block.dmin))
     },
+    table: &[],
     wgsl: include_str!("../../shaders/quant/q4_k.wgsl"),
 };
 
@@ -44,4 +47,15 @@ fn dequant(block: &BlockQ4K, out: &mut [f32; 256]) {
             *out = scale * f32::from(byte >> shift & 15) - min;
         }
     }
+}
+
+fn chunks(block: &BlockQ4K) -> [Chunk; 8] {
+    let (d, dmin) = (f16_value(block.d), f16_value(block.dmin));
+    std::array::from_fn(|part| {
+        let (scale, min) = k_scale_min(&block.scales, part);
+        let group = &block.qs[part / 2 * 32..][..32];
+        let codes = std::array::from_fn(|i| (group[i] >> (part % 2 * 4) & 15) as i8);
+        let offsets = [-(dmin * f32::from(min)); 2];
+        Chunk { offsets, ..Chunk::new(d * f32::from(scale), codes) }
+    })
 }

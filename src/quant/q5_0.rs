@@ -1,19 +1,21 @@
 //! Q5_0: 32 weights of 5 bits with one scale. Knows only its own layout.
 
-use super::{Format, decode, f16_is_finite, f16_value, first_block};
+use super::{
+    Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, nibbles_and_bit,
+};
 use crate::tensor::DType;
 
 /// 32 weights: element `i` is `d * (q - 16)`; the low four bits of `q` are a nibble of `qs` as in Q4_0, the fifth is
 /// bit `i` of `qh`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct BlockQ5_0 {
+struct BlockQ5_0 {
     /// Scale, f16.
-    pub d: [u8; 2],
+    d: [u8; 2],
     /// Fifth bits, a little-endian u32: bit `i` belongs to element `i`.
-    pub qh: [u8; 4],
+    qh: [u8; 4],
     /// Low four bits.
-    pub qs: [u8; 16],
+    qs: [u8; 16],
 }
 
 const _: () = assert!(size_of::<BlockQ5_0>() == 22);
@@ -21,11 +23,14 @@ const _: () = assert!(size_of::<BlockQ5_0>() == 22);
 pub(super) const FORMAT: Format = Format {
     dtype: DType::Q5_0,
     name: "q5_0",
-    ggml_id: 6,
+    ggml_id: Some(6),
     block_len: 32,
     block_bytes: size_of::<BlockQ5_0>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
+    chunks: |bytes, store| each_chunk(bytes, store, chunks),
+    packing: Packing::Bytes,
     non_finite: |bytes| first_block(bytes, |block: &BlockQ5_0| f16_is_finite(block.d)),
+    table: &[],
     wgsl: include_str!("../../shaders/quant/q5_0.wgsl"),
 };
 
@@ -43,4 +48,9 @@ pub(super) fn quants(qh: [u8; 4], qs: &[u8; 16], out: &mut [f32; 32], value: imp
         out[i] = value(f32::from(low));
         out[i + 16] = value(f32::from(upper));
     }
+}
+
+fn chunks(block: &BlockQ5_0) -> [Chunk; 1] {
+    let codes = nibbles_and_bit(&block.qs, block.qh).map(|code| code - 16);
+    [Chunk::new(f16_value(block.d), codes)]
 }

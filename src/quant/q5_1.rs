@@ -1,21 +1,23 @@
 //! Q5_1: 32 weights of 5 bits with a scale and a minimum. Knows only its own layout.
 
-use super::{Format, decode, f16_is_finite, f16_value, first_block, q5_0};
+use super::{
+    Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, nibbles_and_bit, q5_0,
+};
 use crate::tensor::DType;
 
 /// 32 weights: element `i` is `d * q + m`; the low four bits of `q` are a nibble of `qs` as in Q4_0, the fifth is
 /// bit `i` of `qh`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct BlockQ5_1 {
+struct BlockQ5_1 {
     /// Scale, f16.
-    pub d: [u8; 2],
+    d: [u8; 2],
     /// Minimum, f16.
-    pub m: [u8; 2],
+    m: [u8; 2],
     /// Fifth bits, a little-endian u32: bit `i` belongs to element `i`.
-    pub qh: [u8; 4],
+    qh: [u8; 4],
     /// Low four bits.
-    pub qs: [u8; 16],
+    qs: [u8; 16],
 }
 
 const _: () = assert!(size_of::<BlockQ5_1>() == 24);
@@ -23,17 +25,25 @@ const _: () = assert!(size_of::<BlockQ5_1>() == 24);
 pub(super) const FORMAT: Format = Format {
     dtype: DType::Q5_1,
     name: "q5_1",
-    ggml_id: 7,
+    ggml_id: Some(7),
     block_len: 32,
     block_bytes: size_of::<BlockQ5_1>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
+    chunks: |bytes, store| each_chunk(bytes, store, chunks),
+    packing: Packing::BytesOffset,
     non_finite: |bytes| {
         first_block(bytes, |block: &BlockQ5_1| f16_is_finite(block.d) && f16_is_finite(block.m))
     },
+    table: &[],
     wgsl: include_str!("../../shaders/quant/q5_1.wgsl"),
 };
 
 fn dequant(block: &BlockQ5_1, out: &mut [f32; 32]) {
     let (d, m) = (f16_value(block.d), f16_value(block.m));
     q5_0::quants(block.qh, &block.qs, out, |q| d * q + m);
+}
+
+fn chunks(block: &BlockQ5_1) -> [Chunk; 1] {
+    let codes = nibbles_and_bit(&block.qs, block.qh);
+    [Chunk { offsets: [f16_value(block.m); 2], ..Chunk::new(f16_value(block.d), codes) }]
 }

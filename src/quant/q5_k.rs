@@ -1,23 +1,23 @@
 //! Q5_K: 256 weights of 5 bits in eight sub-blocks with six-bit scales and minima. Knows only its own layout.
 
-use super::{Format, decode, f16_is_finite, f16_value, first_block, k_scale_min};
+use super::{Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, k_scale_min};
 use crate::tensor::DType;
 
 /// 256 weights in 8 sub-blocks of 32: an element of sub-block `j` is `d * scale[j] * q - dmin * min[j]`. The low four
 /// bits of `q` lie as in Q4_K, the fifth bit of element `l` of sub-block `j` is bit `j` of `qh[l]`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct BlockQ5K {
+struct BlockQ5K {
     /// Scale of the scales, f16.
-    pub d: [u8; 2],
+    d: [u8; 2],
     /// Scale of the minima, f16.
-    pub dmin: [u8; 2],
+    dmin: [u8; 2],
     /// Six-bit scales and minima, see [`k_scale_min`].
-    pub scales: [u8; 12],
+    scales: [u8; 12],
     /// Fifth bits.
-    pub qh: [u8; 32],
+    qh: [u8; 32],
     /// Low four bits.
-    pub qs: [u8; 128],
+    qs: [u8; 128],
 }
 
 const _: () = assert!(size_of::<BlockQ5K>() == 176);
@@ -25,13 +25,16 @@ const _: () = assert!(size_of::<BlockQ5K>() == 176);
 pub(super) const FORMAT: Format = Format {
     dtype: DType::Q5_K,
     name: "q5_k",
-    ggml_id: 13,
+    ggml_id: Some(13),
     block_len: 256,
     block_bytes: size_of::<BlockQ5K>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
+    chunks: |bytes, store| each_chunk(bytes, store, chunks),
+    packing: Packing::BytesOffset,
     non_finite: |bytes| {
         first_block(bytes, |block: &BlockQ5K| f16_is_finite(block.d) && f16_is_finite(block.dmin))
     },
+    table: &[],
     wgsl: include_str!("../../shaders/quant/q5_k.wgsl"),
 };
 
@@ -47,4 +50,16 @@ fn dequant(block: &BlockQ5K, out: &mut [f32; 256]) {
             *out = scale * f32::from(q) - min;
         }
     }
+}
+
+fn chunks(block: &BlockQ5K) -> [Chunk; 8] {
+    let (d, dmin) = (f16_value(block.d), f16_value(block.dmin));
+    std::array::from_fn(|part| {
+        let (scale, min) = k_scale_min(&block.scales, part);
+        let group = &block.qs[part / 2 * 32..][..32];
+        let code = |i: usize| group[i] >> (part % 2 * 4) & 15 | (block.qh[i] >> part & 1) << 4;
+        let codes = std::array::from_fn(|i| code(i) as i8);
+        let offsets = [-(dmin * f32::from(min)); 2];
+        Chunk { offsets, ..Chunk::new(d * f32::from(scale), codes) }
+    })
 }

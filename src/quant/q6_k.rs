@@ -1,6 +1,6 @@
 //! Q6_K: 256 weights of 6 bits in sixteen sub-blocks with signed byte scales. Knows only its own layout.
 
-use super::{Format, decode, f16_is_finite, f16_value, first_block};
+use super::{Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block};
 use crate::tensor::DType;
 
 /// 256 weights in 16 sub-blocks of 16: an element of sub-block `j` is `d * scales[j] * (q - 32)`.
@@ -9,15 +9,15 @@ use crate::tensor::DType;
 /// bits `2r, 2r + 1` of the half's 32 bytes of `qh`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct BlockQ6K {
+struct BlockQ6K {
     /// Low four bits.
-    pub ql: [u8; 128],
+    ql: [u8; 128],
     /// High two bits.
-    pub qh: [u8; 64],
+    qh: [u8; 64],
     /// Scale of each 16 weights.
-    pub scales: [i8; 16],
+    scales: [i8; 16],
     /// Scale of the scales, f16.
-    pub d: [u8; 2],
+    d: [u8; 2],
 }
 
 const _: () = assert!(size_of::<BlockQ6K>() == 210);
@@ -25,11 +25,14 @@ const _: () = assert!(size_of::<BlockQ6K>() == 210);
 pub(super) const FORMAT: Format = Format {
     dtype: DType::Q6_K,
     name: "q6_k",
-    ggml_id: 14,
+    ggml_id: Some(14),
     block_len: 256,
     block_bytes: size_of::<BlockQ6K>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
+    chunks: |bytes, store| each_chunk(bytes, store, chunks),
+    packing: Packing::BytesHalves,
     non_finite: |bytes| first_block(bytes, |block: &BlockQ6K| f16_is_finite(block.d)),
+    table: &[],
     wgsl: include_str!("../../shaders/quant/q6_k.wgsl"),
 };
 
@@ -42,4 +45,17 @@ fn dequant(block: &BlockQ6K, out: &mut [f32; 256]) {
         let q = f32::from(low | high << 4) - 32.0;
         *out = d * f32::from(block.scales[i / 16]) * q;
     }
+}
+
+fn chunks(block: &BlockQ6K) -> [Chunk; 8] {
+    let d = f16_value(block.d);
+    std::array::from_fn(|part| {
+        let (half, run) = (part / 4, part % 4);
+        let ql = &block.ql[64 * half + 32 * (run % 2)..][..32];
+        let qh = &block.qh[32 * half..][..32];
+        let code = |i: usize| ql[i] >> (run / 2 * 4) & 15 | (qh[i] >> (2 * run) & 3) << 4;
+        let codes = std::array::from_fn(|i| code(i) as i8 - 32);
+        let scale = |index: usize| d * f32::from(block.scales[2 * part + index]);
+        Chunk::halves([scale(0), scale(1)], codes)
+    })
 }

@@ -1,16 +1,16 @@
 //! Q8_0: 32 signed bytes with one scale. Knows only its own layout.
 
-use super::{Format, decode, f16_is_finite, f16_value, first_block};
+use super::{Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block};
 use crate::tensor::DType;
 
 /// 32 weights: element `i` is `d * qs[i]`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct BlockQ8_0 {
+struct BlockQ8_0 {
     /// Scale, f16.
-    pub d: [u8; 2],
+    d: [u8; 2],
     /// Quants.
-    pub qs: [i8; 32],
+    qs: [i8; 32],
 }
 
 const _: () = assert!(size_of::<BlockQ8_0>() == 34);
@@ -18,11 +18,14 @@ const _: () = assert!(size_of::<BlockQ8_0>() == 34);
 pub(super) const FORMAT: Format = Format {
     dtype: DType::Q8_0,
     name: "q8_0",
-    ggml_id: 8,
+    ggml_id: Some(8),
     block_len: 32,
     block_bytes: size_of::<BlockQ8_0>(),
     dequant: |bytes, out| decode(bytes, out, dequant),
+    chunks: |bytes, store| each_chunk(bytes, store, chunks),
+    packing: Packing::Bytes,
     non_finite: |bytes| first_block(bytes, |block: &BlockQ8_0| f16_is_finite(block.d)),
+    table: &[],
     wgsl: include_str!("../../shaders/quant/q8_0.wgsl"),
 };
 
@@ -31,4 +34,8 @@ fn dequant(block: &BlockQ8_0, out: &mut [f32; 32]) {
     for (out, q) in out.iter_mut().zip(block.qs) {
         *out = d * f32::from(q);
     }
+}
+
+fn chunks(block: &BlockQ8_0) -> [Chunk; 1] {
+    [Chunk::new(f16_value(block.d), block.qs)]
 }

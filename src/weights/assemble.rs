@@ -48,6 +48,10 @@ impl<'a> Assembler<'a> {
     /// # Errors
     /// What a conversion or the sink says; `Internal` for pieces out of order, `OutOfMemory`.
     pub fn take(&mut self, piece: &Piece, bytes: &[u8], sink: &mut impl Sink) -> Result<()> {
+        // What is left of a piece that went straight to the backend; its unit may be done.
+        if bytes.is_empty() {
+            return self.advance(piece.weight, sink);
+        }
         let units = &self.map.weight(piece.weight).units;
         let unit = &units[piece.unit];
         let progress = &mut self.weights[piece.weight];

@@ -24,7 +24,6 @@ HERE = Path(__file__).resolve().parent
 FLOAT_SETS = ["llama31", "llama32", "llama_variants", "mistral_v01", "mistral_v03", "mobilellama", "smollm2"]
 # Only variants whose tensors all have supported types.
 QUANT_SETS = {"gguf_llama31": ["Q4_0", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K"]}
-QUANT_TYPES = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
 REAL = "real/smollm2-135m-instruct-q4_1.json"
 
 GGUF_TYPE = {
@@ -369,16 +368,48 @@ def make_quant_set(oracle, folder_name, variant, entry):
 
 
 def make_blocks(oracle):
-    """Blocks of every supported format beside the values they stand for."""
+    """Blocks of every supported format beside the values they stand for: two rows of quantised weights and, as `.raw`,
+    all rows of random blocks."""
     folder, out = oracle / "gguf_tensors", HERE / "quant"
     out.mkdir(exist_ok=True)
     values = load_file(folder / "reference.safetensors")
     tensors = {}
     for tensor in gguf.GGUFReader(folder / "tensors.gguf").tensors:
-        if tensor.name.split(".")[0] in QUANT_TYPES:
-            tensors[f"{tensor.name}.blocks"] = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(-1)
-            tensors[f"{tensor.name}.values"] = values[tensor.name].reshape(-1)
+        rows = slice(None) if tensor.name.endswith(".raw") else slice(2)
+        blocks = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(len(values[tensor.name]), -1)
+        tensors[f"{tensor.name}.blocks"] = blocks[rows].reshape(-1)
+        tensors[f"{tensor.name}.values"] = values[tensor.name][rows].reshape(-1)
+    tensors |= further_blocks()
     write_reference(out / "blocks.safetensors", tensors)
+
+
+def further_blocks():
+    """Blocks of what the oracle lacks, decoded as ggml's C code and the formats' papers say."""
+    rng = np.random.default_rng(7)
+    tensors = {}
+
+    def add(name, blocks, values):
+        tensors[f"{name}.blocks"] = np.ascontiguousarray(blocks).view(np.uint8).reshape(-1)
+        tensors[f"{name}.values"] = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+
+    for name, n_bits in [("Q1_0", 1), ("Q2_0", 2)]:
+        scales = rng.standard_normal((24, 1)).astype(np.float16)
+        quants = rng.integers(0, 256, (24, 16), dtype=np.uint8)
+        codes = (quants[..., None] >> np.arange(0, 8, n_bits, dtype=np.uint8)) & ((1 << n_bits) - 1)
+        codes = codes.reshape(24, -1).astype(np.float32)
+        codes = 2 * codes - 1 if n_bits == 1 else codes - 1
+        add(f"{name}.raw", np.concatenate([scales.view(np.uint8), quants], axis=1), scales.astype(np.float32) * codes)
+    tensors["Q2_0.blocks"], tensors["Q2_0.values"] = tensors["Q2_0.raw.blocks"], tensors["Q2_0.raw.values"]
+    doubles = np.concatenate([rng.standard_normal(500), [0.0, -0.0, 1e-300, 1e-40, -1e-45, 1 + 2**-24, 1 + 3 * 2**-24]])
+    add("F64", doubles, doubles.astype(np.float32))
+    codes = np.arange(256, dtype=np.uint8)
+    e5m2 = (codes.astype(np.uint16) << 8).view(np.float16)
+    add("F8_E5M2", codes[np.isfinite(e5m2)], e5m2[np.isfinite(e5m2)])
+    exponents, fractions = (codes >> 3 & 15).astype(np.int32), (codes & 7).astype(np.float64)
+    magnitudes = np.where(exponents == 0, fractions * 2.0**-9, (1 + fractions / 8) * 2.0 ** (exponents - 7))
+    e4m3, finite = np.where(codes < 128, magnitudes, -magnitudes), codes & 127 != 127
+    add("F8_E4M3", codes[finite], e4m3[finite])
+    return tensors
 
 
 def main():

@@ -9,7 +9,7 @@ use lamplight::tensor::DType;
 use pollster::block_on;
 
 use crate::naive::Naive;
-use crate::support::{DTYPES, Model, Rng, Shape, graph, shapes, widened};
+use crate::support::{DTYPES, Model, Rng, Shape, graph, is_wide, shapes, shapes_for, widened};
 
 /// The roundings of f32 sums of a few hundred terms, carried through two layers.
 const F32_TOLERANCE: f32 = 2e-4;
@@ -42,9 +42,8 @@ fn gpu_shapes() -> Vec<Shape> {
 }
 
 fn model(rng: &mut Rng, dtype: DType, shape: usize) -> Model {
-    let k_quant = matches!(dtype, DType::Q4_K | DType::Q5_K | DType::Q6_K);
     let shape = gpu_shapes().swap_remove(shape);
-    let shape = if k_quant { widened(shape) } else { shape };
+    let shape = if is_wide(dtype) { widened(shape) } else { shape };
     Model::random(rng, graph(&shape), dtype, 80, 67)
 }
 
@@ -70,7 +69,7 @@ fn check_model(model: &Model, rng: &mut Rng, backend: &mut GpuBackend, tolerance
 fn every_op_agrees_with_its_definition_in_every_format() {
     let Some(device) = device(GpuOptions { minimal: true, ..GpuOptions::default() }) else { return };
     for (dtype_index, dtype) in DTYPES.into_iter().enumerate() {
-        for shape in 0..gpu_shapes().len() {
+        for shape in shapes_for(dtype_index, dtype, gpu_shapes().len()) {
             let seed = (dtype_index * 100 + shape) as u64;
             println!("seed {seed}: {dtype:?}, shape {shape}");
             let mut rng = Rng(seed);
@@ -88,9 +87,17 @@ fn half_floats_stay_close() {
         println!("SKIPPED: this adapter has no shader-f16");
         return;
     }
-    for (shape, dtype) in
-        [(0, DType::Q4_1), (1, DType::F16), (2, DType::Q6_K), (3, DType::Q8_0), (4, DType::BF16)]
-    {
+    // The self-check tries every format in half floats where there are any.
+    for (shape, dtype) in [
+        (0, DType::Q4_1),
+        (1, DType::F16),
+        (2, DType::Q6_K),
+        (3, DType::Q8_0),
+        (4, DType::BF16),
+        (5, DType::Q2_K),
+        (0, DType::IQ2_S),
+        (1, DType::MXFP4),
+    ] {
         let mut rng = Rng(shape as u64);
         let model = model(&mut rng, dtype, shape);
         let mut backend = backend(&model, &device, Precision::F16, Tuning::default());
@@ -101,11 +108,21 @@ fn half_floats_stay_close() {
 #[test]
 fn weights_cut_into_small_parts_and_folded_grids_change_nothing() {
     let Some(device) = device(GpuOptions::default()) else { return };
-    for (shape, dtype) in [(0, DType::Q4_0), (1, DType::Q4_1), (3, DType::F16), (0, DType::Q6_K)] {
+    for (shape, dtype) in [
+        (0, DType::Q4_0),
+        (1, DType::Q4_1),
+        (3, DType::F16),
+        (0, DType::Q6_K),
+        (1, DType::MXFP4),
+        (0, DType::F8_E4M3),
+        (1, DType::IQ1_M),
+        (0, DType::IQ3_S),
+    ] {
         let mut rng = Rng(40 + shape as u64);
         let model = model(&mut rng, dtype, shape);
         // Room for a few rows only, so every matrix has several parts, some of odd length.
-        let tuning = Tuning { max_part_bytes: 2300, fold_workgroups: 2, ..Tuning::default() };
+        let max_part_bytes = 2300 + size_of_val(lamplight::quant::format(dtype).table) as u64;
+        let tuning = Tuning { max_part_bytes, fold_workgroups: 2, ..Tuning::default() };
         let mut backend =
             backend(&model, &device, Precision::F32, Tuning { logits_bytes: 1 << 20, ..tuning });
         check_parts(&model, &mut rng, &mut backend);

@@ -33,50 +33,110 @@ impl Rng {
 }
 
 /// All formats.
-pub(crate) const DTYPES: [DType; 11] = [
+pub(crate) const DTYPES: [DType; 31] = [
+    DType::F64,
     DType::F32,
     DType::F16,
     DType::BF16,
+    DType::F8_E4M3,
+    DType::F8_E5M2,
+    DType::Q1_0,
+    DType::Q2_0,
     DType::Q4_0,
     DType::Q4_1,
     DType::Q5_0,
     DType::Q5_1,
     DType::Q8_0,
+    DType::Q2_K,
+    DType::Q3_K,
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
+    DType::IQ1_S,
+    DType::IQ1_M,
+    DType::IQ2_XXS,
+    DType::IQ2_XS,
+    DType::IQ2_S,
+    DType::IQ3_XXS,
+    DType::IQ3_S,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
+    DType::TQ1_0,
+    DType::TQ2_0,
+    DType::MXFP4,
+    DType::NVFP4,
 ];
 
-/// Random bytes of `n_elements` in `dtype`: quants of full range, and scales that make the elements about `size`.
-pub(crate) fn random_bytes(rng: &mut Rng, dtype: DType, n_elements: usize, size: f32) -> Vec<u8> {
-    let Format { block_len, block_bytes, .. } = quant::format(dtype);
-    let mut bytes = Vec::with_capacity(n_elements / block_len * block_bytes);
-    // Where the f16 scales of a block stand, and how large its elements are at scale 1.
-    let (scales, largest): (&[usize], f32) = match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => (&[], 1.0),
+/// Where the f16 scales of a block stand, and how large its elements are at scale 1; formats with other scales are
+/// not here.
+fn scales(dtype: DType) -> (&'static [usize], f32) {
+    match dtype {
+        DType::Q1_0 | DType::Q2_0 => (&[0], 2.0),
         DType::Q4_0 => (&[0], 8.0),
         DType::Q4_1 => (&[0, 2], 16.0),
         DType::Q5_0 => (&[0], 16.0),
         DType::Q5_1 => (&[0, 2], 32.0),
-        DType::Q8_0 => (&[0], 128.0),
+        DType::Q8_0 | DType::IQ4_NL => (&[0], 128.0),
+        DType::Q2_K => (&[80, 82], 4.0 * 16.0),
+        DType::Q3_K => (&[108], 4.0 * 32.0),
         DType::Q4_K => (&[0, 2], 16.0 * 64.0),
         DType::Q5_K => (&[0, 2], 32.0 * 64.0),
         DType::Q6_K => (&[208], 32.0 * 128.0),
-    };
+        DType::IQ1_S => (&[0], 1.125 * 15.0),
+        DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S => (&[0], 43.0 * 4.0),
+        DType::IQ3_XXS => (&[0], 62.0 * 8.0),
+        DType::IQ3_S => (&[0], 15.0 * 31.0),
+        DType::IQ4_XS => (&[0], 127.0 * 32.0),
+        DType::TQ1_0 => (&[52], 2.0),
+        DType::TQ2_0 => (&[64], 2.0),
+        _ => (&[], 1.0),
+    }
+}
+
+/// Random bytes of `n_elements` in `dtype`: quants of full range, and scales that make the elements about `size`.
+pub(crate) fn random_bytes(rng: &mut Rng, dtype: DType, n_elements: usize, size: f32) -> Vec<u8> {
+    let Format { block_len, block_bytes, dequant, .. } = quant::format(dtype);
+    let mut bytes = Vec::with_capacity(n_elements / block_len * block_bytes);
+    let (scales, largest) = scales(dtype);
     for _ in 0..n_elements / block_len {
+        let mut block: Vec<u8> = (0..*block_bytes).map(|_| rng.next() as u8).collect();
+        let scale = half::f16::from_f32(rng.unit() * 2.0 * size / largest).to_le_bytes();
         match dtype {
-            DType::F32 => bytes.extend((rng.unit() * size).to_le_bytes()),
-            DType::F16 => bytes.extend(half::f16::from_f32(rng.unit() * size).to_le_bytes()),
-            DType::BF16 => bytes.extend(half::bf16::from_f32(rng.unit() * size).to_le_bytes()),
-            _ => {
-                let mut block: Vec<u8> = (0..*block_bytes).map(|_| rng.next() as u8).collect();
-                for at in scales {
-                    let scale = half::f16::from_f32(rng.unit() * 2.0 * size / largest);
-                    block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            DType::F64 => block.copy_from_slice(&f64::from(rng.unit() * size).to_le_bytes()),
+            DType::F32 => block.copy_from_slice(&(rng.unit() * size).to_le_bytes()),
+            DType::F16 => block.copy_from_slice(&half::f16::from_f32(rng.unit() * size).to_le_bytes()),
+            DType::BF16 => block.copy_from_slice(&half::bf16::from_f32(rng.unit() * size).to_le_bytes()),
+            DType::F8_E4M3 | DType::F8_E5M2 => loop {
+                let mut value = [0.0];
+                dequant(&block, &mut value);
+                if value[0].abs() <= size {
+                    break;
                 }
-                bytes.extend(block);
+                block[0] = rng.next() as u8;
+            },
+            // A power of two near a sixth of the size.
+            DType::MXFP4 => block[0] = (127 + (size / 6.0).log2() as i32 - rng.below(3) as i32) as u8,
+            DType::NVFP4 => {
+                let exponent = (7 + (size / 6.0).log2() as i32).max(0) as u8;
+                block[..4].iter_mut().for_each(|byte| *byte = exponent << 3 | *byte & 7);
             }
+            // An f16 in the top nibbles of four words.
+            DType::IQ1_M => {
+                let scale = half::f16::from_f32(rng.unit() * 2.0 * size / (1.125 * 15.0)).to_bits();
+                for (index, byte) in [49, 51, 53, 55].into_iter().enumerate() {
+                    block[byte] = block[byte] & 15 | ((scale >> (4 * index)) as u8) << 4;
+                }
+            }
+            _ => {}
         }
+        for (index, at) in scales.iter().enumerate() {
+            let scale = match index {
+                0 => scale,
+                _ => half::f16::from_f32(rng.unit() * 2.0 * size / largest).to_le_bytes(),
+            };
+            block[*at..at + 2].copy_from_slice(&scale);
+        }
+        bytes.extend(block);
     }
     bytes
 }
@@ -199,7 +259,19 @@ pub(crate) fn shapes() -> Vec<Shape> {
     ]
 }
 
-/// The shape with every width a multiple of 256, for the k-quants.
+/// The shapes to try with format number `index`. Shapes matter to the ops around the products: a few formats have all
+/// of `n_shapes`, the others one each in turn.
+pub(crate) fn shapes_for(index: usize, dtype: DType, n_shapes: usize) -> impl Iterator<Item = usize> {
+    let all = matches!(dtype, DType::F32 | DType::F16 | DType::Q4_1 | DType::Q6_K);
+    (0..n_shapes).filter(move |shape| all || *shape == index % n_shapes)
+}
+
+/// Whether blocks are longer than the narrowest shapes' rows.
+pub(crate) fn is_wide(dtype: DType) -> bool {
+    quant::format(dtype).block_len > 32
+}
+
+/// The shape with every width a multiple of 256, for the formats of long blocks.
 pub(crate) fn widened(shape: Shape) -> Shape {
     let head_dim = 256 / shape.n_heads.next_power_of_two().max(2);
     let n_heads = 256 / head_dim;

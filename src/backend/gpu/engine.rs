@@ -303,6 +303,10 @@ impl Backend for GpuBackend {
             self.device.queue.write_buffer(&self.buffers[buffer], 0, bytemuck::cast_slice(values));
             self.counters.queue_writes += 1;
         }
+        for (buffer, table) in self.uploads.tables() {
+            self.device.queue.write_buffer(&self.buffers[buffer], 0, bytemuck::cast_slice(table));
+            self.counters.queue_writes += 1;
+        }
         self.write_tables();
         self.device.queue.submit([]);
         self.counters.submits += 1;

@@ -14,10 +14,13 @@ pub(super) struct Part {
 }
 
 /// Cuts a matrix of `n_rows` rows of `row_bytes` into parts of at most `max_bytes`, each beginning at a multiple of
-/// 4 bytes, which is what a queue write needs. The reserve of a word is for reads at odd half words.
+/// 4 bytes, which is what a queue write needs. The reserve of a word is for reads at odd bytes.
 pub(super) fn cut_rows(name: &str, n_rows: u64, row_bytes: u64, max_bytes: u64) -> Result<Vec<Part>> {
-    // Row sizes are even for every format, so two rows always end at a multiple of 4.
-    let step = if row_bytes.is_multiple_of(4) { 1 } else { 2 };
+    let step = match row_bytes % 4 {
+        0 => 1,
+        2 => 2,
+        _ => 4,
+    };
     let most = max_bytes.saturating_sub(8) / row_bytes.max(1);
     let fitting = if n_rows <= most { n_rows } else { most / step * step };
     if fitting == 0 {
@@ -105,7 +108,9 @@ mod tests {
 
     #[test]
     fn parts_begin_at_whole_words_and_cover_all_rows() {
-        for (n_rows, row_bytes, max_bytes) in [(10, 18, 100), (7, 34, 1000), (5, 20, 60), (1, 210, 220)] {
+        for (n_rows, row_bytes, max_bytes) in
+            [(10, 18, 100), (7, 34, 1000), (5, 20, 60), (1, 210, 220), (9, 17, 90)]
+        {
             let parts = cut_rows("w", n_rows, row_bytes, max_bytes).unwrap();
             let mut next = 0;
             for part in &parts {

@@ -1,6 +1,6 @@
 //! Weights on their way into GPU buffers: pieces of a file to the parts they belong to.
 //!
-//! Principal type: [`Uploads`]. Matrices go as they are; vectors are collected and decoded to f32. Must not know where
+//! Principal type: [`Uploads`]. Matrices go as they are, behind the table of their format; vectors are collected and decoded to f32. Must not know where
 //! pieces come from.
 
 use std::ops::Range;
@@ -23,8 +23,8 @@ struct Upload {
 }
 
 enum Target {
-    /// Byte ranges of the tensor and their buffers.
-    Matrix(Vec<(Range<u64>, usize)>),
+    /// Byte ranges of the tensor and their buffers, and what stands before the weights in each.
+    Matrix { parts: Vec<(Range<u64>, usize)>, table: &'static [u16] },
     /// What has come, until it is complete, and then its values.
     Vector { bytes: Vec<u8>, values: Vec<f32>, buffer: usize },
 }
@@ -58,7 +58,8 @@ impl Uploads {
                         let end = part.first_row + part.n_rows;
                         (part.first_row * row_bytes..end * row_bytes, *buffer)
                     });
-                    (decl.n_rows as u64 * row_bytes, Target::Matrix(ranges.collect()))
+                    let table = quant::format(*dtype).table;
+                    (decl.n_rows as u64 * row_bytes, Target::Matrix { parts: ranges.collect(), table })
                 }
             };
             weights.push(Upload { name: decl.name.clone(), received: 0, total, target });
@@ -85,13 +86,14 @@ impl Uploads {
         }
         upload.received = end;
         self.unflushed += len as u64;
-        let Target::Matrix(parts) = &upload.target else { return Ok(Vec::new()) };
+        let Target::Matrix { parts, table } = &upload.target else { return Ok(Vec::new()) };
         let mut writes = Vec::new();
         for (range, buffer) in parts {
             let (from, to) = (range.start.max(offset), range.end.min(end));
             if from < to {
                 let bytes = (from - offset) as usize..(to - offset) as usize;
-                writes.push(Write { buffer: *buffer, at: from - range.start, bytes });
+                let at = size_of_val(*table) as u64 + from - range.start;
+                writes.push(Write { buffer: *buffer, at, bytes });
             }
         }
         Ok(writes)
@@ -140,6 +142,15 @@ impl Uploads {
         Ok(self.weights.iter().filter_map(Upload::vector).collect())
     }
 
+    /// The tables of formats that have one, each with its buffer.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (usize, &'static [u16])> {
+        let matrices = self.weights.iter().filter_map(|upload| match &upload.target {
+            Target::Matrix { parts, table } if !table.is_empty() => Some((parts, *table)),
+            _ => None,
+        });
+        matrices.flat_map(|(parts, table)| parts.iter().map(move |(_, buffer)| (*buffer, table)))
+    }
+
     /// The values of a vector, once finished.
     pub(super) fn vector(&self, weight: usize) -> Option<&[f32]> {
         self.weights.get(weight).and_then(Upload::vector).map(|(_, values)| values)
@@ -150,7 +161,7 @@ impl Upload {
     fn vector(&self) -> Option<(usize, &[f32])> {
         match &self.target {
             Target::Vector { values, buffer, .. } => Some((*buffer, values)),
-            Target::Matrix(_) => None,
+            Target::Matrix { .. } => None,
         }
     }
 }

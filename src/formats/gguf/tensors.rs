@@ -86,7 +86,7 @@ fn supported_type(reader: &mut Reader<'_>, name: &str) -> Result<(DType, u64, u6
             }
             TypeStatus::Unsupported => {
                 format!(
-                    "{name} is stored as {}, which is not supported yet; get another quantisation",
+                    "{name} is stored as {}, which is not supported; get another quantisation",
                     found.name
                 )
             }

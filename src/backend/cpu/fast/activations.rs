@@ -27,11 +27,13 @@ pub(super) struct ActBlock<const T: usize> {
     pub(super) scale: [f32; T],
     /// Sum of the rounded activations.
     pub(super) sum: [f32; T],
+    /// Sums of columns 0..16 and 16..32.
+    pub(super) half_sums: [[f32; T]; 2],
 }
 
 impl<const T: usize> Default for ActBlock<T> {
     fn default() -> Self {
-        ActBlock { words: [[0; T]; BLOCK / 2], scale: [0.0; T], sum: [0.0; T] }
+        ActBlock { words: [[0; T]; BLOCK / 2], scale: [0.0; T], sum: [0.0; T], half_sums: [[0.0; T]; 2] }
     }
 }
 
@@ -108,7 +110,12 @@ fn round_block<const T: usize>(x: &[f32; BLOCK], block: &mut ActBlock<T>, token:
         words[1][token] = quad[1] & 0xffff | quad[3] << 16;
     }
     block.scale[token] = scale;
-    block.sum[token] = scale * rounded.iter().copied().fold(0, i32::wrapping_add) as f32;
+    let sum = |half: &[i32]| half.iter().copied().fold(0, i32::wrapping_add);
+    let (front, back) = rounded.split_at(BLOCK / 2);
+    let sums = [sum(front), sum(back)];
+    block.sum[token] = scale * sums[0].wrapping_add(sums[1]) as f32;
+    block.half_sums[0][token] = scale * sums[0] as f32;
+    block.half_sums[1][token] = scale * sums[1] as f32;
 }
 
 #[cfg(test)]
@@ -126,6 +133,9 @@ mod tests {
             assert!((f32::from(unit) * block.scale[0] - x).abs() <= 0.51 * block.scale[0], "column {i}");
         }
         assert!((block.sum[0] - x.iter().sum::<f32>()).abs() < 32.0 * block.scale[0]);
+        let front = x[..BLOCK / 2].iter().sum::<f32>();
+        assert!((block.half_sums[0][0] - front).abs() < 16.0 * block.scale[0]);
+        assert!((block.sum[0] - block.half_sums[0][0] - block.half_sums[1][0]).abs() < 1e-3);
     }
 
     #[test]

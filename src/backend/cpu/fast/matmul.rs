@@ -35,7 +35,7 @@ const WIDTH: usize = 2;
 pub(super) struct Unpacked {
     pairs: [[[i16; 8]; WIDTH]; PAIRS],
     scales: [[[f32; ROWS]; WIDTH]; 2],
-    offsets: [[f32; ROWS]; WIDTH],
+    offsets: [[[f32; ROWS]; WIDTH]; 2],
 }
 
 /// Bytes of activations that a pass over all panels uses: well within any second-level cache.
@@ -97,8 +97,13 @@ fn dot_panel<B: PanelBlock>(panel: &[B], token: &[ActBlock<1>]) -> F32x4 {
             sum = sum + F32x4::from_i32(products[1]) * scales[1];
         }
         sums = sums + sum * F32x4::splat(act.scale[0]);
-        if let Some(offset) = block.offset() {
-            sums = sums + offset * F32x4::splat(act.sum[0]);
+        if let Some(offsets) = block.offsets() {
+            if B::HALVES {
+                sums = sums + offsets[0] * F32x4::splat(act.half_sums[0][0]);
+                sums = sums + offsets[1] * F32x4::splat(act.half_sums[1][0]);
+            } else {
+                sums = sums + offsets[0] * F32x4::splat(act.sum[0]);
+            }
         }
     }
     sums
@@ -112,7 +117,9 @@ fn unpack<B: PanelBlock>(panels: &[B], to: &mut [Unpacked]) {
             let scales = block.scales();
             scales[0].store(&mut to.scales[0][index]);
             scales[1].store(&mut to.scales[1][index]);
-            block.offset().unwrap_or(F32x4::splat(0.0)).store(&mut to.offsets[index]);
+            let offsets = block.offsets().unwrap_or([F32x4::splat(0.0); 2]);
+            offsets[0].store(&mut to.offsets[0][index]);
+            offsets[1].store(&mut to.offsets[1][index]);
         }
     }
 }
@@ -147,10 +154,13 @@ fn dot_tile<const PARTS: usize>(panels: &[Unpacked], tile: &[ActBlock<TILE>]) ->
                 }
             }
         }
-        for (t, sums) in sums.iter_mut().enumerate() {
-            let act_sum = F32x4::splat(act.sum[t]);
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = *sum + F32x4::load(&block.offsets[i]) * act_sum;
+        for part in 0..PARTS {
+            let act_sums = if PARTS == 1 { &act.sum } else { &act.half_sums[part] };
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let act_sum = F32x4::splat(act_sums[t]);
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = *sum + F32x4::load(&block.offsets[part][i]) * act_sum;
+                }
             }
         }
     }

@@ -10,7 +10,6 @@ mod floats;
 mod matmul;
 mod panel;
 mod recurrent;
-mod repack;
 mod weights;
 
 use super::plan::zeroed;
@@ -99,6 +98,10 @@ impl Kernels for Fast {
         let (row, unpacked) = (&mut self.row[..n_cols], &mut self.unpacked);
         match &weight.store {
             Store::Panel4(blocks) => {
+                activations.set(x_id, x, n_cols);
+                matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
+            }
+            Store::Panel4Halves(blocks) => {
                 activations.set(x_id, x, n_cols);
                 matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
             }

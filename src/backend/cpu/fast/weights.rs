@@ -4,19 +4,18 @@
 //! weights only the bytes of an incomplete group are held. Must not know ops.
 
 use super::activations::BLOCK;
-use super::panel::{Panel4, Panel8, Panel8Halves, Panel8Offset, PanelBlock, ROWS};
-use super::repack::split;
+use super::panel::{Panel4, Panel4Halves, Panel8, Panel8Halves, Panel8Offset, PanelBlock, ROWS};
 use crate::backend::cpu::plan::with_capacity;
 use crate::backend::cpu::{check_complete, check_piece};
 use crate::error::Result;
 use crate::model::graph::{WeightDecl, WeightKind};
-use crate::quant;
+use crate::quant::{self, Chunk, Format, Packing};
 use crate::tensor::DType;
 
 /// A weight and how much of it has arrived.
 pub(super) struct Weight {
     pub(super) decl: WeightDecl,
-    dtype: DType,
+    format: &'static Format,
     /// Bytes in the file: of a row, of the whole, and arrived so far.
     row_bytes: usize,
     n_bytes: usize,
@@ -29,6 +28,7 @@ pub(super) struct Weight {
 /// The repacked rows. Panels: `[ceil(n_rows / ROWS), n_cols / BLOCK]`, absent rows zero.
 pub(super) enum Store {
     Panel4(Vec<Panel4>),
+    Panel4Halves(Vec<Panel4Halves>),
     Panel8(Vec<Panel8>),
     Panel8Offset(Vec<Panel8Offset>),
     Panel8Halves(Vec<Panel8Halves>),
@@ -43,20 +43,24 @@ pub(super) enum Store {
 impl Weight {
     /// Nothing is allocated before the first piece.
     pub(super) fn new(decl: &WeightDecl, dtype: DType) -> Weight {
-        let store = match dtype {
-            _ if decl.kind == WeightKind::Vector => Store::F32(Vec::new()),
-            DType::F32 => Store::F32(Vec::new()),
-            DType::F16 => Store::F16(Vec::new()),
-            DType::BF16 => Store::Bf16(Vec::new()),
-            DType::Q4_0 | DType::Q4_1 | DType::Q4_K => Store::Panel4(Vec::new()),
-            DType::Q5_0 | DType::Q8_0 => Store::Panel8(Vec::new()),
-            DType::Q5_1 | DType::Q5_K => Store::Panel8Offset(Vec::new()),
-            DType::Q6_K => Store::Panel8Halves(Vec::new()),
-        };
         let format = quant::format(dtype);
+        let store = match format.packing {
+            _ if decl.kind == WeightKind::Vector => Store::F32(Vec::new()),
+            Packing::Float => match dtype {
+                // 8-bit floats are half floats, too.
+                DType::F16 | DType::F8_E4M3 | DType::F8_E5M2 => Store::F16(Vec::new()),
+                DType::BF16 => Store::Bf16(Vec::new()),
+                _ => Store::F32(Vec::new()),
+            },
+            Packing::Nibbles | Packing::SignedNibbles => Store::Panel4(Vec::new()),
+            Packing::NibbleHalves | Packing::SignedNibbleHalves => Store::Panel4Halves(Vec::new()),
+            Packing::Bytes => Store::Panel8(Vec::new()),
+            Packing::BytesOffset => Store::Panel8Offset(Vec::new()),
+            Packing::BytesHalves => Store::Panel8Halves(Vec::new()),
+        };
         let row_bytes = decl.n_cols / format.block_len * format.block_bytes;
         let n_bytes = row_bytes * decl.n_rows;
-        Weight { decl: decl.clone(), dtype, row_bytes, n_bytes, received: 0, staging: Vec::new(), store }
+        Weight { decl: decl.clone(), format, row_bytes, n_bytes, received: 0, staging: Vec::new(), store }
     }
 
     /// Stores the next piece.
@@ -103,6 +107,7 @@ impl Weight {
         let n_blocks = self.decl.n_rows.div_ceil(ROWS) * (self.decl.n_cols / BLOCK);
         match &mut self.store {
             Store::Panel4(blocks) => *blocks = with_capacity(n_blocks, WHAT)?,
+            Store::Panel4Halves(blocks) => *blocks = with_capacity(n_blocks, WHAT)?,
             Store::Panel8(blocks) => *blocks = with_capacity(n_blocks, WHAT)?,
             Store::Panel8Offset(blocks) => *blocks = with_capacity(n_blocks, WHAT)?,
             Store::Panel8Halves(blocks) => *blocks = with_capacity(n_blocks, WHAT)?,
@@ -114,17 +119,23 @@ impl Weight {
 
     /// Repacks a group of up to [`ROWS`] whole rows.
     fn append_group(&mut self, group: &[u8]) {
-        let (dtype, row_bytes, n_cols) = (self.dtype, self.row_bytes, self.decl.n_cols);
+        let (format, row_bytes, n_cols) = (self.format, self.row_bytes, self.decl.n_cols);
         match &mut self.store {
-            Store::Panel4(blocks) => append_panel(blocks, dtype, group, row_bytes, n_cols),
-            Store::Panel8(blocks) => append_panel(blocks, dtype, group, row_bytes, n_cols),
-            Store::Panel8Offset(blocks) => append_panel(blocks, dtype, group, row_bytes, n_cols),
-            Store::Panel8Halves(blocks) => append_panel(blocks, dtype, group, row_bytes, n_cols),
+            Store::Panel4(blocks) => append_panel(blocks, format, group, row_bytes, n_cols),
+            Store::Panel4Halves(blocks) => append_panel(blocks, format, group, row_bytes, n_cols),
+            Store::Panel8(blocks) => append_panel(blocks, format, group, row_bytes, n_cols),
+            Store::Panel8Offset(blocks) => append_panel(blocks, format, group, row_bytes, n_cols),
+            Store::Panel8Halves(blocks) => append_panel(blocks, format, group, row_bytes, n_cols),
             Store::F32(values) => {
                 let start = values.len();
                 values.resize(start + group.len() / row_bytes * n_cols, 0.0);
-                (quant::format(dtype).dequant)(group, &mut values[start..]);
+                (format.dequant)(group, &mut values[start..]);
             }
+            Store::F16(values) if format.block_bytes == 1 => values.extend(group.chunks(1).map(|byte| {
+                let mut value = [0.0];
+                (format.dequant)(byte, &mut value);
+                half::f16::from_f32(value[0]).to_bits()
+            })),
             Store::F16(values) | Store::Bf16(values) => {
                 values.extend(group.as_chunks::<2>().0.iter().map(|bits| u16::from_le_bytes(*bits)));
             }
@@ -137,6 +148,7 @@ impl Weight {
         let floats = index * n_cols..(index + 1) * n_cols;
         match &self.store {
             Store::Panel4(blocks) => decode_panel_row(blocks, index, out),
+            Store::Panel4Halves(blocks) => decode_panel_row(blocks, index, out),
             Store::Panel8(blocks) => decode_panel_row(blocks, index, out),
             Store::Panel8Offset(blocks) => decode_panel_row(blocks, index, out),
             Store::Panel8Halves(blocks) => decode_panel_row(blocks, index, out),
@@ -159,6 +171,7 @@ impl Weight {
         self.staging.capacity()
             + match &self.store {
                 Store::Panel4(blocks) => size_of_val(blocks.as_slice()),
+                Store::Panel4Halves(blocks) => size_of_val(blocks.as_slice()),
                 Store::Panel8(blocks) => size_of_val(blocks.as_slice()),
                 Store::Panel8Offset(blocks) => size_of_val(blocks.as_slice()),
                 Store::Panel8Halves(blocks) => size_of_val(blocks.as_slice()),
@@ -170,7 +183,7 @@ impl Weight {
 
 fn append_panel<B: PanelBlock>(
     blocks: &mut Vec<B>,
-    dtype: DType,
+    format: &Format,
     group: &[u8],
     row_bytes: usize,
     n_cols: usize,
@@ -179,8 +192,18 @@ fn append_panel<B: PanelBlock>(
     blocks.resize(start + n_cols / BLOCK, B::zeroed());
     let panel = &mut blocks[start..];
     for (row, bytes) in group.chunks_exact(row_bytes).enumerate() {
-        split(dtype, bytes, |index, columns| panel[index].set_row(row, columns));
+        (format.chunks)(bytes, &mut |index, chunk| match format.packing {
+            Packing::SignedNibbles | Packing::SignedNibbleHalves => panel[index].set_row(row, &raised(chunk)),
+            _ => panel[index].set_row(row, chunk),
+        });
     }
+}
+
+/// Signed codes of four bits as unsigned ones with an offset. The offset is exact, being a power of two times the scale,
+/// and so is its sum with a product, which is the scale times a small number.
+fn raised(chunk: &Chunk) -> Chunk {
+    let offsets = chunk.scales.map(|scale| -8.0 * scale);
+    Chunk { offsets, codes: chunk.codes.map(|code| code + 8), ..*chunk }
 }
 
 fn decode_panel_row<B: PanelBlock>(blocks: &[B], row: usize, out: &mut [f32]) {

@@ -91,7 +91,7 @@ pub(super) struct Launch {
 /// Where a weight lives.
 #[derive(Clone, Debug)]
 pub(super) enum Home {
-    /// As in the file, in parts.
+    /// As in the file, in parts, each behind the format's table.
     Matrix { row_bytes: u64, parts: Vec<(Part, usize)> },
     /// Decoded to f32 in one buffer.
     Vector { buffer: usize },
@@ -200,12 +200,13 @@ impl<'a> Planner<'a> {
                 let message = format!("rows of {} elements are no whole {} blocks", decl.n_cols, format.name);
                 Error::new(ErrorCode::WrongShape, message).at(decl.name.clone())
             })?;
-            let cut =
-                memory::cut_rows(&decl.name, decl.n_rows as u64, row_bytes, self.tuning.max_part_bytes)?;
+            let table_bytes = size_of_val(format.table) as u64;
+            let room = self.tuning.max_part_bytes.saturating_sub(table_bytes);
+            let cut = memory::cut_rows(&decl.name, decl.n_rows as u64, row_bytes, room)?;
             let mut parts = Vec::with_capacity(cut.len());
             for part in cut {
-                // A word more: reads at odd half words take the next word too.
-                let buffer = self.buffer(&decl.name, part.n_rows * row_bytes + 4);
+                // A word more: reads at odd bytes take the next word too.
+                let buffer = self.buffer(&decl.name, table_bytes + part.n_rows * row_bytes + 4);
                 parts.push((part, buffer));
             }
             self.plan.homes.push(Home::Matrix { row_bytes, parts });
