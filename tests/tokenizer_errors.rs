@@ -55,7 +55,7 @@ fn malformed_vocabularies_are_refused_by_name() {
     let table = [
         ("no model", bpe("model", None), MissingKey, "model"),
         ("model of another type", bpe("model", Some(Value::Uint(1))), WrongType, "model"),
-        ("unknown model", bpe("model", text("t5")), UnsupportedTokenizer, "model"),
+        ("unknown model", bpe("model", text("plamo2")), UnsupportedTokenizer, "model"),
         ("unknown pre", bpe("pre", text("klingon")), UnsupportedTokenizer, "pre"),
         ("no tokens", bpe("tokens", None), MissingKey, "tokens"),
         ("empty vocabulary", bpe("tokens", Some(strings(&[]))), InvalidValue, "tokens"),
@@ -118,12 +118,6 @@ fn the_known_pre_tokenizers_are_listed() {
     for name in ["klingon", "smollm", "llama-bpe", "qwen2", "gpt-2", "default"] {
         assert!(message.contains(name), "{message}");
     }
-}
-
-#[test]
-fn a_missing_pre_is_the_default_one() {
-    let tokenizer = Tokenizer::from_metadata(&with(byte_level(), "pre", None)).expect("valid");
-    assert_eq!(format!("{tokenizer:?}"), "Tokenizer(257 tokens, byte-level BPE, Default)");
 }
 
 #[test]

@@ -3,5 +3,6 @@
 
 pub mod gguf;
 pub mod metadata;
+pub mod tokenizer_json;
 
 pub use metadata::{Metadata, StringArray, Value};

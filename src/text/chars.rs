@@ -2,9 +2,9 @@
 //!
 //! Principal type: [`CharClass`]. Must not know any tokenizer.
 
-use super::unicode_tables::{LETTER, NUMBER, PUNCTUATION};
+use super::unicode_tables::CATEGORIES;
 
-/// The classes that the splitting regexes tell apart.
+/// The classes that the splitting regexes tell apart most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CharClass {
     /// `\p{L}`
@@ -15,6 +15,63 @@ pub(crate) enum CharClass {
     Space,
     /// `[^\s\p{L}\p{N}]`
     Other,
+}
+
+/// General categories, as far as anybody here tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Category {
+    /// `\p{Lu}`
+    Capital,
+    /// `\p{Ll}`
+    Small,
+    /// `\p{Lt}`
+    Title,
+    /// `\p{Lm}` and `\p{Lo}`
+    OtherLetter,
+    /// `\p{Mn}`
+    NonspacingMark,
+    /// `\p{Mc}` and `\p{Me}`
+    OtherMark,
+    /// `\p{Nd}` and `\p{Nl}`
+    Number,
+    /// `\p{No}`
+    OtherNumber,
+    /// `\p{P}`
+    Punctuation,
+    /// `\p{S}`
+    Symbol,
+    /// `\p{Cf}`
+    Format,
+    /// Everything else.
+    Other,
+}
+
+/// The general category of `c`.
+pub(crate) fn category_of(c: char) -> Category {
+    let code = c as u32;
+    // An entry is `first << 4 | category`, so this finds the last one whose first is at most `code`.
+    let after = CATEGORIES.partition_point(|entry| *entry <= (code << 4 | 15));
+    let Some(entry) = after.checked_sub(1).map(|at| CATEGORIES[at]) else {
+        return Category::Other;
+    };
+    let even = code.is_multiple_of(2);
+    match entry & 15 {
+        1 => Category::Capital,
+        2 => Category::Small,
+        3 => Category::Title,
+        4 => Category::OtherLetter,
+        5 => Category::NonspacingMark,
+        6 => Category::OtherMark,
+        7 => Category::Number,
+        8 => Category::Punctuation,
+        9 => Category::Symbol,
+        10 => Category::Format,
+        11 if even => Category::Capital,
+        12 if !even => Category::Capital,
+        11 | 12 => Category::Small,
+        13 => Category::OtherNumber,
+        _ => Category::Other,
+    }
 }
 
 /// The class of `c`.
@@ -29,25 +86,23 @@ pub(crate) fn class_of(c: char) -> CharClass {
     }
     // `\s` is the White_Space property, and so is `char::is_whitespace`.
     if c.is_whitespace() {
-        CharClass::Space
-    } else if contains(&LETTER, c) {
-        CharClass::Letter
-    } else if contains(&NUMBER, c) {
-        CharClass::Number
-    } else {
-        CharClass::Other
+        return CharClass::Space;
     }
+    match category_of(c) {
+        Category::Capital | Category::Small | Category::Title | Category::OtherLetter => CharClass::Letter,
+        Category::Number | Category::OtherNumber => CharClass::Number,
+        _ => CharClass::Other,
+    }
+}
+
+/// `\p{M}`.
+pub(crate) fn is_mark(c: char) -> bool {
+    matches!(category_of(c), Category::NonspacingMark | Category::OtherMark)
 }
 
 /// `\p{P}`.
 pub(crate) fn is_punctuation(c: char) -> bool {
-    contains(&PUNCTUATION, c)
-}
-
-fn contains(ranges: &[(u32, u32)], c: char) -> bool {
-    let code = c as u32;
-    let after = ranges.partition_point(|(first, _)| *first <= code);
-    after > 0 && code <= ranges[after - 1].1
+    category_of(c) == Category::Punctuation
 }
 
 /// The character at byte `at` and its length in bytes. What is not UTF-8 counts as U+FFFD of the length of the
@@ -63,6 +118,13 @@ pub(crate) fn char_at(bytes: &[u8], at: usize) -> Option<(char, usize)> {
         Some(c) => (c, c.len_utf8()),
         None => (char::REPLACEMENT_CHARACTER, chunk.invalid().len()),
     })
+}
+
+/// The character that ends just before byte `at`; None at the beginning and after bytes that are not UTF-8.
+pub(crate) fn char_before(bytes: &[u8], at: usize) -> Option<char> {
+    // The window may begin within a character; its last one is whole.
+    let last = bytes[at.saturating_sub(4)..at].utf8_chunks().last()?;
+    if last.invalid().is_empty() { last.valid().chars().next_back() } else { None }
 }
 
 #[cfg(test)]

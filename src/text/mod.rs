@@ -5,16 +5,27 @@
 
 mod bpe;
 mod chars;
+mod charsmap;
+mod decode;
 mod detokenizer;
+mod from_gguf;
+mod from_hf;
+mod names;
 mod nfc;
 mod nfc_tables;
+mod normalize;
+mod patterns;
+mod prefixes;
 mod pretokenize;
 mod specials;
 mod spm;
 mod template;
 mod tokenizer;
 mod unicode_tables;
+mod unigram;
 mod vocab;
+mod wordpiece;
+mod world;
 
 pub use detokenizer::Detokenizer;
 pub use template::{ChatMessage, ChatTemplate, Clock, Rendered};

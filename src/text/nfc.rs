@@ -1,6 +1,6 @@
-//! Unicode normalisation form C, for the models that were trained on normalised text (Qwen 2, StableLM 2).
+//! Unicode normalisation forms C and D, for the models that were trained on normalised text (Qwen 2, StableLM 2, BERT).
 //!
-//! Principal function: [`nfc`]. Must not know tokenizers. `é` may come as one character or as e and an accent; without
+//! Principal functions: [`nfc`], [`nfd`]. Must not know tokenizers. `é` may come as one character or as e and an accent; without
 //! this step the two are other tokens than the ones that the model has learnt.
 
 use std::borrow::Cow;
@@ -34,12 +34,21 @@ pub(crate) fn nfc(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 fn normalize(text: &str) -> String {
+    compose(&decomposed(text))
+}
+
+/// `text` in form D.
+pub(crate) fn nfd(text: &str) -> String {
+    decomposed(text).into_iter().map(|(c, _)| c).collect()
+}
+
+fn decomposed(text: &str) -> Vec<(char, u8)> {
     let mut chars: Vec<(char, u8)> = Vec::with_capacity(text.len());
     for c in text.chars() {
         decompose(c, &mut chars);
     }
     order(&mut chars);
-    compose(&chars)
+    chars
 }
 
 /// Appends the full canonical decomposition of `c` with combining classes.

@@ -1,30 +1,306 @@
-//! Cutting text into pre-tokens, by hand: each regex of a known family is one forward pass.
+//! Cutting text into pre-tokens: steps, each of which cuts the pieces of the one before.
 //!
-//! Principal type: [`PreTokenizer`]. The regexes stand in the comments; `tests/tokenizer_split.rs` holds the scanners
-//! equal to them. Must not know vocabularies.
+//! Principal type: [`PreTokenizer`]. Must not know vocabularies, nor how the patterns are scanned.
 
-use super::chars::{CharClass, char_at, class_of, is_punctuation};
+use std::borrow::Cow;
+
+use super::bpe::{bytes_of_alphabet, push_alphabet};
+use super::chars::char_at;
+use super::patterns::{
+    BLOOM, DEEPSEEK_EAST_ASIAN, DEEPSEEK_LETTERS, DEEPSEEK_MARKS, DEEPSEEK3, DIGIT, FALCON_MARKS, GPT4O,
+    HAN_OR_KANA, KIMI_K2, LAST_SPACES, LINE_BREAK, LINES, LLAMA3, MARKS, NUMBERS, Pattern, QWEN2, QWEN35,
+    SEED_CODER, SPACED_LETTERS, SPACED_PUNCTUATION, TEKKEN, TRIPLES, UP_TO_THREE, is_bert_punctuation,
+    is_number, is_space, known_regex,
+};
 use crate::error::{Error, ErrorCode, Result};
+use crate::formats::tokenizer_json as described;
+pub(crate) use crate::formats::tokenizer_json::{Behavior, PrependScheme};
 
 /// How a model cuts text before merging.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PreTokenizer {
-    /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
-    Gpt2,
-    /// Every `\p{N}` on its own, then GPT-2 on what is between them (StarCoder, SmolLM).
-    DigitsThenGpt2,
-    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|`
-    /// `\s+(?!\S)|\s+`, with numbers of up to `digits` digits: 3 for Llama 3, 1 for Qwen 2.
-    Llama3 { digits: usize },
-    /// What files without `tokenizer.ggml.pre` get: `[\p{P}$+<=>^~|]+`, then GPT-2, then `\p{N}+`, then
-    /// `[0-9][0-9][0-9]`, each on the pieces of the one before.
-    Default,
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PreTokenizer {
+    steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Split {
+        find: Finder,
+        behavior: Behavior,
+        invert: bool,
+    },
+    /// A space goes before a piece that has none.
+    PrefixSpace,
+    /// Later steps see the bytes as GPT-2's alphabet.
+    Alphabet,
+    Metaspace {
+        replacement: char,
+        scheme: PrependScheme,
+        split: bool,
+    },
+}
+
+/// What is looked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Finder {
+    Pattern(Pattern),
+    Literal(Box<[u8]>),
+}
+
+impl Finder {
+    fn end_at(&self, text: &[u8], at: usize) -> Option<usize> {
+        match self {
+            Finder::Pattern(pattern) => pattern.end_at(text, at),
+            Finder::Literal(literal) => text[at..].starts_with(literal).then(|| at + literal.len()),
+        }
+    }
+}
+
+/// A step that cuts out the matches of a pattern.
+const fn isolate(pattern: Pattern) -> Step {
+    Step::Split { find: Finder::Pattern(pattern), behavior: Behavior::Isolated, invert: false }
+}
+
+const fn run(of: fn(char) -> bool, behavior: Behavior) -> Step {
+    let find = Finder::Pattern(Pattern::Run { of, longest: 1 });
+    Step::Split { find, behavior, invert: false }
+}
+
+impl PreTokenizer {
+    /// A pre-tokenizer that cuts out the matches of one pattern after the other.
+    pub(crate) fn isolating(patterns: &[Pattern]) -> PreTokenizer {
+        PreTokenizer { steps: patterns.iter().map(|pattern| isolate(*pattern)).collect() }
+    }
+
+    /// A pre-tokenizer that cuts at characters.
+    pub(crate) fn of_runs(characters: &[(fn(char) -> bool, Behavior)]) -> PreTokenizer {
+        PreTokenizer { steps: characters.iter().map(|(of, behavior)| run(*of, *behavior)).collect() }
+    }
+
+    /// The pre-tokenizer of a tokenizer.json, and whether its pieces are bytes in GPT-2's alphabet.
+    pub(crate) fn from_description(
+        description: Option<&described::PreTokenizer>,
+    ) -> Result<(PreTokenizer, bool)> {
+        let mut steps = Vec::new();
+        if let Some(description) = description {
+            add_steps(description, "pre_tokenizer", &mut steps)?;
+        }
+        let byte_level = steps.iter().any(|step| matches!(step, Step::Alphabet));
+        // Nothing sees the alphabet after the last step: the vocabulary is kept in bytes.
+        if matches!(steps.last(), Some(Step::Alphabet)) {
+            steps.pop();
+        }
+        Ok((PreTokenizer { steps }, byte_level))
+    }
+
+    /// Calls `emit` with every pre-token of `text`, in order. `first` tells that nothing stands before `text`.
+    pub(crate) fn split(&self, text: &[u8], first: bool, emit: &mut dyn FnMut(&[u8])) {
+        split_from(&self.steps, text, first, emit);
+    }
+}
+
+/// Runs the rest of the steps on one piece; as deep as there are steps.
+fn split_from(steps: &[Step], text: &[u8], first: bool, emit: &mut dyn FnMut(&[u8])) {
+    if text.is_empty() {
+        return;
+    }
+    let Some((step, rest)) = steps.split_first() else {
+        emit(text);
+        return;
+    };
+    match step {
+        Step::Split { find, behavior, invert } => {
+            let mut at_start = first;
+            let mut next = |piece: &[u8]| {
+                split_from(rest, piece, at_start, emit);
+                at_start = false;
+            };
+            cut(text, find, *behavior, *invert, &mut next);
+        }
+        Step::PrefixSpace => match text.first() {
+            Some(b' ') => split_from(rest, text, first, emit),
+            _ => split_from(rest, &[b" ", text].concat(), first, emit),
+        },
+        Step::Alphabet => {
+            let mut spelled = String::with_capacity(text.len() * 2);
+            push_alphabet(text, &mut spelled);
+            let mut bytes = Vec::new();
+            let mut back = |piece: &[u8]| {
+                bytes.clear();
+                bytes_of_alphabet(piece, &mut bytes);
+                emit(&bytes);
+            };
+            split_from(rest, spelled.as_bytes(), first, &mut back);
+        }
+        Step::Metaspace { replacement, scheme, split } => {
+            let text = metaspace(text, *replacement, *scheme, first);
+            if *split {
+                let find = Finder::Literal(replacement.to_string().into_bytes().into());
+                let mut at_start = first;
+                let mut next = |piece: &[u8]| {
+                    split_from(rest, piece, at_start, emit);
+                    at_start = false;
+                };
+                cut(&text, &find, Behavior::MergedWithNext, false, &mut next);
+            } else {
+                split_from(rest, &text, first, emit);
+            }
+        }
+    }
+}
+
+/// Writes spaces as `replacement` and puts one in front where the scheme wants it.
+fn metaspace(text: &[u8], replacement: char, scheme: PrependScheme, first: bool) -> Vec<u8> {
+    let mut buffer = [0; 4];
+    let visible = replacement.encode_utf8(&mut buffer).as_bytes();
+    let wanted = match scheme {
+        PrependScheme::Always => true,
+        PrependScheme::First => first,
+        PrependScheme::Never => false,
+    };
+    let mut out = Vec::with_capacity(text.len() * 3 / 2 + 4);
+    if wanted && !text.starts_with(visible) && text.first() != Some(&b' ') {
+        out.extend_from_slice(visible);
+    }
+    for byte in text {
+        match byte {
+            b' ' => out.extend_from_slice(visible),
+            _ => out.push(*byte),
+        }
+    }
+    out
+}
+
+/// Cuts `text` into matches and what is between them, joined or left out as `behavior` says.
+fn cut(text: &[u8], find: &Finder, behavior: Behavior, invert: bool, emit: &mut dyn FnMut(&[u8])) {
+    // The piece that may still grow: where it began, and whether its last part was a match.
+    let mut open: Option<(usize, bool)> = None;
+    let mut segment = |start: usize, matched: bool, emit: &mut dyn FnMut(&[u8])| {
+        let joins = open.is_some_and(|(_, last)| match behavior {
+            Behavior::Removed | Behavior::Isolated => false,
+            Behavior::Contiguous => matched == last,
+            Behavior::MergedWithPrevious => matched && !last,
+            Behavior::MergedWithNext => last && !matched,
+        });
+        let from = match open {
+            Some((from, _)) if joins => from,
+            Some((from, last)) => {
+                if !(last && behavior == Behavior::Removed) {
+                    emit(&text[from..start]);
+                }
+                start
+            }
+            None => start,
+        };
+        open = Some((from, matched));
+    };
+    let mut at = 0;
+    let mut gap = 0;
+    while at < text.len() {
+        let Some(end) = find.end_at(text, at).filter(|end| *end > at) else {
+            at += char_at(text, at).map_or(1, |(_, len)| len);
+            continue;
+        };
+        if gap < at {
+            segment(gap, invert, emit);
+        }
+        segment(at, !invert, emit);
+        at = end;
+        gap = end;
+    }
+    if gap < at {
+        segment(gap, invert, emit);
+    }
+    if let Some((from, last)) = open
+        && !(last && behavior == Behavior::Removed)
+    {
+        emit(&text[from..]);
+    }
+}
+
+/// `text` with every match replaced.
+pub(crate) fn replace<'t>(text: &'t [u8], find: &Finder, with: &[u8]) -> Cow<'t, [u8]> {
+    let mut out = Vec::new();
+    let mut copied = 0;
+    let mut at = 0;
+    while at < text.len() {
+        match find.end_at(text, at).filter(|end| *end > at) {
+            Some(end) => {
+                out.extend_from_slice(&text[copied..at]);
+                out.extend_from_slice(with);
+                at = end;
+                copied = end;
+            }
+            None => at += char_at(text, at).map_or(1, |(_, len)| len),
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.extend_from_slice(&text[copied..]);
+    Cow::Owned(out)
+}
+
+fn add_steps(description: &described::PreTokenizer, path: &str, steps: &mut Vec<Step>) -> Result<()> {
+    use described::PreTokenizer as D;
+    match description {
+        D::Sequence(list) => {
+            for (index, step) in list.iter().enumerate() {
+                add_steps(step, &format!("{path}.pretokenizers[{index}]"), steps)?;
+            }
+        }
+        D::ByteLevel { add_prefix_space, use_regex } => {
+            if *add_prefix_space {
+                steps.push(Step::PrefixSpace);
+            }
+            if *use_regex {
+                steps.push(isolate(Pattern::Gpt2));
+            }
+            steps.push(Step::Alphabet);
+        }
+        D::Split { pattern, behavior, invert } => {
+            let find = match pattern {
+                described::Pattern::String(text) if text.is_empty() => return Ok(()),
+                described::Pattern::String(text) => Finder::Literal(text.as_bytes().into()),
+                described::Pattern::Regex(regex) => Finder::Pattern(regex_pattern(regex, path)?),
+            };
+            steps.push(Step::Split { find, behavior: *behavior, invert: *invert });
+        }
+        D::Digits { individual: true } => steps.push(run(is_number, Behavior::Isolated)),
+        D::Digits { individual: false } => steps.push(run(is_number, Behavior::Contiguous)),
+        D::Metaspace { replacement, scheme, split } => {
+            steps.push(Step::Metaspace { replacement: *replacement, scheme: *scheme, split: *split });
+        }
+        D::Bert => {
+            steps.push(run(is_space, Behavior::Removed));
+            steps.push(run(is_bert_punctuation, Behavior::Isolated));
+        }
+        D::Whitespace => {
+            let find = Finder::Pattern(regex_pattern(r"\w+|[^\w\s]+", path)?);
+            steps.push(Step::Split { find, behavior: Behavior::Removed, invert: true });
+        }
+        D::WhitespaceSplit => steps.push(run(is_space, Behavior::Removed)),
+        D::Punctuation(behavior) => steps.push(run(is_bert_punctuation, *behavior)),
+    }
+    Ok(())
+}
+
+/// The scanner of a regex, however its line breaks are spelled.
+pub(crate) fn regex_pattern(regex: &str, path: &str) -> Result<Pattern> {
+    let canonical = regex.replace('\r', r"\r").replace('\n', r"\n");
+    known_regex(&canonical).ok_or_else(|| {
+        let message = format!(
+            "the regular expression {regex:?} is not among the ones that Lamplight has scanners for; please report it"
+        );
+        Error::new(ErrorCode::UnsupportedTokenizer, message).at(format!("{path}.pattern"))
+    })
 }
 
 /// What a value of `tokenizer.ggml.pre` means.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PreKind {
-    pub(crate) pre: PreTokenizer,
+    /// Cut out one after the other.
+    pub(crate) patterns: &'static [Pattern],
     /// A pre-token that is a token is taken whole.
     pub(crate) ignore_merges: bool,
     /// The beginning-of-text token is added when the file does not say.
@@ -33,214 +309,55 @@ pub(crate) struct PreKind {
     pub(crate) nfc: bool,
 }
 
-const LLAMA3: PreTokenizer = PreTokenizer::Llama3 { digits: 3 };
-const QWEN2: PreTokenizer = PreTokenizer::Llama3 { digits: 1 };
-
 /// Known values of `tokenizer.ggml.pre`. GGUF has no key for normalisation; it follows from the family, and the
 /// reference encodings of Qwen 2 and StableLM 2 have it (llama.cpp leaves it out).
 #[rustfmt::skip]
-const KNOWN: &[(PreKind, &[&str])] = &[
-    (kind(PreTokenizer::Default), &["default"]),
-    (kind(PreTokenizer::Gpt2), &[
-        "gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v2-code", "roberta-bpe", "mpt", "olmo",
-        "jais", "gigachat", "a.x-4.0", "mellum", "modern-bert", "trillion", "granite-docling",
+const KINDS: &[(PreKind, &[&str])] = &[
+    (kind(&[MARKS, Pattern::Gpt2, NUMBERS, TRIPLES]), &["default"]),
+    (kind(&[Pattern::Gpt2]), &[
+        "gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v2-code", "jina-v1-en", "roberta-bpe",
+        "mpt", "olmo", "jais", "gigachat", "a.x-4.0", "mellum", "modern-bert", "trillion", "granite-docling", "exaone4",
     ]),
-    (kind(PreTokenizer::DigitsThenGpt2), &[
-        "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b",
+    (kind(&[DIGIT, Pattern::Gpt2]), &[
+        "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2",
     ]),
-    (PreKind { ignore_merges: true, add_bos: true, ..kind(LLAMA3) }, &[
-        "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+    (PreKind { ignore_merges: true, add_bos: true, ..kind(&[LLAMA3]) }, &[
+        "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
     ]),
-    (kind(LLAMA3), &["smaug-bpe", "dbrx", "chatglm-bpe", "glm4"]),
-    (PreKind { nfc: true, ..kind(QWEN2) }, &["qwen2", "stablelm2"]),
-    (kind(QWEN2), &["deepseek-r1-qwen", "kormo", "megrez", "hunyuan", "hunyuan-dense", "solar-open"]),
+    (kind(&[LLAMA3]), &["smaug-bpe", "dbrx", "chatglm-bpe", "glm4"]),
+    (PreKind { nfc: true, ..kind(&[QWEN2]) }, &["qwen2", "stablelm2"]),
+    (PreKind { nfc: true, ..kind(&[QWEN35]) }, &["qwen35"]),
+    (kind(&[QWEN2]), &[
+        "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "hunyuan", "solar-open", "grok-2", "bailingmoe",
+        "bailingmoe2", "llada-moe",
+    ]),
+    (PreKind { ignore_merges: true, add_bos: true, ..kind(&[TEKKEN]) }, &["tekken"]),
+    (kind(&[GPT4O]), &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"]),
+    (kind(&[KIMI_K2]), &["kimi-k2"]),
+    (kind(&[SEED_CODER]), &["seed-coder"]),
+    (kind(&[LINE_BREAK, DEEPSEEK_LETTERS, DEEPSEEK_MARKS, LAST_SPACES, DEEPSEEK_EAST_ASIAN, NUMBERS]), &["deepseek-llm"]),
+    (kind(&[LINE_BREAK, SPACED_LETTERS, SPACED_PUNCTUATION, DEEPSEEK_EAST_ASIAN, DIGIT]), &["deepseek-coder"]),
+    (kind(&[UP_TO_THREE, HAN_OR_KANA, DEEPSEEK3]), &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"]),
+    (kind(&[FALCON_MARKS, Pattern::Gpt2, TRIPLES]), &["falcon"]),
+    (kind(&[BLOOM]), &["bloom", "poro-chat", "gpt3-finnish"]),
+    (kind(&[BLOOM, DIGIT]), &["viking"]),
 ];
 
-const fn kind(pre: PreTokenizer) -> PreKind {
-    PreKind { pre, ignore_merges: false, add_bos: false, nfc: false }
+/// How gemma4's vocabulary cuts text: at line breaks only.
+pub(crate) const GEMMA4: &[Pattern] = &[LINES];
+
+const fn kind(patterns: &'static [Pattern]) -> PreKind {
+    PreKind { patterns, ignore_merges: false, add_bos: false, nfc: false }
 }
 
 /// Looks a `tokenizer.ggml.pre` up; absent means "default".
 pub(crate) fn pre_kind(name: Option<&str>) -> Result<PreKind> {
     let name = name.unwrap_or("default");
-    if let Some((kind, _)) = KNOWN.iter().find(|(_, names)| names.contains(&name)) {
+    if let Some((kind, _)) = KINDS.iter().find(|(_, names)| names.contains(&name)) {
         return Ok(*kind);
     }
-    let known: Vec<&str> = KNOWN.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+    let known: Vec<&str> = KINDS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
     let message =
         format!("pre-tokenizer \"{name}\" is not supported; the known ones are {}", known.join(", "));
     Err(Error::new(ErrorCode::UnsupportedTokenizer, message).at("tokenizer.ggml.pre"))
-}
-
-impl PreTokenizer {
-    /// Calls `emit` with every pre-token of `text`, in order; together they are the text.
-    pub(crate) fn split<'t>(self, text: &'t [u8], emit: &mut dyn FnMut(&'t [u8])) {
-        match self {
-            PreTokenizer::Gpt2 => scan(text, emit, gpt2_end),
-            PreTokenizer::DigitsThenGpt2 => {
-                let mut inner = |piece| scan(piece, emit, gpt2_end);
-                split_out(text, &mut inner, |c| class_of(c) == CharClass::Number, 1);
-            }
-            PreTokenizer::Llama3 { digits } => scan(text, emit, |text, at| llama3_end(text, at, digits)),
-            PreTokenizer::Default => split_default(text, emit),
-        }
-    }
-}
-
-/// Cuts `text` at the ends that `end` finds; `end` always moves forward.
-fn scan<'t>(text: &'t [u8], emit: &mut dyn FnMut(&'t [u8]), end: impl Fn(&[u8], usize) -> usize) {
-    let mut at = 0;
-    while at < text.len() {
-        let next = end(text, at);
-        emit(&text[at..next]);
-        at = next;
-    }
-}
-
-/// Cuts out runs of at most `longest` characters that are `wanted`, and emits the rest between them whole.
-fn split_out<'t>(
-    text: &'t [u8],
-    emit: &mut dyn FnMut(&'t [u8]),
-    wanted: impl Fn(char) -> bool,
-    longest: usize,
-) {
-    let mut rest = 0;
-    let mut at = 0;
-    while let Some((c, len)) = char_at(text, at) {
-        if !wanted(c) {
-            at += len;
-            continue;
-        }
-        if rest < at {
-            emit(&text[rest..at]);
-        }
-        rest = run_end(text, at, &wanted, longest);
-        emit(&text[at..rest]);
-        at = rest;
-    }
-    if rest < text.len() {
-        emit(&text[rest..]);
-    }
-}
-
-/// End of the run of at most `longest` characters from `at` that are `wanted`.
-fn run_end(text: &[u8], mut at: usize, wanted: impl Fn(char) -> bool, longest: usize) -> usize {
-    for _ in 0..longest {
-        match char_at(text, at) {
-            Some((c, len)) if wanted(c) => at += len,
-            _ => break,
-        }
-    }
-    at
-}
-
-fn class_run_end(text: &[u8], at: usize, class: CharClass) -> usize {
-    run_end(text, at, |c| class_of(c) == class, usize::MAX)
-}
-
-/// `'s|'t|'re|'ve|'m|'ll|'d` at `at`; None when there is no contraction. When folding case, ſ (U+017F) is an s too,
-/// because Unicode folds it so and the regex engines follow.
-fn contraction_end(text: &[u8], at: usize, fold: bool) -> Option<usize> {
-    let tail = text[at..].strip_prefix(b"'")?;
-    let lower = |index: usize| -> Option<u8> {
-        let byte = *tail.get(index)?;
-        Some(if fold { byte.to_ascii_lowercase() } else { byte })
-    };
-    let second = lower(1);
-    let len = match lower(0)? {
-        b's' | b't' | b'm' | b'd' => 1,
-        b'r' | b'v' if second == Some(b'e') => 2,
-        b'l' if second == Some(b'l') => 2,
-        _ if fold && tail.starts_with("ſ".as_bytes()) => "ſ".len(),
-        _ => return None,
-    };
-    Some(at + 1 + len)
-}
-
-/// `\s+(?!\S)|\s+` at a whitespace character: the run without its last character when text follows it (that one may
-/// belong to the next word), and the whole run at the end of the text.
-fn space_end(text: &[u8], at: usize) -> usize {
-    let mut end = at;
-    let mut last = at;
-    while let Some((c, len)) = char_at(text, end) {
-        if class_of(c) != CharClass::Space {
-            break;
-        }
-        last = end;
-        end += len;
-    }
-    if end == text.len() || last == at { end } else { last }
-}
-
-/// End of GPT-2's pre-token at `at`.
-fn gpt2_end(text: &[u8], at: usize) -> usize {
-    if let Some(end) = contraction_end(text, at, false) {
-        return end;
-    }
-    let word = if text[at] == b' ' { at + 1 } else { at };
-    if let Some((c, _)) = char_at(text, word) {
-        let class = class_of(c);
-        if class != CharClass::Space {
-            return class_run_end(text, word, class);
-        }
-    }
-    space_end(text, at)
-}
-
-/// End of Llama 3's (or Qwen 2's) pre-token at `at`.
-fn llama3_end(text: &[u8], at: usize, digits: usize) -> usize {
-    if let Some(end) = contraction_end(text, at, true) {
-        return end;
-    }
-    let Some((c, len)) = char_at(text, at) else {
-        return text.len();
-    };
-    let class = class_of(c);
-    match class {
-        CharClass::Letter => return class_run_end(text, at, class),
-        CharClass::Number => return run_end(text, at, |c| class_of(c) == class, digits),
-        CharClass::Space | CharClass::Other => {}
-    }
-    let newline = |c: char| c == '\r' || c == '\n';
-    let next = char_at(text, at + len).map(|(c, _)| class_of(c));
-    // [^\r\n\p{L}\p{N}]?\p{L}+
-    if next == Some(CharClass::Letter) && !newline(c) {
-        return class_run_end(text, at + len, CharClass::Letter);
-    }
-    // ` ?[^\s\p{L}\p{N}]+[\r\n]*`
-    let marks = if c == ' ' && next == Some(CharClass::Other) { at + 1 } else { at };
-    let end = class_run_end(text, marks, CharClass::Other);
-    if end > marks {
-        return run_end(text, end, newline, usize::MAX);
-    }
-    newline_end(text, at).unwrap_or_else(|| space_end(text, at))
-}
-
-/// `\s*[\r\n]+`: up to the last line break of the whitespace run at `at`.
-fn newline_end(text: &[u8], at: usize) -> Option<usize> {
-    let run = class_run_end(text, at, CharClass::Space);
-    let last = text[at..run].iter().rposition(|byte| matches!(byte, b'\r' | b'\n'))?;
-    Some(at + last + 1)
-}
-
-/// The four steps of [`PreTokenizer::Default`].
-fn split_default<'t>(text: &'t [u8], emit: &mut dyn FnMut(&'t [u8])) {
-    let mark = |c: char| is_punctuation(c) || matches!(c, '$' | '+' | '<' | '=' | '>' | '^' | '~' | '|');
-    let number = |c: char| class_of(c) == CharClass::Number;
-    let mut triples = |piece: &'t [u8]| {
-        let mut rest = piece;
-        while let Some(at) = rest.windows(3).position(|window| window.iter().all(u8::is_ascii_digit)) {
-            if at > 0 {
-                emit(&rest[..at]);
-            }
-            emit(&rest[at..at + 3]);
-            rest = &rest[at + 3..];
-        }
-        if !rest.is_empty() {
-            emit(rest);
-        }
-    };
-    let mut numbers = |piece: &'t [u8]| split_out(piece, &mut triples, number, usize::MAX);
-    let mut words = |piece: &'t [u8]| scan(piece, &mut numbers, gpt2_end);
-    split_out(text, &mut words, mark, usize::MAX);
 }

@@ -8,26 +8,17 @@ use tokenizers::{
     SplitDelimiterBehavior,
 };
 
-use super::chars::{CharClass, class_of, is_punctuation};
+use super::chars::{Category, CharClass, category_of, class_of, is_mark, is_punctuation};
 use super::nfc::nfc;
+use super::patterns::KNOWN;
 use super::pretokenize::{PreTokenizer, pre_kind};
-use super::unicode_tables::{LETTER, NUMBER, PUNCTUATION};
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const MARKS: &str = r"[\p{P}\$\+<=>\^~\|]+";
-
-/// The regexes of a pre-tokenizer, applied one after the other.
-fn regexes(pre: PreTokenizer) -> Vec<&'static str> {
-    match pre {
-        PreTokenizer::Gpt2 => vec![GPT2],
-        PreTokenizer::DigitsThenGpt2 => vec![r"\p{N}", GPT2],
-        PreTokenizer::Llama3 { digits: 1 } => vec![QWEN2],
-        PreTokenizer::Llama3 { .. } => vec![LLAMA3],
-        PreTokenizer::Default => vec![MARKS, GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
-    }
-}
+const FALCON_MARKS: &str = r"[\p{P}\$\+<=>\^~\|`]+";
+const EAST_ASIAN: &str = "[一-龥ࠀ-一가-\u{d7ff}]+";
 
 fn splitter(regex: &str) -> Split {
     Split::new(SplitPattern::Regex(regex.into()), SplitDelimiterBehavior::Isolated, false).expect("a regex")
@@ -42,9 +33,9 @@ fn reference(splits: &[Split], text: &str) -> Vec<String> {
     pieces.into_iter().map(|(piece, ..)| piece.to_string()).collect()
 }
 
-fn ours(pre: PreTokenizer, text: &str) -> Vec<String> {
+fn ours(pre: &PreTokenizer, text: &str) -> Vec<String> {
     let mut pieces = Vec::new();
-    pre.split(text.as_bytes(), &mut |piece| {
+    pre.split(text.as_bytes(), true, &mut |piece| {
         pieces.push(String::from_utf8(piece.to_vec()).expect("cut between characters"));
     });
     pieces
@@ -52,7 +43,7 @@ fn ours(pre: PreTokenizer, text: &str) -> Vec<String> {
 
 /// Characters at which the regexes turn, among others of every kind.
 fn character() -> impl Strategy<Value = char> {
-    let turning = " \t\n\r\u{b}\u{c}\u{85}\u{a0}\u{2003}\u{2028}\u{3000}'''sStTrReEvVmMlLdDſKaZé中あ한\u{301}\u{345}０1239Ⅷ½٣२.,!?-_<>|$+=^~#@©🦀\u{200d}\u{fe0f}\u{feff}\0\u{7f}";
+    let turning = "/\u{1c5}\u{2b0}ªΩK龥ゟ가ࠀ` \t\n\r\u{b}\u{c}\u{85}\u{a0}\u{2003}\u{2028}\u{3000}'''sStTrReEvVmMlLdDſKaZé中あ한\u{301}\u{345}０1239Ⅷ½٣२.,!?-_<>|$+=^~#@©🦀\u{200d}\u{fe0f}\u{feff}\0\u{7f}";
     let turning: Vec<char> = turning.chars().collect();
     prop_oneof![8 => proptest::sample::select(turning), 1 => any::<char>()]
 }
@@ -61,11 +52,10 @@ fn text() -> impl Strategy<Value = String> {
     proptest::collection::vec(character(), 0..40).prop_map(String::from_iter)
 }
 
-fn check(name: &str) {
-    let pre = pre_kind(Some(name)).expect("known").pre;
-    let splits: Vec<Split> = regexes(pre).into_iter().map(splitter).collect();
+fn check(what: &str, pre: &PreTokenizer, regexes: &[&str], cases: u32) {
+    let splits: Vec<Split> = regexes.iter().copied().map(splitter).collect();
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 4000,
+        cases,
         failure_persistence: None,
         ..ProptestConfig::default()
     });
@@ -73,32 +63,72 @@ fn check(name: &str) {
         prop_assert_eq!(ours(pre, &text), reference(&splits, &text), "{:?}", text);
         Ok(())
     });
-    result.unwrap_or_else(|error| panic!("{name}: {error}"));
+    result.unwrap_or_else(|error| panic!("{what}: {error}"));
+}
+
+/// The pre-tokenizer that GGUF calls `name`, against regexes applied one after the other.
+fn check_kind(name: &str, regexes: &[&str]) {
+    check(name, &PreTokenizer::isolating(pre_kind(Some(name)).expect("known").patterns), regexes, 4000);
 }
 
 #[test]
 fn gpt2_splits_as_its_regex() {
-    check("gpt-2");
+    check_kind("gpt-2", &[GPT2]);
 }
 
 #[test]
 fn smollm_splits_as_its_regexes() {
-    check("smollm");
+    check_kind("smollm", &[r"\p{N}", GPT2]);
 }
 
 #[test]
 fn llama3_splits_as_its_regex() {
-    check("llama-bpe");
+    check_kind("llama-bpe", &[LLAMA3]);
 }
 
 #[test]
 fn qwen2_splits_as_its_regex() {
-    check("qwen2");
+    check_kind("qwen2", &[QWEN2]);
 }
 
 #[test]
 fn default_splits_as_its_regexes() {
-    check("default");
+    let regexes = [MARKS, GPT2, r"\p{N}+", "[0-9][0-9][0-9]"];
+    check_kind("default", &regexes);
+    let missing = PreTokenizer::isolating(pre_kind(None).expect("the default").patterns);
+    check("none", &missing, &regexes, 500);
+}
+
+#[test]
+fn falcon_splits_as_its_regexes() {
+    check_kind("falcon", &[FALCON_MARKS, GPT2, "[0-9][0-9][0-9]"]);
+}
+
+#[test]
+fn deepseek_coder_splits_as_its_regexes() {
+    check_kind("deepseek-coder", &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", EAST_ASIAN, r"\p{N}"]);
+}
+
+#[test]
+fn deepseek_llm_splits_as_its_regexes() {
+    let regex = |part: &str| {
+        let found = KNOWN.iter().map(|(regex, _)| *regex).find(|regex| regex.contains(part));
+        found.expect("a known regex")
+    };
+    let regexes = ["[\r\n]", regex("A-Za-zµ"), regex("!-/:-~！"), r"\s+$", EAST_ASIAN, r"\p{N}+"];
+    check_kind("deepseek-llm", &regexes);
+}
+
+#[test]
+fn viking_splits_as_its_regexes() {
+    check_kind("viking", &[" ?[^(\\s|.,!?…。，、।۔،)]+", r"\p{N}"]);
+}
+
+#[test]
+fn every_scanner_splits_as_its_regex() {
+    for (regex, pattern) in KNOWN {
+        check(regex, &PreTokenizer::isolating(&[*pattern]), &[regex], 1500);
+    }
 }
 
 /// Every character that `regex` matches, as ranges.
@@ -126,13 +156,28 @@ fn matched_ranges(regex: &str) -> Vec<(u32, u32)> {
 }
 
 #[test]
-fn the_class_tables_are_those_of_the_regex_engine() {
-    for (regex, table) in [(r"\p{L}", &LETTER[..]), (r"\p{N}", &NUMBER[..]), (r"\p{P}", &PUNCTUATION[..])] {
+fn the_categories_are_those_of_the_regex_engine() {
+    let is = |category: Category| move |c: char| category_of(c) == category;
+    let tables: [(&str, &dyn Fn(char) -> bool); 11] = [
+        (r"\p{L}", &|c| class_of(c) == CharClass::Letter),
+        (r"\p{N}", &|c| class_of(c) == CharClass::Number),
+        (r"\p{P}", &is_punctuation),
+        (r"\p{M}", &is_mark),
+        (r"\p{Lu}", &is(Category::Capital)),
+        (r"\p{Ll}", &is(Category::Small)),
+        (r"\p{Lt}", &is(Category::Title)),
+        (r"[\p{Lm}\p{Lo}]", &is(Category::OtherLetter)),
+        (r"\p{Mn}", &is(Category::NonspacingMark)),
+        (r"\p{S}", &is(Category::Symbol)),
+        (r"\p{Cf}", &is(Category::Format)),
+    ];
+    for (regex, ours) in tables {
         let ranges = matched_ranges(regex);
-        if std::env::var_os("LAMPLIGHT_UPDATE_TABLES").is_some() {
-            println!("{regex}: {ranges:#x?}");
+        for c in (0..0x11_0000).filter_map(char::from_u32) {
+            let after = ranges.partition_point(|(first, _)| *first <= c as u32);
+            let wanted = after > 0 && c as u32 <= ranges[after - 1].1;
+            assert_eq!(ours(c), wanted, "{regex}: U+{:04X}", c as u32);
         }
-        assert!(ranges == table, "{regex}: the table differs; LAMPLIGHT_UPDATE_TABLES=1 prints it anew");
     }
 }
 

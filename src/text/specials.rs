@@ -2,6 +2,8 @@
 //!
 //! Principal type: [`Specials`]. Must not know how the text between special tokens is encoded.
 
+use super::chars::{char_at, char_before};
+use super::patterns::is_word;
 use super::vocab::{TokenKind, Vocab};
 
 /// Special tokens that are matched literally, before the text is split.
@@ -19,14 +21,52 @@ pub(crate) struct Special {
     pub(crate) text: Box<[u8]>,
     pub(crate) id: u32,
     pub(crate) control: bool,
+    /// Takes the white space before it along.
+    pub(crate) lstrip: bool,
+    /// Takes the white space after it along.
+    pub(crate) rstrip: bool,
+    /// Matches only where no word character touches it.
+    pub(crate) single_word: bool,
+}
+
+impl Special {
+    /// A token that matches literally.
+    pub(crate) fn plain(text: &[u8], id: u32, control: bool) -> Special {
+        Special { text: text.into(), id, control, lstrip: false, rstrip: false, single_word: false }
+    }
+}
+
+impl Special {
+    /// What the token takes of a text in which it stands at `at`, not before `from`; None where it may not match.
+    fn taken(&self, text: &[u8], from: usize, at: usize) -> Option<std::ops::Range<usize>> {
+        let (mut start, mut end) = (at, at + self.text.len());
+        if self.single_word {
+            let touches = |c: Option<char>| c.is_some_and(is_word);
+            if touches(char_before(text, start)) || touches(char_at(text, end).map(|(c, _)| c)) {
+                return None;
+            }
+        }
+        while self.lstrip
+            && start > from
+            && let Some(c) = char_before(text, start).filter(|c| c.is_whitespace())
+        {
+            start -= c.len_utf8();
+        }
+        while self.rstrip
+            && let Some((_, len)) = char_at(text, end).filter(|(c, _)| c.is_whitespace())
+        {
+            end += len;
+        }
+        Some(start.max(from)..end)
+    }
 }
 
 /// How far the text at a position follows special tokens.
-pub(crate) struct Walk {
+pub(crate) struct Walk<'s> {
     /// Bytes that agree with at least one of the accepted special tokens.
     pub(crate) depth: usize,
     /// The longest accepted special token that is there in full.
-    pub(crate) longest: Option<(u32, usize)>,
+    pub(crate) longest: Option<&'s Special>,
 }
 
 impl Specials {
@@ -39,15 +79,21 @@ impl Specials {
                 TokenKind::UserDefined => false,
                 TokenKind::Normal | TokenKind::Unused | TokenKind::Byte => continue,
             };
-            let text: Box<[u8]> = vocab.text(id as u32).unwrap_or_default().into();
+            let text = vocab.text(id as u32).unwrap_or_default();
             if !text.is_empty() {
-                entries.push(Special { text, id: id as u32, control });
+                entries.push(Special::plain(text, id as u32, control));
             }
         }
         Specials::new(entries)
     }
 
-    fn new(mut entries: Vec<Special>) -> Specials {
+    /// These tokens and others, by their names: what nobody's text may become.
+    pub(crate) fn with(&self, others: &Specials, name: impl Fn(u32) -> String) -> Specials {
+        let named = |entry: &Special| Special::plain(name(entry.id).as_bytes(), entry.id, entry.control);
+        Specials::new(self.entries.iter().cloned().chain(others.entries.iter().map(named)).collect())
+    }
+
+    pub(crate) fn new(mut entries: Vec<Special>) -> Specials {
         entries.sort_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
         entries.dedup_by(|later, earlier| later.text == earlier.text);
         let mut first = vec![false; 256];
@@ -67,7 +113,7 @@ impl Specials {
     }
 
     /// Follows `text` from its beginning along the special tokens that `accept` lets in.
-    pub(crate) fn walk(&self, text: &[u8], accept: impl Fn(&Special) -> bool) -> Walk {
+    pub(crate) fn walk(&self, text: &[u8], accept: impl Fn(&Special) -> bool) -> Walk<'_> {
         let mut walk = Walk { depth: 0, longest: None };
         let mut live = &self.entries[..];
         for (at, byte) in text.iter().enumerate() {
@@ -82,7 +128,7 @@ impl Specials {
             walk.depth = at + 1;
             // Sorted, so the entry that ends here comes first.
             if live[0].text.len() == at + 1 && accept(&live[0]) {
-                walk.longest = Some((live[0].id, at + 1));
+                walk.longest = Some(&live[0]);
             }
         }
         walk
@@ -102,8 +148,10 @@ impl Specials {
                 continue;
             }
             let walk = self.walk(&text[at..], |entry| controls || !entry.control);
-            if let Some((id, len)) = walk.longest {
-                return Some((at..at + len, id));
+            if let Some(entry) = walk.longest
+                && let Some(range) = entry.taken(text, from, at)
+            {
+                return Some((range, entry.id));
             }
         }
         None
@@ -116,10 +164,8 @@ mod tests {
 
     fn specials() -> Specials {
         let texts = [("<|a|>", true), ("<|a|>b", true), ("<t>", false), ("  ", false)];
-        let entry = |(i, (text, control)): (usize, &(&str, bool))| Special {
-            text: text.as_bytes().into(),
-            id: i as u32,
-            control: *control,
+        let entry = |(i, (text, control)): (usize, &(&str, bool))| {
+            Special::plain(text.as_bytes(), i as u32, *control)
         };
         Specials::new(texts.iter().enumerate().map(entry).collect())
     }

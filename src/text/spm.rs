@@ -16,8 +16,6 @@ pub(crate) const SPACE: &str = "\u{2581}";
 pub(crate) struct Spm {
     scores: Vec<f32>,
     byte_ids: [Option<u32>; 256],
-    /// The byte of each token of kind `Byte`.
-    bytes: Vec<(u32, u8)>,
 }
 
 /// A run of bytes that is one token, or not yet one.
@@ -63,28 +61,8 @@ impl Eq for Candidate {}
 impl Spm {
     /// Takes the scores and reads the byte tokens, which must be spelled `<0x00>` to `<0xFF>`.
     pub(crate) fn new(vocab: &Vocab, scores: Vec<f32>) -> Result<Spm> {
-        let mut byte_ids = [None; 256];
-        let mut bytes = Vec::new();
-        for (id, kind) in vocab.kinds().iter().enumerate() {
-            if *kind != TokenKind::Byte {
-                continue;
-            }
-            let text = vocab.text(id as u32).unwrap_or_default();
-            let Some(byte) = byte_of_token(text) else {
-                let message =
-                    format!("\"{}\" is a byte token and not of the form <0xNN>", text.escape_ascii());
-                return Err(Error::new(ErrorCode::InvalidValue, message).at(format!("{TOKENS}[{id}]")));
-            };
-            bytes.push((id as u32, byte));
-            byte_ids[usize::from(byte)].get_or_insert(id as u32);
-        }
-        Ok(Spm { scores, byte_ids, bytes })
-    }
-
-    /// The byte that token `id` stands for, if it is a byte token.
-    pub(crate) fn byte_of(&self, id: u32) -> Option<u8> {
-        let at = self.bytes.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        Some(self.bytes[at].1)
+        check_byte_tokens(vocab)?;
+        Ok(Spm { scores, byte_ids: byte_ids(vocab) })
     }
 
     /// Appends the tokens of `text`, in which spaces are already written as [`SPACE`]. Characters without a token
@@ -170,8 +148,33 @@ fn split(text: &[u8]) -> Vec<Symbol> {
     symbols
 }
 
+/// Checks that tokens of kind `Byte` are spelled as such.
+fn check_byte_tokens(vocab: &Vocab) -> Result<()> {
+    for (id, kind) in vocab.kinds().iter().enumerate() {
+        let text = vocab.text(id as u32).unwrap_or_default();
+        if *kind == TokenKind::Byte && byte_of_token(text).is_none() {
+            let message = format!("\"{}\" is a byte token and not of the form <0xNN>", text.escape_ascii());
+            return Err(Error::new(ErrorCode::InvalidValue, message).at(format!("{TOKENS}[{id}]")));
+        }
+    }
+    Ok(())
+}
+
+/// The tokens of kind `Byte`, by their byte.
+pub(crate) fn byte_ids(vocab: &Vocab) -> [Option<u32>; 256] {
+    let mut ids = [None; 256];
+    for (id, kind) in vocab.kinds().iter().enumerate() {
+        if *kind == TokenKind::Byte
+            && let Some(byte) = vocab.text(id as u32).and_then(byte_of_token)
+        {
+            ids[usize::from(byte)].get_or_insert(id as u32);
+        }
+    }
+    ids
+}
+
 /// `<0x0A>` -> 10; exactly two hexadecimal digits.
-fn byte_of_token(text: &[u8]) -> Option<u8> {
+pub(crate) fn byte_of_token(text: &[u8]) -> Option<u8> {
     let digits = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
     let [high, low] = digits else {
         return None;

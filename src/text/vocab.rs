@@ -16,7 +16,7 @@ pub(crate) const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
 pub(crate) const SCORES: &str = "tokenizer.ggml.scores";
 
 /// More tokens than any model has; a bound on what a hostile file can make us index.
-const MAX_TOKENS: usize = 1 << 20;
+pub(crate) const MAX_TOKENS: usize = 1 << 20;
 
 /// GGUF's token types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

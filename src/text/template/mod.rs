@@ -104,13 +104,10 @@ impl ChatTemplate {
             let message = format!("the chat template is too deep: {reason}");
             Error::new(ErrorCode::TemplateError, message).at(CHAT_TEMPLATE)
         })?;
-        let name = |id: Option<u32>| {
-            let bytes = id.map(|id| tokenizer.token_bytes(id)).unwrap_or_default();
-            String::from_utf8_lossy(&bytes).into_owned()
-        };
+        let name = |id: Option<u32>| id.map(|id| tokenizer.token_name(id)).unwrap_or_default();
         Ok(ChatTemplate {
             environment: runtime::environment(source).map_err(|error| runtime::convert(&error))?,
-            guard: Guard::new(tokenizer.specials().clone(), source),
+            guard: Guard::new(tokenizer.specials(), source),
             bos_token: name(tokenizer.bos()),
             eos_token: name(tokenizer.eos()),
         })
