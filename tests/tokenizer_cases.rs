@@ -152,8 +152,7 @@ fn oracle_vocabularies_and_templates() {
         }
         let cases = json(&path);
         check_encodings(&mut report, &family, &tokenizer, &cases);
-        if let Some(source) = config["chat_template"].as_str() {
-            let template = ChatTemplate::new(source, &tokenizer).expect(&family);
+        if let Some(template) = ChatTemplate::from_hf(Some(&config), None, &tokenizer).expect(&family) {
             check_chats(&mut report, &family, &tokenizer, &template, &cases);
         }
     }

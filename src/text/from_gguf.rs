@@ -7,8 +7,7 @@ use super::charsmap::CharsMap;
 use super::decode::Decoding;
 use super::names::{end_tokens, is_structural};
 use super::normalize::{Normalizer, Step, bert_steps, sentence_piece_steps};
-use super::patterns::{is_bert_punctuation, is_space};
-use super::pretokenize::{Behavior, GEMMA4, PreTokenizer, pre_kind};
+use super::pretokenize::{GEMMA4, PreTokenizer, pre_kind};
 use super::specials::Specials;
 use super::spm::{SPACE, Spm, byte_ids};
 use super::tokenizer::{Model, Tokenizer};
@@ -149,10 +148,7 @@ fn word_piece(metadata: &Metadata) -> Result<Parts> {
     };
     Ok(Parts {
         normalizer: Normalizer::new(bert_steps(true, true, strip_accents, lowercase)),
-        pre: PreTokenizer::of_runs(&[
-            (is_space, Behavior::Removed),
-            (is_bert_punctuation, Behavior::Isolated),
-        ]),
+        pre: PreTokenizer::bert(),
         decoding: Decoding::phantom_spaces(),
         ids: [Some(101), None, Some(100), Some(102)],
         add_bos: true,

@@ -66,15 +66,19 @@ const fn run(of: fn(char) -> bool, behavior: Behavior) -> Step {
     Step::Split { find, behavior, invert: false }
 }
 
+const fn bert_steps() -> [Step; 2] {
+    [run(is_space, Behavior::Removed), run(is_bert_punctuation, Behavior::Isolated)]
+}
+
 impl PreTokenizer {
     /// A pre-tokenizer that cuts out the matches of one pattern after the other.
     pub(crate) fn isolating(patterns: &[Pattern]) -> PreTokenizer {
         PreTokenizer { steps: patterns.iter().map(|pattern| isolate(*pattern)).collect() }
     }
 
-    /// A pre-tokenizer that cuts at characters.
-    pub(crate) fn of_runs(characters: &[(fn(char) -> bool, Behavior)]) -> PreTokenizer {
-        PreTokenizer { steps: characters.iter().map(|(of, behavior)| run(*of, *behavior)).collect() }
+    /// BERT's: at white space, which is removed, and punctuation.
+    pub(crate) fn bert() -> PreTokenizer {
+        PreTokenizer { steps: bert_steps().into() }
     }
 
     /// The pre-tokenizer of a tokenizer.json, and whether its pieces are bytes in GPT-2's alphabet.
@@ -271,10 +275,7 @@ fn add_steps(description: &described::PreTokenizer, path: &str, steps: &mut Vec<
         D::Metaspace { replacement, scheme, split } => {
             steps.push(Step::Metaspace { replacement: *replacement, scheme: *scheme, split: *split });
         }
-        D::Bert => {
-            steps.push(run(is_space, Behavior::Removed));
-            steps.push(run(is_bert_punctuation, Behavior::Isolated));
-        }
+        D::Bert => steps.extend(bert_steps()),
         D::Whitespace => {
             let find = Finder::Pattern(regex_pattern(r"\w+|[^\w\s]+", path)?);
             steps.push(Step::Split { find, behavior: Behavior::Removed, invert: true });

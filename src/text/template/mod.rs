@@ -24,6 +24,9 @@ use crate::formats::metadata::Metadata;
 /// Metadata key of the template.
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
+/// Metadata key of the template for conversations with tools, where there is one.
+const TOOL_USE_TEMPLATE: &str = "tokenizer.chat_template.tool_use";
+
 /// Longest template accepted, in bytes.
 const MAX_SOURCE: usize = 256 << 10;
 
@@ -79,6 +82,7 @@ impl Rendered {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     guard: Guard,
+    has_tool_use: bool,
     bos_token: String,
     eos_token: String,
 }
@@ -95,30 +99,61 @@ impl ChatTemplate {
     /// # Errors
     /// `limit-exceeded` for a source over 256 KiB, `template-error` for one that does not compile.
     pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
-        if source.len() > MAX_SOURCE {
-            let message =
-                format!("the chat template has {} bytes, at most {MAX_SOURCE} are accepted", source.len());
-            return Err(Error::new(ErrorCode::LimitExceeded, message).at(CHAT_TEMPLATE));
+        ChatTemplate::with_tool_use(source, None, tokenizer)
+    }
+
+    /// The same with a template of its own for conversations with tools, where a model has two.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn with_tool_use(
+        source: &str,
+        tool_use: Option<&str>,
+        tokenizer: &Tokenizer,
+    ) -> Result<ChatTemplate> {
+        for source in [Some(source), tool_use].into_iter().flatten() {
+            check_source(source)?;
         }
-        limits::check_nesting(source).map_err(|reason| {
-            let message = format!("the chat template is too deep: {reason}");
-            Error::new(ErrorCode::TemplateError, message).at(CHAT_TEMPLATE)
-        })?;
         let name = |id: Option<u32>| id.map(|id| tokenizer.token_name(id)).unwrap_or_default();
+        let all = format!("{source}{}", tool_use.unwrap_or_default());
         Ok(ChatTemplate {
-            environment: runtime::environment(source).map_err(|error| runtime::convert(&error))?,
-            guard: Guard::new(tokenizer.specials(), source),
+            environment: runtime::environment(source, tool_use).map_err(|error| runtime::convert(&error))?,
+            guard: Guard::new(tokenizer.specials(), &all),
+            has_tool_use: tool_use.is_some(),
             bos_token: name(tokenizer.bos()),
             eos_token: name(tokenizer.eos()),
         })
     }
 
-    /// The template of a model file, if it has one.
+    /// The template of a GGUF file, if it has one.
     ///
     /// # Errors
     /// As [`ChatTemplate::new`], and `wrong-type`.
     pub fn from_metadata(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
-        metadata.str(CHAT_TEMPLATE)?.map(|source| ChatTemplate::new(source, tokenizer)).transpose()
+        let tool_use = metadata.str(TOOL_USE_TEMPLATE)?;
+        let source = metadata.str(CHAT_TEMPLATE)?.or(tool_use);
+        source.map(|source| ChatTemplate::with_tool_use(source, tool_use, tokenizer)).transpose()
+    }
+
+    /// The template of a Hugging Face folder, if it has one: `chat_template.jinja`, or else `chat_template` in
+    /// `tokenizer_config.json`, which is a text or a list of named ones.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn from_hf(
+        tokenizer_config: Option<&serde_json::Value>,
+        chat_template_jinja: Option<&str>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<ChatTemplate>> {
+        let field = tokenizer_config.and_then(|config| config.get("chat_template"));
+        let named = |name: &str| {
+            let found = field?.as_array()?.iter().find(|entry| entry["name"] == name)?;
+            found["template"].as_str()
+        };
+        let tool_use = named("tool_use").filter(|_| chat_template_jinja.is_none());
+        let text = || field.and_then(serde_json::Value::as_str);
+        let source = chat_template_jinja.or_else(text).or_else(|| named("default")).or(tool_use);
+        source.map(|source| ChatTemplate::with_tool_use(source, tool_use, tokenizer)).transpose()
     }
 
     /// The same template, taking the time for `strftime_now` from `clock`.
@@ -167,8 +202,10 @@ impl ChatTemplate {
             variables.push((name.clone(), json::to_value(value, &mark)));
         }
         let mut output = BoundedOutput::new(OUTPUT_BASE + OUTPUT_FACTOR * size);
+        let with_tools = args.get("tools").is_some_and(|tools| !tools.is_null());
+        let name = if with_tools && self.has_tool_use { runtime::TOOL_USE } else { runtime::NAME };
         self.environment
-            .get_template(runtime::NAME)
+            .get_template(name)
             .and_then(|template| {
                 template.render_captured_to(Value::from_object(OrderedMap::new(variables)), &mut output)
             })
@@ -176,6 +213,19 @@ impl ChatTemplate {
         let (text, guards) = marks.unmark(&output.into_string()?);
         Ok(Rendered { text, guards })
     }
+}
+
+/// Refuses a template that is too long or nests too deep.
+fn check_source(source: &str) -> Result<()> {
+    if source.len() > MAX_SOURCE {
+        let message =
+            format!("the chat template has {} bytes, at most {MAX_SOURCE} are accepted", source.len());
+        return Err(Error::new(ErrorCode::LimitExceeded, message).at(CHAT_TEMPLATE));
+    }
+    limits::check_nesting(source).map_err(|reason| {
+        let message = format!("the chat template is too deep: {reason}");
+        Error::new(ErrorCode::TemplateError, message).at(CHAT_TEMPLATE)
+    })
 }
 
 /// A message as the template sees it, in the order in which Python's dict has the keys.

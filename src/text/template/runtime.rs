@@ -18,14 +18,20 @@ use crate::error::{Error, ErrorCode, Result};
 /// The template's name in its environment and in messages.
 pub(super) const NAME: &str = "chat_template";
 
+/// The name of the template for conversations with tools.
+pub(super) const TOOL_USE: &str = "tool_use";
+
 /// Instructions that a rendering may take: hundreds of times what a long conversation needs, under a second of work.
 const FUEL: u64 = 10_000_000;
 
 /// Nested calls and scopes; a recursive macro over a JSON schema needs a dozen. The wasm stack bounds it.
 const RECURSION: usize = 100;
 
-/// Compiles `source` into an environment with what chat templates may call.
-pub(super) fn environment(source: &str) -> std::result::Result<Environment<'static>, minijinja::Error> {
+/// Compiles `source` and the template for tools, if any, into an environment with what chat templates may call.
+pub(super) fn environment(
+    source: &str,
+    tool_use: Option<&str>,
+) -> std::result::Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     let whitespace = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     environment.set_syntax(whitespace);
@@ -36,6 +42,9 @@ pub(super) fn environment(source: &str) -> std::result::Result<Environment<'stat
     environment.add_function("raise_exception", raise_exception);
     set_clock(&mut environment, system_clock());
     environment.add_template_owned(NAME, without_generation_tags(source))?;
+    if let Some(source) = tool_use {
+        environment.add_template_owned(TOOL_USE, without_generation_tags(source))?;
+    }
     Ok(environment)
 }
 
