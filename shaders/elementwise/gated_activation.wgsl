@@ -6,8 +6,10 @@
 struct Params {
     width: u32,
     outputs: u32,
-    activation: u32,
+    activation: u32, // as lib/activations counts them
     in_place: u32,   // 1: gate is `out`
+    alpha: f32,
+    limit: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -25,5 +27,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if params.in_place != 0u {
         x = out[at];
     }
-    out[at] = activate(params.activation, x) * up[at];
+    out[at] = gated(params.activation, params.alpha, params.limit, x, up[at]);
 }

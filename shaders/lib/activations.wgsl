@@ -1,4 +1,4 @@
-// Activation functions, chosen by number: 0: silu, 1: gelu (tanh form), 2: gelu.
+// Activation functions, chosen by number: 0: silu, 1: gelu (tanh form), 2: gelu; of gates also 3: clamped swiglu.
 
 fn silu(x: f32) -> f32 {
     // exp beyond this overflows, which WGSL leaves open.
@@ -30,4 +30,13 @@ fn activate(activation: u32, x: f32) -> f32 {
         return gelu(x);
     }
     return silu(x);
+}
+
+// activation(gate) * up; `alpha` and `limit` are of the clamped swiglu.
+fn gated(activation: u32, alpha: f32, limit: f32, gate: f32, up: f32) -> f32 {
+    if activation == 3u {
+        let x = min(gate, limit);
+        return x / (1.0 + exp(min(-alpha * x, 80.0))) * (clamp(up, -limit, limit) + 1.0);
+    }
+    return activate(activation, gate) * up;
 }

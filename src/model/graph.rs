@@ -220,6 +220,20 @@ pub enum Op {
         /// Destination.
         out: ValueId,
     },
+    /// As [`Op::GatedActivation`] with both operands in one: `x: [n_tokens, n, 2 * n_ff]` holds for each of the `n` runs
+    /// (experts) all gates and then all multipliers, or pairs of them; `out: [n_tokens, n, n_ff]`.
+    FusedGatedActivation {
+        /// Gates and multipliers.
+        x: ValueId,
+        /// Width of a run of results.
+        n_ff: usize,
+        /// Whether gate and multiplier alternate.
+        interleaved: bool,
+        /// Which function.
+        activation: Activation,
+        /// Destination, never the source.
+        out: ValueId,
+    },
     /// `out = f(x)`, elementwise; `out` may be `x`.
     Map {
         /// Source.
@@ -500,6 +514,7 @@ impl Op {
         match *self {
             Op::Embed { .. } => vec![],
             Op::TakeOutputs { x, .. }
+            | Op::FusedGatedActivation { x, .. }
             | Op::Map { x, .. }
             | Op::Columns { x, .. }
             | Op::Permute { x, .. }
@@ -540,6 +555,7 @@ impl Op {
             | Op::MatMul { out, .. }
             | Op::Attention { out, .. }
             | Op::GatedActivation { out, .. }
+            | Op::FusedGatedActivation { out, .. }
             | Op::Map { out, .. }
             | Op::Combine { out, .. }
             | Op::Lerp { out, .. }

@@ -247,6 +247,32 @@ pub enum FfnSpec {
         /// Activation between the projections.
         activation: Activation,
     },
+    /// A sum of a few experts, chosen for each token.
+    Moe(MoeSpec),
+}
+
+/// A mixture of gated experts: `Σ weight_e · down_e(act(gate_e(x)) * up_e(x))` over the chosen, plus the shared expert.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MoeSpec {
+    /// The choice.
+    pub routing: Routing,
+    /// Width between the projections of an expert.
+    pub n_ff: usize,
+    /// Activation of the gates.
+    pub activation: Activation,
+    /// An expert that every token uses besides.
+    pub shared: Option<SharedExpert>,
+    /// Whether a file that fuses gates and ups alternates their rows instead of stacking them.
+    pub interleaved: bool,
+}
+
+/// The expert that all tokens use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedExpert {
+    /// Width between its projections.
+    pub n_ff: usize,
+    /// Whether its output is multiplied by `sigmoid(ffn_gate_inp_shexp · x)` (Qwen 2).
+    pub gated: bool,
 }
 
 /// How the experts of a token are chosen and weighted.
@@ -289,6 +315,13 @@ pub enum Activation {
     Gelu,
     /// `0.5 x (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))`
     GeluTanh,
+    /// gpt-oss: `g * sigmoid(alpha g)` with `g = min(x, limit)`; as a gate it multiplies `clamp(up, ±limit) + 1`.
+    ClampedSwiglu {
+        /// Steepness of the sigmoid.
+        alpha: f32,
+        /// Bound of gate (from above) and multiplier (both sides).
+        limit: f32,
+    },
 }
 
 /// The angle per position of each rotated pair, and the factor on the rotated values.

@@ -45,7 +45,7 @@ pub(crate) fn variants() -> Vec<Variant> {
         let kernel = *kernel.unwrap_or_else(|| panic!("{file} is no kernel"));
         for f16 in flags(&row, "f16") {
             match kernel {
-                Kernel::Embed | Kernel::MatVec | Kernel::MatMul => {
+                Kernel::Embed | Kernel::MatVec | Kernel::MatMul | Kernel::ExpertMatVec => {
                     for n_cols in numbers(&row, "n_cols", 32) {
                         let fitting = FORMATS.iter().filter(|format| n_cols == 32 || format.block_len == 1);
                         variants.extend(
@@ -78,6 +78,9 @@ pub(crate) fn variants() -> Vec<Variant> {
                 | Kernel::Elementwise
                 | Kernel::Columns
                 | Kernel::TakeOutputs
+                | Kernel::Route
+                | Kernel::ExpertSum
+                | Kernel::FusedGatedActivation
                 | Kernel::TokenShift
                 | Kernel::Wkv4
                 | Kernel::ShortConv => variants.push(Variant::plain(kernel)),

@@ -143,7 +143,7 @@ fn check_parts(model: &Model, rng: &mut Rng, backend: &mut GpuBackend) {
     }
 }
 
-fn close(found: &[f32], expected: &[f32], tolerance: f32) {
+pub(crate) fn close(found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len());
     let rms = (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
     for (index, (a, b)) in found.iter().zip(expected).enumerate() {

@@ -7,7 +7,9 @@ mod cpu_fast;
 mod elementwise;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod moe;
 mod naive;
+mod naive_moe;
 mod naive_recurrent;
 mod recurrent;
 mod support;

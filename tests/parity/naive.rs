@@ -1,7 +1,7 @@
 //! The ops once more, from their definitions alone, in f64 and without any care for speed.
 
 use lamplight::backend::{Trace, trace_name};
-use lamplight::model::graph::{Binary, Op, Operand, Rows, Unary, ValueId, WeightId};
+use lamplight::model::graph::{Binary, Op, Operand, Rows, Unary, ValueId, WeightDecl, WeightId};
 use lamplight::model::spec::{Activation, NormKind, RopeLayout};
 
 use crate::naive_recurrent::Memory;
@@ -43,6 +43,14 @@ impl<'a> Naive<'a> {
         }
         assert_eq!(graph.values[graph.logits.expect("logits").0].rows, Rows::Outputs);
         trace
+    }
+
+    pub(crate) fn width(&self, id: ValueId) -> usize {
+        self.model.plan.graph.values[id.0].width
+    }
+
+    pub(crate) fn decl(&self, id: WeightId) -> &WeightDecl {
+        &self.model.plan.graph.weights[id.0]
     }
 
     pub(crate) fn rows(&self, id: ValueId) -> impl Iterator<Item = &[f64]> {
@@ -97,7 +105,7 @@ impl<'a> Naive<'a> {
             Op::Attention { .. } => self.attention(op, pos),
             Op::GatedActivation { gate, up, activation, .. } => {
                 let gated = self.values[gate.0].iter().zip(&self.values[up.0]);
-                gated.map(|(g, u)| activate(activation, *g) * u).collect()
+                gated.map(|(g, u)| crate::naive_moe::gated(activation, *g, *u)).collect()
             }
             Op::Map { x, f, .. } => self.values[x.0].iter().map(|x| unary(f, *x)).collect(),
             Op::Combine { a, b, f, .. } => {
@@ -124,6 +132,10 @@ impl<'a> Naive<'a> {
                 self.values[x.0].iter().zip(rows).map(|(x, row)| x + row).collect()
             }
             Op::TakeOutputs { x, .. } => self.values[x.0].clone(),
+            Op::Route { .. }
+            | Op::ExpertMatMul { .. }
+            | Op::ExpertSum { .. }
+            | Op::FusedGatedActivation { .. } => self.run_moe(op),
             _ => self.recurrent(op, pos),
         }
     }
@@ -213,12 +225,16 @@ impl<'a> Naive<'a> {
     }
 }
 
-fn activate(activation: Activation, x: f64) -> f64 {
+pub(crate) fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Gelu => x * normal_cdf(x),
         Activation::GeluTanh => {
             0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::ClampedSwiglu { alpha, limit } => {
+            let x = x.min(f64::from(limit));
+            x / (1.0 + (-f64::from(alpha) * x).exp())
         }
     }
 }

@@ -56,8 +56,20 @@ pub(super) fn activation(activation: Activation, x: f32) -> f32 {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())
         }
+        Activation::ClampedSwiglu { alpha, limit } => {
+            let x = x.min(f64::from(limit));
+            x / (1.0 + (-f64::from(alpha) * x).exp())
+        }
     };
     value as f32
+}
+
+/// What an activated gate is multiplied with.
+pub(super) fn multiplier(activation: Activation, up: f32) -> f32 {
+    match activation {
+        Activation::ClampedSwiglu { limit, .. } => up.max(-limit).min(limit) + 1.0,
+        Activation::Silu | Activation::Gelu | Activation::GeluTanh => up,
+    }
 }
 
 /// Error function, by the series `2/sqrt(pi) exp(-x²) sum 2^n x^(2n+1) / (2n+1)!!`, whose terms all have one sign.

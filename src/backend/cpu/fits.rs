@@ -24,6 +24,10 @@ pub(super) fn op_fits(graph: &Graph, op: &Op) -> bool {
         Op::Lerp { x, other, mix, out } => fit.lerp(x, other, mix, out),
         Op::Columns { x, first, out } => fit.columns(x, first, out),
         Op::AddPosition { x, table, out } => fit.alike(x, out) && fit.table(table, out),
+        Op::Route { .. } => fit.route(op),
+        Op::ExpertMatMul { .. } => fit.expert_matmul(op),
+        Op::ExpertSum { .. } => fit.expert_sum(op),
+        Op::FusedGatedActivation { x, n_ff, out, .. } => fit.fused_gated_activation(x, n_ff, out),
         Op::TakeOutputs { x, out } => fit.take_outputs(x, out),
         _ => fit.recurrent(op),
     }
@@ -125,6 +129,58 @@ impl Fit<'_> {
             && kv.n_kv_heads > 0
             && self.vector(sinks, n_heads)
             && n_heads.is_multiple_of(kv.n_kv_heads)
+    }
+
+    fn route(&self, op: &Op) -> bool {
+        let &Op::Route { logits, routing, choice_bias, out } = op else { return false };
+        let (width, rows) = self.value(logits);
+        logits != out
+            && width == routing.n_experts
+            && (1..=routing.n_experts).contains(&routing.n_used)
+            && self.value(out) == (2 * routing.n_used, rows)
+            && self.vector(choice_bias, width)
+    }
+
+    fn expert_matmul(&self, op: &Op) -> bool {
+        let &Op::ExpertMatMul { x, selection, weight, bias, n_experts, out } = op else { return false };
+        let Some(decl) = self.graph.weights.get(weight.0) else { return false };
+        let ((n_in, rows), (chosen, chosen_rows)) = (self.value(x), self.value(selection));
+        let n_used = chosen / 2;
+        x != out
+            && selection != out
+            && n_experts > 0
+            && decl.n_rows.is_multiple_of(n_experts)
+            && rows == chosen_rows
+            && [decl.n_cols, n_used * decl.n_cols].contains(&n_in)
+            && self.value(out) == (n_used * (decl.n_rows / n_experts), rows)
+            && self.vector(bias, decl.n_rows)
+            && self.only_for_experts(weight, n_experts)
+    }
+
+    /// Whether all ops that read `weight` take it for the same number of experts: its layout depends on that.
+    fn only_for_experts(&self, weight: WeightId, n_experts: usize) -> bool {
+        self.graph.ops.iter().all(|op| match *op {
+            Op::ExpertMatMul { weight: other, n_experts: n, .. } => other != weight || n == n_experts,
+            Op::MatMul { weight: other, .. } | Op::Embed { table: other, .. } => other != weight,
+            _ => true,
+        })
+    }
+
+    fn expert_sum(&self, op: &Op) -> bool {
+        let &Op::ExpertSum { x, selection, add, out } = op else { return false };
+        let ((n_in, rows), (chosen, chosen_rows)) = (self.value(x), self.value(selection));
+        let (width, rows_out) = self.value(out);
+        x != out
+            && selection != out
+            && rows == chosen_rows
+            && rows == rows_out
+            && n_in == chosen / 2 * width
+            && add.is_none_or(|add| self.alike(add, out))
+    }
+
+    fn fused_gated_activation(&self, x: ValueId, n_ff: usize, out: ValueId) -> bool {
+        let ((n_in, rows), (n_out, rows_out)) = (self.value(x), self.value(out));
+        x != out && n_ff > 0 && n_out.is_multiple_of(n_ff) && n_in == 2 * n_out && rows == rows_out
     }
 
     fn take_outputs(&self, x: ValueId, out: ValueId) -> bool {

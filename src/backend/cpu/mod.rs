@@ -8,6 +8,7 @@ mod elementwise;
 mod exact;
 mod fast;
 mod fits;
+mod moe;
 mod plan;
 mod recurrent;
 mod rope;
@@ -19,6 +20,7 @@ use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Op, Rows, ValueId, WeightDecl, WeightId};
 use crate::model::spec::{Activation, NormSpec};
+use moe::ExpertMatMul;
 use plan::{Workspace, check};
 use recurrent::{Recurrences, States};
 use rope::RopeTable;
@@ -65,6 +67,9 @@ trait Kernels {
 
     /// [`Op::MatMul`]; `x_id` names the source, so that what is derived from it can be kept for the next op.
     fn matmul(&mut self, op: &MatMul, x_id: ValueId, x: &[f32], out: &mut [f32]);
+
+    /// [`Op::ExpertMatMul`]
+    fn expert_matmul(&mut self, op: &ExpertMatMul, x: &[f32], selection: &[f32], out: &mut [f32]);
 
     /// Stores one token's rotated keys and its values, both `[n_kv_heads, head_dim]`.
     fn write_kv(&mut self, kv: usize, pos: usize, k: &[f32], v: &[f32]);

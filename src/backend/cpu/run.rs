@@ -5,7 +5,7 @@
 use super::plan::Workspace;
 use super::recurrent::{Operands, States};
 use super::rope::RopeTable;
-use super::{Attention, CpuBackend, Kernels, MatMul, Norm, elementwise};
+use super::{Attention, CpuBackend, Kernels, MatMul, Norm, elementwise, moe};
 use crate::model::graph::{Binary, Graph, Op, Operand, Unary, ValueId, WeightId};
 
 /// An op under way, the buffer that it writes apart from the others.
@@ -69,6 +69,12 @@ impl Step<'_> {
             Op::Lerp { x, other, mix, .. } => self.lerp(x, other, mix, out),
             Op::Columns { x, first, .. } => self.columns(x, first, out),
             Op::AddPosition { x, table, .. } => self.add_position(x, table, out),
+            Op::Route { .. }
+            | Op::ExpertMatMul { .. }
+            | Op::ExpertSum { .. }
+            | Op::FusedGatedActivation { .. } => {
+                moe::run(op, self.graph, self.kernels, self.workspace, self.n_rows, out);
+            }
             Op::TakeOutputs { x, .. } => self.take_outputs(x, out),
             _ => self.recurrent(op, out),
         }

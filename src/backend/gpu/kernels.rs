@@ -30,6 +30,10 @@ pub enum Kernel {
     Wkv7Bonus,
     ShortConv,
     GatedDelta,
+    ExpertMatVec,
+    Route,
+    ExpertSum,
+    FusedGatedActivation,
 }
 
 /// How a kernel uses a binding.
@@ -66,6 +70,10 @@ impl Kernel {
         Kernel::Wkv7Bonus,
         Kernel::ShortConv,
         Kernel::GatedDelta,
+        Kernel::ExpertMatVec,
+        Kernel::Route,
+        Kernel::ExpertSum,
+        Kernel::FusedGatedActivation,
     ];
 
     /// Its file, as in [`shaders::FILES`].
@@ -89,6 +97,10 @@ impl Kernel {
             Kernel::Wkv7Bonus => "recurrent/wkv7_bonus",
             Kernel::ShortConv => "recurrent/short_conv",
             Kernel::GatedDelta => "recurrent/gated_delta",
+            Kernel::ExpertMatVec => "matmul/expert_mat_vec",
+            Kernel::Route => "moe/route",
+            Kernel::ExpertSum => "moe/expert_sum",
+            Kernel::FusedGatedActivation => "moe/fused_gated_activation",
         }
     }
 
@@ -97,14 +109,17 @@ impl Kernel {
     pub const fn bindings(self) -> &'static [Access] {
         match self {
             Kernel::Embed => &[Uniform, Read, Read, Read, ReadWrite],
-            Kernel::MatVec | Kernel::MatMul | Kernel::Norm => {
+            Kernel::MatVec | Kernel::MatMul | Kernel::ExpertMatVec | Kernel::Norm => {
                 &[Uniform, Read, Read, Read, Read, Read, ReadWrite]
             }
             Kernel::RopeKvWrite => &[Uniform, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite],
             Kernel::Attention => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
             Kernel::GatedActivation => &[Uniform, Read, Read, Read, ReadWrite],
-            Kernel::Elementwise => &[Uniform, Read, Read, Read, Read, ReadWrite],
-            Kernel::Columns | Kernel::TakeOutputs => &[Uniform, Read, Read, ReadWrite],
+            Kernel::Elementwise | Kernel::ExpertSum => &[Uniform, Read, Read, Read, Read, ReadWrite],
+            Kernel::Columns | Kernel::TakeOutputs | Kernel::FusedGatedActivation => {
+                &[Uniform, Read, Read, ReadWrite]
+            }
+            Kernel::Route => &[Uniform, Read, Read, Read, ReadWrite],
             Kernel::TokenShift => &[Uniform, Read, Read, ReadWrite, ReadWrite],
             Kernel::Wkv4 => &[Uniform, Read, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite],
             Kernel::Wkv6 | Kernel::GatedDelta => {
@@ -129,6 +144,8 @@ pub const MAT_VEC_LANES_N: u32 = 4;
 pub const MAT_VEC_ROWS: u32 = 4;
 /// Weight rows and activation rows of a mat-mul workgroup.
 pub const MAT_MUL_TILE: (u32, u32) = (64, 32);
+/// Experts that the routing kernel has lanes for.
+pub const MAX_EXPERTS: u32 = 256;
 /// Lanes of the elementwise kernels.
 pub const ELEMENTWISE_LANES: u32 = 128;
 
@@ -249,7 +266,7 @@ impl Variant {
         if self.format.is_some() {
             defines.push(("WHOLE_CHUNKS", u32::from(self.whole_chunks)));
         }
-        if self.kernel == Kernel::MatVec {
+        if matches!(self.kernel, Kernel::MatVec | Kernel::ExpertMatVec) {
             defines.extend([
                 ("K_LANES", MAT_VEC_K_LANES),
                 ("LANES_N", MAT_VEC_LANES_N),
@@ -282,12 +299,15 @@ impl Variant {
     pub fn lanes(&self) -> u32 {
         match self.kernel {
             Kernel::Embed | Kernel::RopeKvWrite => 64,
-            Kernel::MatVec => MAT_VEC_K_LANES * MAT_VEC_LANES_N,
+            Kernel::Route => MAX_EXPERTS,
+            Kernel::MatVec | Kernel::ExpertMatVec => MAT_VEC_K_LANES * MAT_VEC_LANES_N,
             Kernel::Norm | Kernel::MatMul => 128,
             Kernel::GatedActivation
             | Kernel::Elementwise
             | Kernel::Columns
             | Kernel::TakeOutputs
+            | Kernel::ExpertSum
+            | Kernel::FusedGatedActivation
             | Kernel::TokenShift
             | Kernel::Wkv4
             | Kernel::ShortConv => ELEMENTWISE_LANES,

@@ -22,6 +22,7 @@ impl Builder<'_> {
                 self.push(Op::Map { x: up, f: Unary::Activation(activation), out: up });
                 up
             }
+            FfnSpec::Moe(moe) => return self.moe(index, &moe, normed, branch),
         };
         self.project(&tensor("ffn_down"), out, branch);
     }

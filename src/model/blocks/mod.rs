@@ -5,6 +5,7 @@
 
 mod attention;
 mod ffn;
+mod moe;
 
 use std::collections::HashMap;
 
@@ -226,13 +227,23 @@ impl Builder<'_> {
         let x = self.merge(&value("attn_residual"), post, branch, x);
         let ffn_input = match layer.ffn_norm {
             _ if layer.parallel => attn_input,
-            Some(norm) => self.norm(&value("ffn_norm"), norm, &tensor("ffn_norm"), x),
+            Some(norm) => {
+                let name = self.ffn_norm_name(index, layer);
+                self.norm(&value("ffn_norm"), norm, &name, x)
+            }
             None => x,
         };
         let branch = self.branch(&value("ffn_proj"), layer.post_ffn_norm, layer, x);
         self.ffn(index, &layer.ffn, ffn_input, branch);
         let post = layer.post_ffn_norm.map(|norm| (norm, tensor(post_ffn)));
         self.merge(&value("ffn_residual"), post, branch, x)
+    }
+
+    /// The norm before the feed-forward block; gpt-oss files name it after where it stands.
+    fn ffn_norm_name(&self, index: usize, layer: &LayerSpec) -> String {
+        let [usual, other] = ["ffn_norm", "post_attention_norm"].map(|role| names::layer(index, role));
+        let has = |tensor: &str| (self.has_tensor)(&format!("{tensor}.weight"));
+        if layer.post_attn_norm.is_none() && !has(&usual) && has(&other) { other } else { usual }
     }
 
     /// Logits of the final hidden states; the head is the embedding table where the file has no other.

@@ -3,10 +3,12 @@
 //! Principal type: [`Exact`]. Weights stay as the file has them and are decoded row by row by their format; everything
 //! else is f32, with sums in f64 except dot products, which use [`LANES`] f32 partial sums. Must not use `simd`.
 
+mod moe;
 mod ops;
 mod recurrent;
 
 use super::elementwise;
+use super::moe::ExpertMatMul;
 use super::plan::{with_capacity, zeroed};
 use super::recurrent::Recurrences;
 use super::{Attention, Kernels, MatMul, Norm};
@@ -133,6 +135,10 @@ impl Kernels for Exact {
         }
     }
 
+    fn expert_matmul(&mut self, op: &ExpertMatMul, x: &[f32], selection: &[f32], out: &mut [f32]) {
+        self.expert_products(op, x, selection, out);
+    }
+
     fn write_kv(&mut self, kv: usize, pos: usize, k: &[f32], v: &[f32]) {
         let cache = &mut self.caches[kv];
         cache.k[pos * k.len()..][..k.len()].copy_from_slice(k);
@@ -147,7 +153,7 @@ impl Kernels for Exact {
 
     fn gated_activation(&self, activation: Activation, up: &[f32], out: &mut [f32]) {
         for (out, up) in out.iter_mut().zip(up) {
-            *out = elementwise::activation(activation, *out) * up;
+            *out = elementwise::activation(activation, *out) * elementwise::multiplier(activation, *up);
         }
     }
 

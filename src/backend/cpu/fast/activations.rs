@@ -88,6 +88,11 @@ impl Activations {
         self.source = self.source.filter(|source| *source != value);
     }
 
+    /// Forgets what was derived from any value.
+    pub(super) fn forget_all(&mut self) {
+        self.source = None;
+    }
+
     /// Bytes held.
     pub(super) fn memory_bytes(&self) -> usize {
         size_of_val(self.single.as_slice()) + size_of_val(self.tiles.as_slice())

@@ -68,19 +68,40 @@ pub(super) fn gated_activation(activation: Activation, up: &[f32], gate: &mut [f
         Activation::Silu => gated(up, gate, silu),
         Activation::Gelu => gated(up, gate, gelu),
         Activation::GeluTanh => gated(up, gate, gelu_tanh),
+        Activation::ClampedSwiglu { alpha, limit } => clamped_swiglu(up, gate, alpha, limit),
     }
+}
+
+/// `g * sigmoid(alpha g) * (clamp(up, ±limit) + 1)` with `g = min(gate, limit)`.
+fn clamped_swiglu(up: &[f32], gate: &mut [f32], alpha: f32, limit: f32) {
+    let (one, limit) = (F32x4::splat(1.0), F32x4::splat(limit));
+    let (bottom, alpha) = (F32x4::splat(0.0) - limit, F32x4::splat(-alpha));
+    let function = |gate: F32x4, up: F32x4| {
+        let gate = gate.min(limit);
+        gate / (one + exp(gate * alpha)) * (up.max(bottom).min(limit) + one)
+    };
+    both(up, gate, function);
 }
 
 #[inline(always)]
 fn gated(up: &[f32], gate: &mut [f32], function: impl Fn(F32x4) -> F32x4) {
+    both(up, gate, |gate, up| function(gate) * up);
+}
+
+/// `gate = function(gate, up)`
+#[inline(always)]
+fn both(up: &[f32], gate: &mut [f32], function: impl Fn(F32x4, F32x4) -> F32x4) {
     let ((up, up_rest), (gate, gate_rest)) = (up.as_chunks::<4>(), gate.as_chunks_mut::<4>());
     for (up, gate) in up.iter().zip(gate) {
-        (function(F32x4::load(gate)) * F32x4::load(up)).store(gate);
+        function(F32x4::load(gate), F32x4::load(up)).store(gate);
     }
     for (up, gate) in up_rest.iter().zip(gate_rest) {
-        *gate = function(F32x4::splat(*gate)).to_array()[0] * up;
+        *gate = function(F32x4::splat(*gate), F32x4::splat(*up)).to_array()[0];
     }
 }
+
+/// Multipliers for a gate that has none.
+const ZEROS: [f32; 64] = [0.0; 64];
 
 /// `out = activation(out)`
 pub(super) fn activate(activation: Activation, out: &mut [f32]) {
@@ -88,6 +109,11 @@ pub(super) fn activate(activation: Activation, out: &mut [f32]) {
         Activation::Silu => each(out, silu),
         Activation::Gelu => each(out, gelu),
         Activation::GeluTanh => each(out, gelu_tanh),
+        // Times `0 + 1`: the gate alone.
+        Activation::ClampedSwiglu { alpha, limit } => {
+            out.chunks_mut(ZEROS.len())
+                .for_each(|out| clamped_swiglu(&ZEROS[..out.len()], out, alpha, limit));
+        }
     }
 }
 

@@ -8,20 +8,25 @@ mod attention;
 mod elementwise;
 mod floats;
 mod matmul;
+mod moe;
 mod panel;
+mod product;
 mod recurrent;
 mod weights;
 
+use super::moe::ExpertMatMul;
 use super::plan::zeroed;
 use super::recurrent::Recurrences;
 use super::{Attention, Kernels, MatMul, Norm};
 use crate::backend::ModelPlan;
 use crate::error::Result;
-use crate::model::graph::{ValueId, WeightDecl, WeightId, WeightKind};
+use crate::model::graph::{Op, ValueId, WeightId, WeightKind};
 use crate::model::spec::Activation;
 use activations::{Activations, BLOCK};
 use attention::{Cache, Scratch};
 use matmul::{Finish, Unpacked};
+use moe::Experts;
+use product::{Scratch as ProductScratch, product};
 use weights::{Store, Weight};
 
 /// Weights, caches and scratch of the fast kernels.
@@ -30,6 +35,7 @@ pub(super) struct Fast {
     caches: Vec<Cache>,
     activations: Activations,
     scratch: Scratch,
+    experts: Experts,
     /// Unpacked panels of the widest matrix.
     unpacked: Vec<Unpacked>,
     /// One decoded row of the widest matrix.
@@ -38,8 +44,15 @@ pub(super) struct Fast {
 
 impl Fast {
     pub(super) fn new(plan: &ModelPlan) -> Result<Fast> {
-        let decls = plan.graph.weights.iter().zip(&plan.dtypes);
-        let weights: Vec<Weight> = decls.map(|(decl, dtype)| Weight::new(decl, *dtype)).collect();
+        let mut n_sections = vec![1; plan.graph.weights.len()];
+        for op in &plan.graph.ops {
+            if let Op::ExpertMatMul { weight, n_experts, .. } = op {
+                n_sections[weight.0] = *n_experts;
+            }
+        }
+        let decls = plan.graph.weights.iter().zip(&plan.dtypes).zip(n_sections);
+        let weights = decls.map(|((decl, dtype), n_sections)| Weight::new(decl, *dtype, n_sections));
+        let weights: Vec<Weight> = weights.collect();
         let caches = plan.graph.kv.iter().map(|decl| Cache::new(*decl, plan.n_ctx));
         let caches = caches.collect::<Result<Vec<_>>>()?;
         let matrices = weights.iter().filter(|weight| weight.decl.kind != WeightKind::Vector);
@@ -47,6 +60,7 @@ impl Fast {
         Ok(Fast {
             activations: Activations::new(widest, plan.n_batch)?,
             scratch: Scratch::new(&caches)?,
+            experts: Experts::new(&plan.graph, plan.n_batch)?,
             unpacked: zeroed(widest.div_ceil(BLOCK), "workspace")?,
             row: zeroed(widest, "workspace")?,
             weights,
@@ -90,52 +104,18 @@ impl Kernels for Fast {
     }
 
     fn matmul(&mut self, op: &MatMul, x_id: ValueId, x: &[f32], out: &mut [f32]) {
-        let weight = &self.weights[op.weight.0];
-        let WeightDecl { n_cols, n_rows, .. } = weight.decl;
         let bias = op.bias.map(|bias| vector(&self.weights, bias));
         let finish = Finish { bias, accumulate: op.accumulate, scale: op.scale };
-        let activations = &mut self.activations;
-        let (row, unpacked) = (&mut self.row[..n_cols], &mut self.unpacked);
-        match &weight.store {
-            Store::Panel4(blocks) => {
-                activations.set(x_id, x, n_cols);
-                matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
-            }
-            Store::Panel4Halves(blocks) => {
-                activations.set(x_id, x, n_cols);
-                matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
-            }
-            Store::Panel8(blocks) => {
-                activations.set(x_id, x, n_cols);
-                matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
-            }
-            Store::Panel8Offset(blocks) => {
-                activations.set(x_id, x, n_cols);
-                matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
-            }
-            Store::Panel8Halves(blocks) => {
-                activations.set(x_id, x, n_cols);
-                matmul::panels(blocks, n_cols, activations, unpacked, n_rows, &finish, out);
-            }
-            Store::F32(values) => {
-                let decode = |index: usize, row: &mut [f32]| {
-                    row.copy_from_slice(&values[index * n_cols..][..n_cols]);
-                };
-                floats::float_rows(decode, row, x, n_rows, &finish, out);
-            }
-            Store::F16(values) => {
-                let decode = |index: usize, row: &mut [f32]| {
-                    floats::decode_f16(&values[index * n_cols..][..n_cols], row);
-                };
-                floats::float_rows(decode, row, x, n_rows, &finish, out);
-            }
-            Store::Bf16(values) => {
-                let decode = |index: usize, row: &mut [f32]| {
-                    floats::decode_bf16(&values[index * n_cols..][..n_cols], row);
-                };
-                floats::float_rows(decode, row, x, n_rows, &finish, out);
-            }
-        }
+        let Fast { activations, row, unpacked, .. } = self;
+        let scratch = ProductScratch { activations, row, unpacked };
+        product(&self.weights[op.weight.0], 0, scratch, x_id, x, &finish, out);
+    }
+
+    fn expert_matmul(&mut self, op: &ExpertMatMul, x: &[f32], selection: &[f32], out: &mut [f32]) {
+        let weight = &self.weights[op.weight.0];
+        let bias = op.bias.map(|bias| vector(&self.weights, bias));
+        let scratch = (self.row.as_mut_slice(), self.unpacked.as_mut_slice());
+        self.experts.products(op, weight, bias, scratch, x, selection, out);
     }
 
     fn write_kv(&mut self, kv: usize, pos: usize, k: &[f32], v: &[f32]) {
@@ -175,6 +155,7 @@ impl Kernels for Fast {
         let scratch = [
             self.activations.memory_bytes(),
             self.scratch.memory_bytes(),
+            self.experts.memory_bytes(),
             size_of_val(self.unpacked.as_slice()),
             size_of_val(self.row.as_slice()),
         ];

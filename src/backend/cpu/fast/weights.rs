@@ -15,6 +15,8 @@ use crate::tensor::DType;
 /// A weight and how much of it has arrived.
 pub(super) struct Weight {
     pub(super) decl: WeightDecl,
+    /// Rows of one of its sections (experts): each begins with a panel of its own.
+    pub(super) section_rows: usize,
     format: &'static Format,
     /// Bytes in the file: of a row, of the whole, and arrived so far.
     row_bytes: usize,
@@ -25,7 +27,7 @@ pub(super) struct Weight {
     pub(super) store: Store,
 }
 
-/// The repacked rows. Panels: `[ceil(n_rows / ROWS), n_cols / BLOCK]`, absent rows zero.
+/// The repacked rows. Panels: `[n_sections, ceil(section_rows / ROWS), n_cols / BLOCK]`, absent rows zero.
 pub(super) enum Store {
     Panel4(Vec<Panel4>),
     Panel4Halves(Vec<Panel4Halves>),
@@ -41,8 +43,9 @@ pub(super) enum Store {
 }
 
 impl Weight {
-    /// Nothing is allocated before the first piece.
-    pub(super) fn new(decl: &WeightDecl, dtype: DType) -> Weight {
+    /// Of `n_sections` equal runs of rows. Nothing is allocated before the first piece.
+    pub(super) fn new(decl: &WeightDecl, dtype: DType, n_sections: usize) -> Weight {
+        let section_rows = decl.n_rows / n_sections;
         let format = quant::format(dtype);
         let store = match format.packing {
             _ if decl.kind == WeightKind::Vector => Store::F32(Vec::new()),
@@ -60,7 +63,8 @@ impl Weight {
         };
         let row_bytes = decl.n_cols / format.block_len * format.block_bytes;
         let n_bytes = row_bytes * decl.n_rows;
-        Weight { decl: decl.clone(), format, row_bytes, n_bytes, received: 0, staging: Vec::new(), store }
+        let (decl, staging) = (decl.clone(), Vec::new());
+        Weight { decl, section_rows, format, row_bytes, n_bytes, received: 0, staging, store }
     }
 
     /// Stores the next piece.
@@ -73,7 +77,8 @@ impl Weight {
         }
         while !bytes.is_empty() {
             let group_start = self.received - self.staging.len();
-            let group_bytes = (ROWS * self.row_bytes).min(self.n_bytes - group_start);
+            let section_bytes = self.section_rows * self.row_bytes;
+            let group_bytes = (ROWS * self.row_bytes).min(section_bytes - group_start % section_bytes);
             let (taken, rest) = bytes.split_at(bytes.len().min(group_bytes - self.staging.len()));
             self.received += taken.len();
             bytes = rest;
@@ -104,7 +109,8 @@ impl Weight {
     fn allocate(&mut self) -> Result<()> {
         const WHAT: &str = "weights";
         let n_elements = self.decl.n_rows * self.decl.n_cols;
-        let n_blocks = self.decl.n_rows.div_ceil(ROWS) * (self.decl.n_cols / BLOCK);
+        let n_panels = self.decl.n_rows / self.section_rows * self.section_rows.div_ceil(ROWS);
+        let n_blocks = n_panels * (self.decl.n_cols / BLOCK);
         match &mut self.store {
             Store::Panel4(blocks) => *blocks = with_capacity(n_blocks, WHAT)?,
             Store::Panel4Halves(blocks) => *blocks = with_capacity(n_blocks, WHAT)?,
@@ -142,7 +148,7 @@ impl Weight {
         }
     }
 
-    /// Decodes row `index` into `out: [n_cols]`, exactly as the format says.
+    /// Decodes row `index` of the first section into `out: [n_cols]`, exactly as the format says.
     pub(super) fn decode_row(&self, index: usize, out: &mut [f32]) {
         let n_cols = self.decl.n_cols;
         let floats = index * n_cols..(index + 1) * n_cols;
@@ -244,7 +250,7 @@ mod tests {
                 let mut expected = vec![0f32; 512 * n_rows];
                 (format.dequant)(&bytes, &mut expected);
                 for piece in [4, 100, 1000, n_bytes] {
-                    let mut weight = Weight::new(&decl, format.dtype);
+                    let mut weight = Weight::new(&decl, format.dtype, 1);
                     for (index, part) in bytes.chunks(piece).enumerate() {
                         weight.upload((index * piece) as u64, part).expect("in order");
                     }

@@ -50,7 +50,8 @@ impl Planner<'_> {
         }
         let rows = self.rows(out);
         let (in_place, gate) = self.source(gate, out);
-        let params = [self.width(out), outputs(rows), activation_code(activation), in_place];
+        let [activation, alpha, limit] = activation_params(activation);
+        let params = [self.width(out), outputs(rows), activation, in_place, alpha, limit];
         let grid = flat(self.width(out).div_ceil(ELEMENTWISE_LANES));
         let stage = self.stage(Variant::plain(Kernel::GatedActivation), grid);
         self.launch(index, rows, [stage; 2], &params, &[gate, self.value(up), self.value(out)])
@@ -58,7 +59,10 @@ impl Planner<'_> {
 
     pub(super) fn map(&mut self, index: usize, x: ValueId, f: Unary, out: ValueId) -> Result<()> {
         let (function, constant) = match f {
-            Unary::Activation(activation) => (activation_code(activation), 0.0),
+            Unary::Activation(Activation::ClampedSwiglu { .. }) => {
+                return Err(internal("a clamped SwiGLU without a multiplier"));
+            }
+            Unary::Activation(activation) => (activation_params(activation)[0], 0.0),
             Unary::Tanh => (3, 0.0),
             Unary::Sigmoid => (4, 0.0),
             Unary::Relu2 => (5, 0.0),
@@ -133,11 +137,12 @@ impl Planner<'_> {
     }
 }
 
-/// The number of an activation in shaders/lib/activations.wgsl.
-fn activation_code(activation: Activation) -> u32 {
+/// An activation's number in shaders/lib/activations.wgsl, and its constants.
+pub(super) fn activation_params(activation: Activation) -> [u32; 3] {
     match activation {
-        Activation::Silu => 0,
-        Activation::GeluTanh => 1,
-        Activation::Gelu => 2,
+        Activation::Silu => [0, 0, 0],
+        Activation::GeluTanh => [1, 0, 0],
+        Activation::Gelu => [2, 0, 0],
+        Activation::ClampedSwiglu { alpha, limit } => [3, alpha.to_bits(), limit.to_bits()],
     }
 }

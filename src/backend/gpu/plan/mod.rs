@@ -6,6 +6,7 @@
 mod attention;
 mod elementwise;
 mod matmul;
+mod moe;
 mod recurrent;
 
 use super::kernels::Variant;
@@ -329,6 +330,10 @@ impl<'a> Planner<'a> {
             Op::Columns { x, first, out } => self.columns(index, x, first, out),
             Op::AddPosition { x, table, out } => self.add_position(index, x, table, out),
             Op::TakeOutputs { x, out } => self.take_outputs(index, x, out),
+            Op::Route { .. } => self.route(index, op),
+            Op::ExpertMatMul { .. } => self.expert_mat_mul(index, op),
+            Op::ExpertSum { .. } => self.expert_sum(index, op),
+            Op::FusedGatedActivation { .. } => self.fused_gated_activation(index, op),
             _ => self.recurrent(index, op),
         }
     }
