@@ -53,6 +53,10 @@ impl Backend for AnyBackend {
         either!(self, backend => backend.forward(tokens, pos, outputs).await)
     }
 
+    fn use_long_rope(&mut self, long: bool) {
+        either!(self, backend => backend.use_long_rope(long))
+    }
+
     fn counters(&self) -> Counters {
         either!(self, backend => backend.counters())
     }

@@ -90,6 +90,11 @@ pub trait Backend {
     /// `[n_outputs, n_vocab]`.
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>>;
 
+    /// Sets whether steps from now on belong to a text longer than [`Graph::long_rope_beyond`], and are rotated by the
+    /// factors for such. What the KV cache holds was rotated otherwise: the caller computes it again. To begin with it
+    /// is not.
+    fn use_long_rope(&mut self, long: bool);
+
     /// Work done so far.
     fn counters(&self) -> Counters;
 

@@ -201,6 +201,7 @@ fn session_shape(spec: &ModelSpec, graph: &Graph, options: LoadOptions) -> Resul
         width: graph.values[logits.0].width,
         causal,
         rewinds: graph.states.is_empty(),
+        long_rope_beyond: graph.long_rope_beyond(),
     })
 }
 

@@ -103,7 +103,10 @@ pub async fn generate<B: Backend, D: TextDecoder>(
                 break FinishReason::Abort;
             }
             let last = run.ids.last().expect("invariant: going on means that a token was chosen");
-            logits = session.decode(*last).await?;
+            match session.append(*last, pause).await? {
+                Some(next) => logits = next,
+                None => break FinishReason::Abort,
+            }
         };
         metrics.decode_tok_s = per_second(run.ids.len().saturating_sub(1), milliseconds(first));
     }

@@ -5,8 +5,8 @@
 
 use web_time::Instant;
 
-use super::Pause;
 use super::metrics::difference;
+use super::{NoPause, Pause};
 use crate::backend::{Backend, Counters, Outputs};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
@@ -18,6 +18,8 @@ pub struct Session<B> {
     shape: SessionShape,
     /// Token of each filled position of the KV cache.
     tokens: Vec<u32>,
+    /// Whether the backend rotates as for long texts.
+    long_rope: bool,
     /// Tokens of the next prefill chunk, as measured on the last ones; 0 before the first.
     chunk: usize,
 }
@@ -37,6 +39,8 @@ pub struct SessionShape {
     pub causal: bool,
     /// Whether a step may go back to an earlier position; recurrent models only go on or start anew.
     pub rewinds: bool,
+    /// The length beyond which texts are rotated otherwise, if there is one.
+    pub long_rope_beyond: Option<usize>,
 }
 
 /// The first chunk, before anything was measured: short enough for a phone; the next one is as long as it may be.
@@ -54,7 +58,7 @@ pub struct Prefilled {
 impl<B: Backend> Session<B> {
     /// A session over a filled backend that was planned for such steps.
     pub fn new(backend: B, shape: SessionShape) -> Self {
-        Self { backend, shape, tokens: Vec::new(), chunk: 0 }
+        Self { backend, shape, tokens: Vec::new(), long_rope: false, chunk: 0 }
     }
 
     /// The backend.
@@ -104,6 +108,7 @@ impl<B: Backend> Session<B> {
         mut on_progress: impl FnMut(usize),
     ) -> Result<Option<Prefilled>> {
         self.check(ids)?;
+        self.rotate_for(ids.len());
         let common = match self.shape.causal {
             true => self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count(),
             false => 0,
@@ -136,10 +141,40 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// `ContextLengthExceeded` when the KV cache is full, and what the backend says.
     pub async fn decode(&mut self, id: u32) -> Result<Vec<f32>> {
+        let logits = self.append(id, &NoPause).await?;
+        Ok(logits.expect("invariant: nothing said stop"))
+    }
+
+    /// As [`Session::decode`]; `None` when `pause` said stop. That is asked only where the text becomes so long that
+    /// all of it is rotated anew, which takes as long as a prefill.
+    /// # Errors
+    /// As [`Session::decode`].
+    pub async fn append(&mut self, id: u32, pause: &impl Pause) -> Result<Option<Vec<f32>>> {
         if self.tokens.len() >= self.shape.n_ctx {
             bail!(ContextLengthExceeded, "the context of {} tokens is full", self.shape.n_ctx);
         }
-        self.forward(&[id], Outputs::Last).await
+        if self.is_long(self.tokens.len() + 1) == self.long_rope {
+            return self.forward(&[id], Outputs::Last).await.map(Some);
+        }
+        let mut ids = self.tokens.clone();
+        ids.push(id);
+        let prefilled = self.prefill(&ids, pause, |_| ()).await?;
+        Ok(prefilled.map(|prefilled| prefilled.logits))
+    }
+
+    fn is_long(&self, n_tokens: usize) -> bool {
+        self.shape.long_rope_beyond.is_some_and(|limit| n_tokens > limit)
+    }
+
+    /// Readies the backend for a text of `n_tokens`; [`Session::prefill`] and all that follows it do so themselves.
+    pub fn rotate_for(&mut self, n_tokens: usize) {
+        let long = self.is_long(n_tokens);
+        if long != self.long_rope {
+            self.backend.use_long_rope(long);
+            self.long_rope = long;
+            // What is cached was rotated for texts of the other kind.
+            self.tokens.clear();
+        }
     }
 
     /// Logits of the last or of all of `ids`, `[n_outputs, n_vocab]`, computed afresh from position 0. `None` when
@@ -153,6 +188,7 @@ impl<B: Backend> Session<B> {
             return Ok(prefilled.map(|prefilled| prefilled.logits));
         }
         self.check(ids)?;
+        self.rotate_for(ids.len());
         let mut logits = Vec::new();
         // Logits of a long text and a large vocabulary are gigabytes: say so instead of trapping.
         if logits.try_reserve_exact(ids.len().saturating_mul(self.shape.width)).is_err() {
@@ -248,13 +284,41 @@ fn next_chunk(n: usize, ms: f64, budget: f64) -> usize {
 mod tests {
     use pollster::block_on;
 
-    use super::super::NoPause;
     use super::super::test_backend::{HashBackend, StopAfter, expected_logits};
     use super::*;
     use crate::backend::StepOrder;
 
     fn session(n_ctx: usize, n_batch: usize) -> Session<HashBackend> {
         Session::new(HashBackend::new(n_ctx, n_batch), HashBackend::shape(n_ctx, n_batch))
+    }
+
+    /// Whatever is left of the other rotation would be seen: the test's backend forgets its cache.
+    #[test]
+    fn a_text_that_becomes_long_is_computed_anew() {
+        let backend = HashBackend::new(64, 4);
+        let shape = SessionShape { long_rope_beyond: Some(9), ..HashBackend::shape(64, 4) };
+        let mut session = Session::new(backend, shape);
+        let mut ids = vec![3, 1, 2];
+        block_on(session.prefill(&ids, &NoPause, |_| ())).unwrap();
+        while ids.len() < 14 {
+            let id = ids.len() as u32;
+            ids.push(id);
+            assert_eq!(block_on(session.decode(id)).unwrap(), expected_logits(&ids), "{} tokens", ids.len());
+            assert_eq!(session.tokens(), ids);
+        }
+        // Three chunks hold the ten tokens that came to be rotated anew; other tokens are one step each.
+        assert_eq!(session.backend().counters().steps, 1 + 6 + 3 + 4);
+        let short = block_on(session.prefill(&ids[..5], &NoPause, |_| ())).unwrap().unwrap();
+        assert_eq!((short.logits, short.n_cached), (expected_logits(&ids[..5]), 0));
+        let all = block_on(session.logits(&ids[..10], true, &NoPause)).unwrap().unwrap();
+        assert_eq!(all[9 * HashBackend::N_VOCAB..], expected_logits(&ids[..10]));
+        // Stopped while it is computed anew.
+        block_on(session.prefill(&ids[..9], &NoPause, |_| ())).unwrap();
+        assert_eq!(block_on(session.append(9, &StopAfter::new(1))).unwrap(), None);
+        assert_eq!(
+            block_on(session.prefill(&ids, &NoPause, |_| ())).unwrap().unwrap().logits,
+            expected_logits(&ids)
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub(crate) struct HashBackend {
     kv: Vec<u32>,
     n_batch: usize,
     counters: Counters,
+    long: bool,
     /// Fails the step with this number (counted from 0), once.
     pub(crate) fail_at_step: Option<u64>,
     /// Which positions a step may start at.
@@ -27,6 +28,7 @@ impl HashBackend {
             kv: vec![u32::MAX; n_ctx],
             n_batch,
             counters: Counters::default(),
+            long: false,
             fail_at_step: None,
             order: StepOrder::new(false),
         }
@@ -40,6 +42,7 @@ impl HashBackend {
             width: Self::N_VOCAB,
             causal: true,
             rewinds: true,
+            long_rope_beyond: None,
         }
     }
 }
@@ -74,6 +77,12 @@ impl Backend for HashBackend {
         let first = tokens.len() - outputs.n_rows(tokens.len());
         let rows = first..tokens.len();
         Ok(rows.flat_map(|row| expected_logits(&self.kv[..=pos + row])).collect())
+    }
+
+    /// Tokens computed for texts of the other length are of no use.
+    fn use_long_rope(&mut self, long: bool) {
+        self.long = long;
+        self.kv.fill(u32::MAX);
     }
 
     fn counters(&self) -> Counters {

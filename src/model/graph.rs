@@ -4,7 +4,7 @@
 //! op, and coarse, so that a fused kernel is one op. The graph is symbolic in the number of tokens and the position;
 //! it is built once per model. Must not know any buffer or kernel.
 
-use super::spec::{Activation, NormSpec, QueryScale, RopeSpec, Routing};
+use super::spec::{Activation, NormSpec, QueryScale, RopeScaling, RopeSpec, Routing};
 
 /// Index into [`Graph::weights`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +62,17 @@ pub struct ValueDecl {
     pub width: usize,
     /// Which rows there are.
     pub rows: Rows,
+}
+
+/// A rope table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeDecl {
+    /// How it is computed.
+    pub spec: RopeSpec,
+    /// Divisors of its frequencies, `[n_dims / 2]`.
+    pub factors: Option<WeightId>,
+    /// The divisors for long texts, where those differ ([`Graph::long_rope_beyond`]).
+    pub long_factors: Option<WeightId>,
 }
 
 /// Index into [`Graph::states`].
@@ -492,8 +503,8 @@ pub struct Graph {
     pub weights: Vec<WeightDecl>,
     /// Intermediate values.
     pub values: Vec<ValueDecl>,
-    /// Rope tables in use (layers share them), with the weight that holds frequency factors.
-    pub ropes: Vec<(RopeSpec, Option<WeightId>)>,
+    /// Rope tables in use; layers share them.
+    pub ropes: Vec<RopeDecl>,
     /// Caches, one per attention layer.
     pub kv: Vec<KvDecl>,
     /// What recurrent layers remember.
@@ -502,6 +513,24 @@ pub struct Graph {
     pub ops: Vec<Op>,
     /// The result, `[n_outputs, n_vocab]`.
     pub logits: Option<ValueId>,
+}
+
+impl Graph {
+    /// The length beyond which texts are rotated otherwise, at all of their positions; `None` where length does not
+    /// matter.
+    pub fn long_rope_beyond(&self) -> Option<usize> {
+        self.ropes.iter().find_map(|rope| match (rope.spec.scaling, rope.long_factors) {
+            (RopeScaling::Long { original_context, .. }, Some(_)) => Some(original_context),
+            _ => None,
+        })
+    }
+}
+
+impl RopeDecl {
+    /// The weight that holds the divisors for texts that are long or not.
+    pub fn factors_for(&self, long: bool) -> Option<WeightId> {
+        self.long_factors.filter(|_| long).or(self.factors)
+    }
 }
 
 impl Op {

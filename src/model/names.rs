@@ -15,3 +15,7 @@ pub const OUTPUT: &str = "output.weight";
 pub const OUTPUT_BIAS: &str = "output.bias";
 /// Divisors of the rope frequencies (Llama 3.1 and later).
 pub const ROPE_FREQS: &str = "rope_freqs.weight";
+/// Divisors of the rope frequencies of texts up to the original context (Phi-3).
+pub const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
+/// Divisors of the rope frequencies of longer texts.
+pub const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";

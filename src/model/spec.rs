@@ -192,7 +192,8 @@ pub struct RopeSpec {
     pub theta: f32,
     /// How the frequencies are stretched for long contexts.
     pub scaling: RopeScaling,
-    /// Whether the file may hold `rope_freqs.weight` (`[n_dims / 2]`), by which each frequency is divided.
+    /// Whether the file may hold `rope_freqs.weight` (`[n_dims / 2]`), by which each frequency is divided; of
+    /// [`RopeScaling::Long`], `rope_factors_short.weight` and `rope_factors_long.weight`.
     pub freq_factors: bool,
 }
 
@@ -225,8 +226,32 @@ pub enum RopeScaling {
         beta_fast: f32,
         /// Rotations below which a dimension is interpolated.
         beta_slow: f32,
-        /// Multiplies the magnitude correction.
-        attn_factor: f32,
+        /// Multiplies cos and sin.
+        magnitude: f32,
+        /// Whether the ramp begins and ends at whole dimensions (all but gpt-oss).
+        truncate: bool,
+    },
+    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a ramp between. In GGUF files the same comes
+    /// as `rope_freqs.weight`.
+    Llama3 {
+        /// Division of the lowest frequencies.
+        factor: f32,
+        /// Wavelengths beyond the original context divided by this are divided whole.
+        low_freq_factor: f32,
+        /// Wavelengths below the original context divided by this are kept.
+        high_freq_factor: f32,
+        /// Context the model was first trained for.
+        original_context: usize,
+    },
+    /// LongRoPE (arXiv 2402.13753, Phi-3): frequencies divided by one list of factors for texts up to the original
+    /// context, and by another for all positions of longer ones.
+    Long {
+        /// Context the model was first trained for.
+        original_context: usize,
+        /// Multiplies cos and sin of short texts.
+        short_magnitude: f32,
+        /// Multiplies cos and sin of long texts.
+        long_magnitude: f32,
     },
 }
 
@@ -334,8 +359,9 @@ pub struct RopeFrequencies {
 }
 
 impl RopeSpec {
-    /// Frequencies of each rotated pair; `factors` is the content of `rope_freqs.weight`.
-    pub fn frequencies(&self, factors: Option<&[f32]>) -> RopeFrequencies {
+    /// Frequencies of each rotated pair; `factors` is the content of `rope_freqs.weight`, or, of
+    /// [`RopeScaling::Long`], of the list for texts that are `long` or not.
+    pub fn frequencies(&self, factors: Option<&[f32]>, long: bool) -> RopeFrequencies {
         let n_pairs = self.n_dims / 2;
         let mut magnitude = 1.0;
         let mut radians = Vec::with_capacity(n_pairs);
@@ -348,10 +374,20 @@ impl RopeSpec {
             radians.push(match self.scaling {
                 RopeScaling::None => freq,
                 RopeScaling::Linear { factor } => freq / f64::from(factor),
-                RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attn_factor } => {
-                    magnitude = attn_factor * (1.0 + 0.1 * factor.ln());
-                    let kept = self.yarn_ramp(pair, original_context, beta_fast, beta_slow);
+                RopeScaling::Yarn { factor, magnitude: scale, .. } => {
+                    magnitude = scale;
+                    let kept = self.yarn_ramp(pair);
                     freq / f64::from(factor) * (1.0 - kept) + freq * kept
+                }
+                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                    let turns = freq * original_context as f64 / std::f64::consts::TAU;
+                    let [low, high] = [low_freq_factor, high_freq_factor].map(f64::from);
+                    let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    freq / f64::from(factor) * (1.0 - kept) + freq * kept
+                }
+                RopeScaling::Long { short_magnitude, long_magnitude, .. } => {
+                    magnitude = if long { long_magnitude } else { short_magnitude };
+                    freq
                 }
             });
         }
@@ -360,15 +396,19 @@ impl RopeSpec {
 
     /// 1 where a pair turns often enough to keep its frequency, 0 where it is interpolated, linear between
     /// (`find_correction_range` of the paper's code).
-    fn yarn_ramp(&self, pair: usize, original_context: usize, beta_fast: f32, beta_slow: f32) -> f64 {
+    fn yarn_ramp(&self, pair: usize) -> f64 {
+        let RopeScaling::Yarn { original_context, beta_fast, beta_slow, truncate, .. } = self.scaling else {
+            return 1.0;
+        };
         let n_dims = self.n_dims as f64;
         let theta = f64::from(self.theta);
         let dim_of = |rotations: f32| {
             let turns = original_context as f64 / (f64::from(rotations) * std::f64::consts::TAU);
             n_dims * turns.ln() / (2.0 * theta.ln())
         };
-        let low = dim_of(beta_fast).floor().max(0.0);
-        let high = dim_of(beta_slow).ceil().min(n_dims - 1.0);
+        let (low, high) = (dim_of(beta_fast), dim_of(beta_slow));
+        let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+        let (low, high) = (low.max(0.0), high.min(n_dims - 1.0));
         let interpolated = (pair as f64 - low) / (high - low).max(0.001);
         1.0 - interpolated.clamp(0.0, 1.0)
     }
@@ -391,7 +431,7 @@ mod tests {
 
     #[test]
     fn frequencies_fall_from_one_by_powers_of_theta() {
-        let found = rope(8, 10_000.0, RopeScaling::None).frequencies(None);
+        let found = rope(8, 10_000.0, RopeScaling::None).frequencies(None, false);
         assert_close(&found.radians_per_pos, &[1.0, 0.1, 0.01, 0.001]);
         assert_eq!(found.magnitude, 1.0);
     }
@@ -399,10 +439,10 @@ mod tests {
     #[test]
     fn factors_divide_and_linear_scaling_divides_all() {
         let plain = rope(8, 10_000.0, RopeScaling::None);
-        let found = plain.frequencies(Some(&[1.0, 2.0, 4.0, 8.0]));
+        let found = plain.frequencies(Some(&[1.0, 2.0, 4.0, 8.0]), false);
         assert_close(&found.radians_per_pos, &[1.0, 0.05, 0.0025, 0.000125]);
         let linear = rope(8, 10_000.0, RopeScaling::Linear { factor: 4.0 });
-        let found = linear.frequencies(Some(&[1.0, 1.0, 1.0, 2.0]));
+        let found = linear.frequencies(Some(&[1.0, 1.0, 1.0, 2.0]), false);
         assert_close(&found.radians_per_pos, &[0.25, 0.025, 0.0025, 0.000125]);
         assert_eq!(found.magnitude, 1.0);
     }
@@ -415,9 +455,10 @@ mod tests {
             original_context: 256,
             beta_fast: 32.0,
             beta_slow: 1.0,
-            attn_factor: 1.0,
+            magnitude: 1.5,
+            truncate: true,
         };
-        let found = rope(32, 10_000.0, scaling).frequencies(None);
+        let found = rope(32, 10_000.0, scaling).frequencies(None, false);
         #[rustfmt::skip]
         let expected = [
             1.0, 0.5020904689199546, 0.24846467329894412, 0.12066895996692692, 0.05714285714285715,
@@ -426,6 +467,32 @@ mod tests {
             7.905694150420948e-05, 4.445698525097307e-05,
         ];
         assert_close(&found.radians_per_pos, &expected);
-        assert!((found.magnitude - 1.138_629_4).abs() < 1e-6);
+        assert_eq!(found.magnitude, 1.5);
+    }
+
+    /// Likewise of `_compute_llama3_parameters`: theta 10000, factor 8, factors 1 and 4, original context 64.
+    #[test]
+    fn llama3_keeps_short_wavelengths_and_divides_long_ones() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 64,
+        };
+        let found = rope(16, 10_000.0, scaling).frequencies(None, false);
+        #[rustfmt::skip]
+        let expected = [1.0, 0.24438459943539836, 0.013042256043820465, 0.003952847075210474, 0.00125, 0.00039528470752104737, 0.000125, 3.952847075210474e-05];
+        assert_close(&found.radians_per_pos, &expected);
+    }
+
+    #[test]
+    fn long_texts_have_factors_and_magnitude_of_their_own() {
+        let scaling = RopeScaling::Long { original_context: 64, short_magnitude: 1.25, long_magnitude: 1.5 };
+        let rope = rope(4, 10_000.0, scaling);
+        let short = rope.frequencies(Some(&[1.0, 2.0]), false);
+        let long = rope.frequencies(Some(&[4.0, 5.0]), true);
+        assert_close(&short.radians_per_pos, &[1.0, 0.005]);
+        assert_close(&long.radians_per_pos, &[0.25, 0.002]);
+        assert_eq!((short.magnitude, long.magnitude), (1.25, 1.5));
     }
 }

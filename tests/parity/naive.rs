@@ -1,7 +1,7 @@
 //! The ops once more, from their definitions alone, in f64 and without any care for speed.
 
 use lamplight::backend::{Trace, trace_name};
-use lamplight::model::graph::{Binary, Op, Operand, Rows, Unary, ValueId, WeightDecl, WeightId};
+use lamplight::model::graph::{Binary, Op, Operand, RopeDecl, Rows, Unary, ValueId, WeightDecl, WeightId};
 use lamplight::model::spec::{Activation, NormKind, RopeLayout};
 
 use crate::naive_recurrent::Memory;
@@ -174,10 +174,10 @@ impl<'a> Naive<'a> {
     }
 
     fn rotated(&self, rope: usize, row: &[f64], pos: usize, head_dim: usize) -> Vec<f64> {
-        let (spec, factors) = &self.model.plan.graph.ropes[rope];
+        let RopeDecl { spec, factors, .. } = &self.model.plan.graph.ropes[rope];
         let factors: Option<Vec<f32>> =
             factors.map(|factors| self.weight(factors).iter().map(|v| *v as f32).collect());
-        let frequencies = spec.frequencies(factors.as_deref());
+        let frequencies = spec.frequencies(factors.as_deref(), false);
         let mut row = row.to_vec();
         for head in row.chunks_mut(head_dim) {
             for (pair, radians) in frequencies.radians_per_pos.iter().enumerate() {

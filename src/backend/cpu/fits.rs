@@ -112,10 +112,12 @@ impl Fit<'_> {
     }
 
     fn rope(&self, rope: RopeId, kv: &KvDecl) -> bool {
-        self.graph.ropes.get(rope.0).is_some_and(|(rope, factors)| {
-            rope.n_dims <= kv.head_dim
-                && rope.n_dims.is_multiple_of(2)
-                && self.vector(*factors, rope.n_dims / 2)
+        self.graph.ropes.get(rope.0).is_some_and(|rope| {
+            let n_dims = rope.spec.n_dims;
+            n_dims <= kv.head_dim
+                && n_dims.is_multiple_of(2)
+                && self.vector(rope.factors, n_dims / 2)
+                && self.vector(rope.long_factors, n_dims / 2)
         })
     }
 

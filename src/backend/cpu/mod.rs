@@ -18,7 +18,7 @@ mod simd;
 use crate::backend::{Backend, Counters, ModelPlan, Outputs, StepOrder, Trace, trace_name};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::graph::{Op, Rows, ValueId, WeightDecl, WeightId};
+use crate::model::graph::{Op, RopeDecl, Rows, ValueId, WeightDecl, WeightId};
 use crate::model::spec::{Activation, NormSpec};
 use moe::ExpertMatMul;
 use plan::{Workspace, check};
@@ -275,17 +275,22 @@ impl Backend for CpuBackend {
     async fn finish_upload(&mut self) -> Result<()> {
         self.kernels.finish_upload()?;
         let ModelPlan { graph, n_batch, .. } = &self.plan;
-        let table = |(spec, factors): &(_, Option<WeightId>)| {
-            let factors = factors.map(|factors| self.kernels.vector(factors));
-            RopeTable::new(spec, factors, *n_batch)
-        };
+        let table = |rope: &RopeDecl| RopeTable::new(&rope.spec, *n_batch);
         self.ropes = graph.ropes.iter().map(table).collect::<Result<_>>()?;
+        self.use_long_rope(false);
         self.ready = true;
         Ok(())
     }
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         self.step(tokens, pos, outputs, None)
+    }
+
+    fn use_long_rope(&mut self, long: bool) {
+        for (decl, table) in self.plan.graph.ropes.iter().zip(&mut self.ropes) {
+            let factors = decl.factors_for(long).map(|factors| self.kernels.vector(factors));
+            table.set_factors(factors, long);
+        }
     }
 
     fn counters(&self) -> Counters {

@@ -16,13 +16,18 @@ pub(super) struct RopeTable {
 }
 
 impl RopeTable {
-    /// A table for steps of up to `n_batch` tokens; `factors` is the content of `rope_freqs.weight`.
+    /// A table for steps of up to `n_batch` tokens.
     /// # Errors
     /// `OutOfMemory`.
-    pub(super) fn new(spec: &RopeSpec, factors: Option<&[f32]>, n_batch: usize) -> Result<RopeTable> {
+    pub(super) fn new(spec: &RopeSpec, n_batch: usize) -> Result<RopeTable> {
         let turns = zeroed::<f32>(n_batch * spec.n_dims, "rope table")?;
         let turns = turns.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
-        Ok(RopeTable { frequencies: spec.frequencies(factors), spec: spec.clone(), turns })
+        Ok(RopeTable { frequencies: spec.frequencies(None, false), spec: spec.clone(), turns })
+    }
+
+    /// Divides the frequencies by `factors` from the next step on, which belongs to a text that is `long` or not.
+    pub(super) fn set_factors(&mut self, factors: Option<&[f32]>, long: bool) {
+        self.frequencies = self.spec.frequencies(factors, long);
     }
 
     /// Sets the table to the `n_tokens` positions from `pos` on.

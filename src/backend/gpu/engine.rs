@@ -166,12 +166,15 @@ impl GpuBackend {
         self.counters.queue_writes += 1;
     }
 
-    /// Fills the tables of cosines and sines, from f64.
-    fn write_tables(&mut self) {
+    /// Fills the tables of cosines and sines, from f64: all of them, or those that differ for long texts.
+    fn write_tables(&mut self, long: bool, all: bool) {
         for table in &self.plan.tables {
-            let (rope, factors) = &self.model.graph.ropes[table.rope.0];
-            let factors = factors.and_then(|weight| self.uploads.vector(weight.0));
-            let frequencies = rope.frequencies(factors);
+            let rope = &self.model.graph.ropes[table.rope.0];
+            if !all && rope.long_factors.is_none() {
+                continue;
+            }
+            let factors = rope.factors_for(long).and_then(|weight| self.uploads.vector(weight.0));
+            let frequencies = rope.spec.frequencies(factors, long);
             let magnitude = f64::from(frequencies.magnitude);
             let row = frequencies.radians_per_pos.len() * 2;
             // In runs of positions: a table of a long context is too large to hold twice, a write each too slow.
@@ -307,7 +310,7 @@ impl Backend for GpuBackend {
             self.device.queue.write_buffer(&self.buffers[buffer], 0, bytemuck::cast_slice(table));
             self.counters.queue_writes += 1;
         }
-        self.write_tables();
+        self.write_tables(false, true);
         self.device.queue.submit([]);
         self.counters.submits += 1;
         self.device.finished().await?;
@@ -334,6 +337,10 @@ impl Backend for GpuBackend {
         self.counters.steps += 1;
         self.order.finish(pos + tokens.len());
         Ok(logits)
+    }
+
+    fn use_long_rope(&mut self, long: bool) {
+        self.write_tables(long, false);
     }
 
     fn counters(&self) -> Counters {

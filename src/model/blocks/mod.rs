@@ -9,9 +9,11 @@ mod moe;
 
 use std::collections::HashMap;
 
-use super::graph::{Graph, Op, RopeId, Rows, Unary, ValueDecl, ValueId, WeightDecl, WeightId, WeightKind};
+use super::graph::{
+    Graph, Op, RopeDecl, RopeId, Rows, Unary, ValueDecl, ValueId, WeightDecl, WeightId, WeightKind,
+};
 use super::names;
-use super::spec::{HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormSpec, PostNorms, RopeSpec};
+use super::spec::{HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormSpec, PostNorms, RopeScaling, RopeSpec};
 
 /// Builds the graph of `spec`. `has_tensor` tells which optional tensors the file holds (a separate output head,
 /// biases, rope frequency factors); required ones are declared whether there or not, and missed by the loader by name.
@@ -264,12 +266,17 @@ impl Builder<'_> {
 
     /// The table for `rope`, shared by the layers that rotate alike.
     fn rope(&mut self, rope: &RopeSpec) -> RopeId {
-        if let Some(found) = self.graph.ropes.iter().position(|(other, _)| other == rope) {
+        if let Some(found) = self.graph.ropes.iter().position(|other| other.spec == *rope) {
             return RopeId(found);
         }
-        let factors = (rope.freq_factors && (self.has_tensor)(names::ROPE_FREQS))
-            .then(|| self.vector(names::ROPE_FREQS, rope.n_dims / 2));
-        self.graph.ropes.push((rope.clone(), factors));
+        let names = match rope.scaling {
+            _ if !rope.freq_factors => [None, None],
+            RopeScaling::Long { .. } => [Some(names::ROPE_FACTORS_SHORT), Some(names::ROPE_FACTORS_LONG)],
+            _ => [Some(names::ROPE_FREQS), None],
+        };
+        let present = names.map(|name| name.filter(|name| (self.has_tensor)(name)));
+        let [factors, long_factors] = present.map(|name| name.map(|name| self.vector(name, rope.n_dims / 2)));
+        self.graph.ropes.push(RopeDecl { spec: rope.clone(), factors, long_factors });
         RopeId(self.graph.ropes.len() - 1)
     }
 }
@@ -278,7 +285,7 @@ impl Builder<'_> {
 mod tests {
     use super::*;
     use crate::model::graph::KvDecl;
-    use crate::model::spec::{Activation, AttentionSpec, FfnSpec, NormKind, RopeLayout, RopeScaling};
+    use crate::model::spec::{Activation, AttentionSpec, FfnSpec, NormKind, RopeLayout};
 
     /// Two layers of width 8 with 2 query heads and 1 key/value head of 4, over a vocabulary of 16.
     fn spec() -> ModelSpec {

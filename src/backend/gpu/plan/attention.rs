@@ -18,7 +18,7 @@ impl Planner<'_> {
         let (table, n_pairs, neox) = match rope {
             None => (self.none, 0, 0),
             Some(id) => {
-                let spec = &self.model.graph.ropes[id.0].0;
+                let spec = &self.model.graph.ropes[id.0].spec;
                 (self.plan.tables[id.0].buffer, spec.n_dims / 2, u32::from(spec.layout == RopeLayout::Neox))
             }
         };

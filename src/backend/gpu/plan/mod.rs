@@ -216,8 +216,8 @@ impl<'a> Planner<'a> {
     }
 
     fn tables(&mut self) {
-        for (index, (rope, _)) in self.model.graph.ropes.iter().enumerate() {
-            let bytes = self.model.n_ctx as u64 * (rope.n_dims / 2) as u64 * 8;
+        for (index, rope) in self.model.graph.ropes.iter().enumerate() {
+            let bytes = self.model.n_ctx as u64 * (rope.spec.n_dims / 2) as u64 * 8;
             let buffer = self.buffer(&format!("rope table {index}"), bytes);
             self.plan.tables.push(Table { buffer, rope: RopeId(index) });
         }
