@@ -159,7 +159,7 @@ pub struct QkNorm {
 pub enum QkNormOver {
     /// A head, with one weight `[head_dim]` for all heads (Qwen 3, Gemma 3).
     Head,
-    /// A head, with a weight for each: `[n_heads, head_dim]` (StableLM 12B).
+    /// A head, with a weight for each: `[n_heads, head_dim]` (StableLM 12B); none where the file holds no weights.
     EachHead,
     /// All heads: `[n_heads * head_dim]` (OLMo 2).
     Row,
@@ -230,18 +230,6 @@ pub enum RopeScaling {
         magnitude: f32,
         /// Whether the ramp begins and ends at whole dimensions (all but gpt-oss).
         truncate: bool,
-    },
-    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a ramp between. In GGUF files the same comes
-    /// as `rope_freqs.weight`.
-    Llama3 {
-        /// Division of the lowest frequencies.
-        factor: f32,
-        /// Wavelengths beyond the original context divided by this are divided whole.
-        low_freq_factor: f32,
-        /// Wavelengths below the original context divided by this are kept.
-        high_freq_factor: f32,
-        /// Context the model was first trained for.
-        original_context: usize,
     },
     /// LongRoPE (arXiv 2402.13753, Phi-3): frequencies divided by one list of factors for texts up to the original
     /// context, and by another for all positions of longer ones.
@@ -379,12 +367,6 @@ impl RopeSpec {
                     let kept = self.yarn_ramp(pair);
                     freq / f64::from(factor) * (1.0 - kept) + freq * kept
                 }
-                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                    let turns = freq * original_context as f64 / std::f64::consts::TAU;
-                    let [low, high] = [low_freq_factor, high_freq_factor].map(f64::from);
-                    let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                    freq / f64::from(factor) * (1.0 - kept) + freq * kept
-                }
                 RopeScaling::Long { short_magnitude, long_magnitude, .. } => {
                     magnitude = if long { long_magnitude } else { short_magnitude };
                     freq
@@ -468,21 +450,6 @@ mod tests {
         ];
         assert_close(&found.radians_per_pos, &expected);
         assert_eq!(found.magnitude, 1.5);
-    }
-
-    /// Likewise of `_compute_llama3_parameters`: theta 10000, factor 8, factors 1 and 4, original context 64.
-    #[test]
-    fn llama3_keeps_short_wavelengths_and_divides_long_ones() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 64,
-        };
-        let found = rope(16, 10_000.0, scaling).frequencies(None, false);
-        #[rustfmt::skip]
-        let expected = [1.0, 0.24438459943539836, 0.013042256043820465, 0.003952847075210474, 0.00125, 0.00039528470752104737, 0.000125, 3.952847075210474e-05];
-        assert_close(&found.radians_per_pos, &expected);
     }
 
     #[test]

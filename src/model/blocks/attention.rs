@@ -51,6 +51,10 @@ impl Builder<'_> {
             ("v", _, Some(norm)) => self.head_norm(norm, None, spec.head_dim, x),
             ("q" | "k", Some(qk), _) => {
                 let tensor = names::layer(index, &format!("attn_{which}_norm"));
+                let held = (self.has_tensor)(&format!("{tensor}.weight"));
+                if qk.over == QkNormOver::EachHead && !held {
+                    return x;
+                }
                 let (group, n_weights) = match qk.over {
                     QkNormOver::Head => (spec.head_dim, spec.head_dim),
                     QkNormOver::EachHead => (spec.head_dim, width),

@@ -1,13 +1,21 @@
 //! The registry of model families. A family is data: one function from metadata to a specification, and a row here.
 
-mod decoder;
+mod cohere;
+mod common;
+mod exaone;
+mod gemma;
+mod granite;
 mod llama;
-mod rope;
+mod olmo;
+mod phi3;
+mod qwen;
+mod smollm3;
+mod stablelm;
 
 use super::spec::{Activation, ModelSpec};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
-use decoder::Decoder;
+use common::Decoder;
 
 /// A family: the architecture names it answers to and how its metadata is read.
 pub struct Family {
@@ -22,7 +30,18 @@ pub struct Family {
 }
 
 /// All families, in alphabetical order.
-pub static FAMILIES: &[Family] = &[llama::FAMILY];
+pub static FAMILIES: &[Family] = &[
+    cohere::FAMILY,
+    exaone::FAMILY,
+    gemma::FAMILY,
+    granite::FAMILY,
+    llama::FAMILY,
+    olmo::FAMILY,
+    phi3::FAMILY,
+    qwen::FAMILY,
+    smollm3::FAMILY,
+    stablelm::FAMILY,
+];
 
 /// The specification of the model that `metadata` describes.
 /// # Errors

@@ -4,11 +4,8 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
 use crate::model::spec::{RopeLayout, RopeScaling, RopeSpec};
 
-/// The rotation that the keys `{arch}.rope.*` describe, for heads of `head_dim`.
-///
-/// Beyond GGUF's own keys, `scaling.type` may be `llama3` (`scaling.low_freq_factor`, `scaling.high_freq_factor`), and
-/// `scaling.attention_factor` (the magnitude itself), `scaling.yarn_mscale` and `scaling.yarn_truncate` say what only
-/// config.json says.
+/// The rotation that the keys `{arch}.rope.*` describe, for heads of `head_dim`. Beyond GGUF's own,
+/// `scaling.yarn_truncate`, `scaling.short_mscale` and `scaling.long_mscale` say what only config.json says.
 /// # Errors
 /// `InvalidValue` naming the key.
 pub(super) fn rope(meta: &Metadata, arch: &str, layout: RopeLayout, head_dim: usize) -> Result<RopeSpec> {
@@ -53,19 +50,13 @@ impl Keys<'_> {
         // An absent type with a factor is the old spelling of linear scaling; without one, Phi-3 tells of its two lists
         // of factors by the context that divides them.
         match (self.meta.str(&self.at("scaling.type"))?, factor) {
-            (Some("longrope" | "su"), _) | (None, None) => self.long(factor),
+            (Some("longrope" | "su"), _) | (None, None) => self.long(),
             (Some("none" | "default"), _) | (_, None) => Ok(RopeScaling::None),
             (Some("linear") | None, Some(factor)) => Ok(RopeScaling::Linear { factor }),
             (Some("yarn"), Some(factor)) => self.yarn(factor),
-            (Some("llama3"), Some(factor)) => Ok(RopeScaling::Llama3 {
-                factor,
-                low_freq_factor: self.or("scaling.low_freq_factor", 1.0)?,
-                high_freq_factor: self.or("scaling.high_freq_factor", 4.0)?,
-                original_context: self.original_context()?,
-            }),
             (Some(other), Some(_)) => {
                 let message = format!(
-                    "rope scaling {other:?} is not supported; supported are none, linear, yarn, llama3, longrope"
+                    "rope scaling {other:?} is not supported; supported are none, linear, yarn, longrope"
                 );
                 Err(Error::new(ErrorCode::InvalidValue, message).at(self.at("scaling.type")))
             }
@@ -81,23 +72,13 @@ impl Keys<'_> {
     }
 
     /// Two lists of factors, should the file hold them.
-    fn long(&self, factor: Option<f32>) -> Result<RopeScaling> {
+    fn long(&self) -> Result<RopeScaling> {
         let key = self.at("scaling.original_context_length");
         if self.meta.get(&key).is_none() {
             return Ok(RopeScaling::None);
         }
         let original_context = self.meta.count(&key)?;
-        let given = match self.above_zero("scaling.attention_factor")? {
-            Some(given) => Some(given),
-            None => self.above_zero("scaling.attn_factor")?,
-        };
-        let magnitude = match (given, factor) {
-            (Some(given), _) => given,
-            (None, Some(factor)) if factor > 1.0 => {
-                (1.0 + factor.ln() / (original_context.max(2) as f32).ln()).sqrt()
-            }
-            _ => 1.0,
-        };
+        let magnitude = self.or("scaling.attn_factor", 1.0)?;
         Ok(RopeScaling::Long {
             original_context,
             short_magnitude: self.or("scaling.short_mscale", magnitude)?,
@@ -108,14 +89,8 @@ impl Keys<'_> {
     fn yarn(&self, factor: f32) -> Result<RopeScaling> {
         // `get_mscale` of the paper's code.
         let correction = |strength: f32| if factor <= 1.0 { 1.0 } else { 0.1 * strength * factor.ln() + 1.0 };
-        let magnitude = match self.above_zero("scaling.attention_factor")? {
-            Some(given) => given,
-            None => {
-                let strength = self.or("scaling.yarn_mscale", 1.0)?;
-                let divisor = self.above_zero("scaling.yarn_log_multiplier")?.map_or(1.0, correction);
-                self.or("scaling.attn_factor", 1.0)? * correction(strength) / divisor
-            }
-        };
+        let divisor = self.above_zero("scaling.yarn_log_multiplier")?.map_or(1.0, correction);
+        let magnitude = self.or("scaling.attn_factor", 1.0)? * correction(1.0) / divisor;
         Ok(RopeScaling::Yarn {
             factor,
             original_context: self.original_context()?,

@@ -17,14 +17,14 @@ const MAX_LAYERS: usize = 1024;
 const MAX_ATTENTION_WIDTH: usize = 1 << 20;
 
 /// The keys that all decoders share.
-pub(super) struct Decoder<'a> {
-    pub(super) meta: &'a Metadata,
+pub(in super::super) struct Decoder<'a> {
+    pub(in super::super) meta: &'a Metadata,
     /// `general.architecture`, the prefix of the keys.
-    pub(super) arch: &'a str,
-    pub(super) n_layers: usize,
-    pub(super) n_embd: usize,
+    pub(in super::super) arch: &'a str,
+    pub(in super::super) n_layers: usize,
+    pub(in super::super) n_embd: usize,
     /// The norm that all layers have.
-    pub(super) norm: NormSpec,
+    pub(in super::super) norm: NormSpec,
     /// Heads, key/value heads and width of the feed-forward block, by layer.
     n_heads: Vec<usize>,
     n_kv_heads: Vec<usize>,
@@ -35,7 +35,7 @@ impl<'a> Decoder<'a> {
     /// Reads the keys under the prefix of the file's architecture.
     /// # Errors
     /// Of the key that is missing, of a wrong type or out of bounds.
-    pub(super) fn read(meta: &'a Metadata, norm: NormKind) -> Result<Decoder<'a>> {
+    pub(in super::super) fn read(meta: &'a Metadata, norm: NormKind) -> Result<Decoder<'a>> {
         const ARCHITECTURE: &str = "general.architecture";
         let arch = meta.str(ARCHITECTURE)?.ok_or_else(|| missing(ARCHITECTURE))?;
         let key = |name: &str| format!("{arch}.{name}");
@@ -64,21 +64,29 @@ impl<'a> Decoder<'a> {
     }
 
     /// A key under the architecture's prefix.
-    pub(super) fn key(&self, name: &str) -> String {
+    pub(in super::super) fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.arch)
+    }
+
+    /// Rope over adjacent pairs in GGUF files, whose rows of q and k are permuted for it; over halves elsewhere.
+    pub(in super::super) fn permuted_layout(&self) -> RopeLayout {
+        match self.meta.is_hugging_face() {
+            true => RopeLayout::Neox,
+            false => RopeLayout::Norm,
+        }
     }
 
     /// An optional number under the architecture's prefix.
     /// # Errors
     /// As [`Metadata::f32`].
-    pub(super) fn f32(&self, name: &str) -> Result<Option<f32>> {
+    pub(in super::super) fn f32(&self, name: &str) -> Result<Option<f32>> {
         self.meta.f32(&self.key(name))
     }
 
     /// Causal attention over everything before, rotated as `{arch}.rope.*` says, without any peculiarity.
     /// # Errors
     /// `InvalidValue` for heads that do not fit together, `LimitExceeded`.
-    pub(super) fn attention(&self, layer: usize, layout: RopeLayout) -> Result<AttentionSpec> {
+    pub(in super::super) fn attention(&self, layer: usize, layout: RopeLayout) -> Result<AttentionSpec> {
         let (n_embd, n_heads, n_kv_heads) = (self.n_embd, self.n_heads[layer], self.n_kv_heads[layer]);
         let heads = self.key("attention.head_count");
         let invalid =
@@ -126,7 +134,7 @@ impl<'a> Decoder<'a> {
     /// layer or the period of full attention; else by `slides`.
     /// # Errors
     /// `InvalidValue` for as many flags as there are not layers, and of a wrong type.
-    pub(super) fn windows(&self, slides: impl Fn(usize) -> bool) -> Result<Vec<Option<usize>>> {
+    pub(in super::super) fn windows(&self, slides: impl Fn(usize) -> bool) -> Result<Vec<Option<usize>>> {
         let size = self.meta.u64(&self.key("attention.sliding_window"))?;
         let size = size.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
         let key = self.key("attention.sliding_window_pattern");
@@ -148,13 +156,13 @@ impl<'a> Decoder<'a> {
     /// The gated feed-forward block of a layer.
     /// # Errors
     /// Of the key that names the activation.
-    pub(super) fn gated(&self, layer: usize, default: Activation) -> Result<FfnSpec> {
-        let activation = super::activation(self.meta, self.arch, default)?;
+    pub(in super::super) fn gated(&self, layer: usize, default: Activation) -> Result<FfnSpec> {
+        let activation = super::super::activation(self.meta, self.arch, default)?;
         Ok(FfnSpec::Gated { n_ff: self.n_ff[layer], activation })
     }
 
     /// A layer with a norm before each block and none behind.
-    pub(super) fn layer(&self, attention: AttentionSpec, ffn: FfnSpec) -> LayerSpec {
+    pub(in super::super) fn layer(&self, attention: AttentionSpec, ffn: FfnSpec) -> LayerSpec {
         LayerSpec {
             attn_norm: Some(self.norm),
             mixer: MixerSpec::Attention(attention),
@@ -171,10 +179,10 @@ impl<'a> Decoder<'a> {
     /// A language model of these layers, with a norm before its head.
     /// # Errors
     /// Of the keys of vocabulary and context.
-    pub(super) fn model(&self, family: &'static str, layers: Vec<LayerSpec>) -> Result<ModelSpec> {
+    pub(in super::super) fn model(&self, family: &'static str, layers: Vec<LayerSpec>) -> Result<ModelSpec> {
         Ok(ModelSpec {
             family,
-            n_vocab: super::vocab_size(self.meta)?,
+            n_vocab: super::super::vocab_size(self.meta)?,
             n_embd: self.n_embd,
             n_ctx_train: self.meta.count(&self.key("context_length"))?,
             layers,

@@ -1,0 +1,36 @@
+//! EXAONE 3, 3.5 (Llama's layers) and 4: norms only behind the blocks and on the heads of q and k; where there is a
+//! window, every fourth layer sees everything and does not rotate.
+
+use super::{Decoder, Family};
+use crate::error::Result;
+use crate::formats::Metadata;
+use crate::model::spec::{Activation, ModelSpec, NormKind, QkNorm, QkNormOver, RopeLayout};
+
+pub(super) const FAMILY: Family = Family {
+    name: "exaone",
+    models: "EXAONE 3.0, 3.5, 4.0",
+    architectures: &["exaone", "exaone4"],
+    spec,
+};
+
+fn spec(meta: &Metadata) -> Result<ModelSpec> {
+    let decoder = Decoder::read(meta, NormKind::Rms)?;
+    let exaone4 = decoder.arch == "exaone4";
+    let windows = decoder.windows(|layer| exaone4 && (layer + 1) % 4 != 0)?;
+    let hybrid = windows.iter().any(Option::is_some);
+    let mut layers = Vec::with_capacity(decoder.n_layers);
+    for (layer, window) in windows.into_iter().enumerate() {
+        let mut attention = decoder.attention(layer, RopeLayout::Neox)?;
+        attention.window = window;
+        attention.rope = attention.rope.filter(|_| !hybrid || window.is_some());
+        attention.qk_norm =
+            exaone4.then_some(QkNorm { norm: decoder.norm, over: QkNormOver::Head });
+        let mut spec = decoder.layer(attention, decoder.gated(layer, Activation::Silu)?);
+        if exaone4 {
+            (spec.attn_norm, spec.ffn_norm) = (None, None);
+            (spec.post_attn_norm, spec.post_ffn_norm) = (Some(decoder.norm), Some(decoder.norm));
+        }
+        layers.push(spec);
+    }
+    decoder.model("exaone", layers)
+}

@@ -1,0 +1,56 @@
+//! Gemma 1, 2 and 3 (text). Embeddings times sqrt(width), GeGLU, norms before and behind each block; Gemma 2 caps its
+//! scores and logits, Gemma 3 norms the heads of q and k and gives sliding layers a rope base of their own. The
+//! norms' weights are the file's own in GGUF; elsewhere they are stored less 1, which the loader adds.
+
+use super::{Decoder, Family};
+use crate::error::Result;
+use crate::formats::Metadata;
+use crate::model::spec::{
+    Activation, ModelSpec, NormKind, QkNorm, QkNormOver, RopeLayout, RopeScaling, RopeSpec,
+};
+
+pub(super) const FAMILY: Family = Family {
+    name: "gemma",
+    models: "Gemma, Gemma 2, Gemma 3 (text)",
+    architectures: &["gemma", "gemma2", "gemma3"],
+    spec,
+};
+
+fn spec(meta: &Metadata) -> Result<ModelSpec> {
+    let decoder = Decoder::read(meta, NormKind::Rms)?;
+    let (gemma2, gemma3) = (decoder.arch == "gemma2", decoder.arch == "gemma3");
+    // Gemma 2 alternates, Gemma 3 has full attention in every sixth layer.
+    let period = if gemma2 { 2 } else { 6 };
+    let windows = decoder.windows(|layer| (gemma2 || gemma3) && (layer + 1) % period != 0)?;
+    let local_base = decoder.f32("rope.freq_base_swa")?.filter(|base| *base > 0.0).unwrap_or(10_000.0);
+    let qk_norm = gemma3.then_some(QkNorm { norm: decoder.norm, over: QkNormOver::Head });
+    let mut layers = Vec::with_capacity(decoder.n_layers);
+    for (layer, window) in windows.into_iter().enumerate() {
+        let mut attention = decoder.attention(layer, RopeLayout::Neox)?;
+        if gemma3 && window.is_some() {
+            let global = attention.rope.take();
+            attention.rope =
+                global.map(|rope| RopeSpec { theta: local_base, scaling: RopeScaling::None, ..rope });
+        }
+        if decoder.f32("attention.scale")?.is_none() && wide_queries(&decoder) {
+            attention.scale = 1.0 / ((decoder.n_embd / attention.n_heads) as f32).sqrt();
+        }
+        attention.window = window;
+        attention.softcap = decoder.f32("attn_logit_softcapping")?.filter(|cap| *cap > 0.0);
+        attention.qk_norm = qk_norm;
+        let mut spec = decoder.layer(attention, decoder.gated(layer, Activation::GeluTanh)?);
+        if gemma2 || gemma3 {
+            (spec.post_attn_norm, spec.post_ffn_norm) = (Some(decoder.norm), Some(decoder.norm));
+        }
+        layers.push(spec);
+    }
+    let mut model = decoder.model("gemma", layers)?;
+    model.embed_scale = (decoder.n_embd as f32).sqrt();
+    model.logit_softcap = decoder.f32("final_logit_softcapping")?.filter(|cap| *cap > 0.0);
+    Ok(model)
+}
+
+/// The 27B models scale their queries by the width per head; GGUF has no key for it, so their layers tell them.
+fn wide_queries(decoder: &Decoder) -> bool {
+    matches!((decoder.arch, decoder.n_layers), ("gemma2", 46) | ("gemma3", 62))
+}

@@ -1,0 +1,35 @@
+//! Granite 3 and 4, dense: Llama's layers with factors on embeddings, scores, branches and logits.
+
+use super::{Decoder, Family};
+use crate::error::{Error, ErrorCode, Result};
+use crate::formats::Metadata;
+use crate::model::spec::{Activation, ModelSpec, NormKind};
+
+pub(super) const FAMILY: Family = Family {
+    name: "granite",
+    models: "Granite 3.0, 3.1, 3.2, 3.3 dense",
+    architectures: &["granite"],
+    spec,
+};
+
+fn spec(meta: &Metadata) -> Result<ModelSpec> {
+    let decoder = Decoder::read(meta, NormKind::Rms)?;
+    let residual_scale = decoder.f32("residual_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0);
+    let mut layers = Vec::with_capacity(decoder.n_layers);
+    for layer in 0..decoder.n_layers {
+        let attention = decoder.attention(layer, decoder.permuted_layout())?;
+        let mut spec = decoder.layer(attention, decoder.gated(layer, Activation::Silu)?);
+        spec.residual_scale = residual_scale;
+        layers.push(spec);
+    }
+    let mut model = decoder.model("granite", layers)?;
+    model.embed_scale = decoder.f32("embedding_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0);
+    if let Some(divisor) = decoder.f32("logit_scale")? {
+        if divisor == 0.0 {
+            let message = "logits cannot be divided by zero";
+            return Err(Error::new(ErrorCode::InvalidValue, message).at(decoder.key("logit_scale")));
+        }
+        model.logit_scale = 1.0 / divisor;
+    }
+    Ok(model)
+}
