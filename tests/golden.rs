@@ -135,7 +135,9 @@ fn greedy(engine: &mut Engine<AnyBackend>, ids: &[u32], n: usize) -> Vec<u32> {
 
 /// Logits of every token, computed in steps of `n` tokens.
 fn logits_in_steps(engine: &mut Engine<AnyBackend>, ids: &[u32], n: usize) -> Vec<f32> {
-    let backend = engine.session_mut().backend_mut();
+    let session = engine.session_mut();
+    session.rotate_for(ids.len());
+    let backend = session.backend_mut();
     let steps = ids.chunks(n).enumerate();
     steps.flat_map(|(i, step)| block_on(backend.forward(step, i * n, Outputs::All)).unwrap()).collect()
 }

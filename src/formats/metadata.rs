@@ -93,9 +93,22 @@ impl Value {
     }
 }
 
+/// What kind of files a model came in. The same model differs between them: its GGUF file may hold rows of q and k in
+/// another order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Container {
+    /// A GGUF file, or a split one.
+    #[default]
+    Gguf,
+    /// `config.json` and safetensors files.
+    HuggingFace,
+}
+
 /// All metadata of a model, keyed by GGUF key names.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
+    /// What it was read from.
+    pub container: Container,
     values: BTreeMap<String, Value>,
 }
 
@@ -107,6 +120,11 @@ impl Metadata {
         }
         self.values.insert(key, value);
         Ok(())
+    }
+
+    /// Whether the model came as a Hugging Face folder.
+    pub fn is_hugging_face(&self) -> bool {
+        self.container == Container::HuggingFace
     }
 
     /// Removes a value, to free it or to take it out by move (vocabularies are large).

@@ -23,7 +23,17 @@ from safetensors.numpy import load_file, save_file
 HERE = Path(__file__).resolve().parent
 FLOAT_SETS = ["llama31", "llama32", "llama_variants", "mistral_v01", "mistral_v03", "mobilellama", "smollm2"]
 # Only variants whose tensors all have supported types.
-QUANT_SETS = {"gguf_llama31": ["Q4_0", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K"]}
+QUANT_SETS = {
+    "gguf_llama31": ["Q4_0", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K"],
+    "gguf_gemma2": ["Q4_K_M"],
+    "gguf_gemma3": ["Q4_K_M"],
+    "gguf_phi35mini": ["Q4_K_M"],
+    "gguf_phi4mini": ["Q4_K_M"],
+    "gguf_qwen25": ["Q4_K_M"],
+    "gguf_qwen3": ["Q4_K_M"],
+    "gguf_smollm3": ["Q4_K_M"],
+    "gguf_stablelm2_1b6": ["Q4_K_M"],
+}
 REAL = "real/smollm2-135m-instruct-q4_1.json"
 
 GGUF_TYPE = {

@@ -23,14 +23,14 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
         attention.window = window;
         attention.rope = attention.rope.filter(|_| !cohere2 || window.is_some());
         // Command R+ has weights for it.
-        attention.qk_norm =
-            (!cohere2).then_some(QkNorm { norm: decoder.norm, over: QkNormOver::EachHead });
+        attention.qk_norm = (!cohere2).then_some(QkNorm { norm: decoder.norm, over: QkNormOver::EachHead });
         let mut spec = decoder.layer(attention, decoder.gated(layer, Activation::Silu)?);
         (spec.parallel, spec.ffn_norm) = (true, None);
         layers.push(spec);
     }
     let mut model = decoder.model("cohere", layers)?;
-    let key = if meta.is_hugging_face() { "config.logit_scale".to_owned() } else { decoder.key("logit_scale") };
+    let key =
+        if meta.is_hugging_face() { "config.logit_scale".to_owned() } else { decoder.key("logit_scale") };
     model.logit_scale = meta.f32(&key)?.unwrap_or(1.0);
     Ok(model)
 }

@@ -6,12 +6,8 @@ use crate::error::Result;
 use crate::formats::Metadata;
 use crate::model::spec::{Activation, ModelSpec, NormKind, QkNorm, QkNormOver, RopeLayout};
 
-pub(super) const FAMILY: Family = Family {
-    name: "exaone",
-    models: "EXAONE 3.0, 3.5, 4.0",
-    architectures: &["exaone", "exaone4"],
-    spec,
-};
+pub(super) const FAMILY: Family =
+    Family { name: "exaone", models: "EXAONE 3.0, 3.5, 4.0", architectures: &["exaone", "exaone4"], spec };
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let decoder = Decoder::read(meta, NormKind::Rms)?;
@@ -23,8 +19,7 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
         let mut attention = decoder.attention(layer, RopeLayout::Neox)?;
         attention.window = window;
         attention.rope = attention.rope.filter(|_| !hybrid || window.is_some());
-        attention.qk_norm =
-            exaone4.then_some(QkNorm { norm: decoder.norm, over: QkNormOver::Head });
+        attention.qk_norm = exaone4.then_some(QkNorm { norm: decoder.norm, over: QkNormOver::Head });
         let mut spec = decoder.layer(attention, decoder.gated(layer, Activation::Silu)?);
         if exaone4 {
             (spec.attn_norm, spec.ffn_norm) = (None, None);

@@ -5,12 +5,8 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
 use crate::model::spec::{Activation, ModelSpec, NormKind};
 
-pub(super) const FAMILY: Family = Family {
-    name: "granite",
-    models: "Granite 3.0, 3.1, 3.2, 3.3 dense",
-    architectures: &["granite"],
-    spec,
-};
+pub(super) const FAMILY: Family =
+    Family { name: "granite", models: "Granite 3.0, 3.1, 3.2, 3.3 dense", architectures: &["granite"], spec };
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let decoder = Decoder::read(meta, NormKind::Rms)?;

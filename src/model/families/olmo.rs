@@ -4,16 +4,10 @@
 use super::{Decoder, Family};
 use crate::error::Result;
 use crate::formats::Metadata;
-use crate::model::spec::{
-    Activation, ModelSpec, NormKind, QkNorm, QkNormOver, RopeLayout, RopeScaling,
-};
+use crate::model::spec::{Activation, ModelSpec, NormKind, QkNorm, QkNormOver, RopeLayout, RopeScaling};
 
-pub(super) const FAMILY: Family = Family {
-    name: "olmo",
-    models: "OLMo 2, OLMo 3",
-    architectures: &["olmo2"],
-    spec,
-};
+pub(super) const FAMILY: Family =
+    Family { name: "olmo", models: "OLMo 2, OLMo 3", architectures: &["olmo2"], spec };
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let decoder = Decoder::read(meta, NormKind::Rms)?;

@@ -15,8 +15,7 @@ pub(super) const FAMILY: Family = Family {
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let decoder = Decoder::read(meta, NormKind::Rms)?;
     let windows = decoder.windows(|_| true)?;
-    let qk_norm =
-        (decoder.arch == "qwen3").then_some(QkNorm { norm: decoder.norm, over: QkNormOver::Head });
+    let qk_norm = (decoder.arch == "qwen3").then_some(QkNorm { norm: decoder.norm, over: QkNormOver::Head });
     let mut layers = Vec::with_capacity(decoder.n_layers);
     for (layer, window) in windows.into_iter().enumerate() {
         let mut attention = decoder.attention(layer, RopeLayout::Neox)?;
