@@ -3,6 +3,10 @@
 //! Principal type: [`ModelSpec`], one [`LayerSpec`] per layer, so that window patterns, layers without rope or mixed
 //! stacks need no special code. Must not know tensor names, ops or backends.
 
+mod recurrent;
+
+pub use recurrent::{ChannelMixSpec, DeltaNetSpec, ShortConvSpec, TimeMixKind, TimeMixSpec};
+
 /// A whole text model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
@@ -92,6 +96,8 @@ pub enum PostNorms {
 pub enum MixerSpec {
     /// Attention over a KV cache.
     Attention(AttentionSpec),
+    /// RWKV's recurrence.
+    TimeMix(TimeMixSpec),
 }
 
 /// A normalisation over the width of the residual stream.
@@ -262,6 +268,8 @@ pub enum FfnSpec {
     },
     /// A sum of a few experts, chosen for each token.
     Moe(MoeSpec),
+    /// RWKV's channel mixing, whose norm is `attn_norm_2`.
+    ChannelMix(ChannelMixSpec),
 }
 
 /// A mixture of gated experts: `Σ weight_e · down_e(act(gate_e(x)) * up_e(x))` over the chosen, plus the shared expert.

@@ -23,6 +23,7 @@ impl Builder<'_> {
                 up
             }
             FfnSpec::Moe(moe) => return self.moe(index, &moe, normed, branch),
+            FfnSpec::ChannelMix(ref spec) => return self.channel_mix(index, spec, normed, branch),
         };
         self.project(&tensor("ffn_down"), out, branch);
     }

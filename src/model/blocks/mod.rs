@@ -6,6 +6,7 @@
 mod attention;
 mod ffn;
 mod moe;
+mod time_mix;
 
 use std::collections::HashMap;
 
@@ -13,7 +14,9 @@ use super::graph::{
     Graph, Op, RopeDecl, RopeId, Rows, Unary, ValueDecl, ValueId, WeightDecl, WeightId, WeightKind,
 };
 use super::names;
-use super::spec::{HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormSpec, PostNorms, RopeScaling, RopeSpec};
+use super::spec::{
+    FfnSpec, HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormSpec, PostNorms, RopeScaling, RopeSpec,
+};
 
 /// Builds the graph of `spec`. `has_tensor` tells which optional tensors the file holds (a separate output head,
 /// biases, rope frequency factors); required ones are declared whether there or not, and missed by the loader by name.
@@ -23,6 +26,7 @@ pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph
         by_name: HashMap::new(),
         has_tensor: &has_tensor,
         kv_of_layer: Vec::new(),
+        first_values: None,
     };
     let n_embd = spec.n_embd;
     let table = b.weight(names::TOKEN_EMBD, n_embd, spec.n_vocab, WeightKind::Embedding);
@@ -64,6 +68,8 @@ struct Builder<'a> {
     has_tensor: &'a dyn Fn(&str) -> bool,
     /// The cache that each layer so far reads.
     kv_of_layer: Vec<usize>,
+    /// The first RWKV 7 layer's values, of which later ones take a share.
+    first_values: Option<ValueId>,
 }
 
 impl Builder<'_> {
@@ -224,6 +230,7 @@ impl Builder<'_> {
         let branch = self.branch(&value("attn_proj"), layer.post_attn_norm, layer, x);
         match &layer.mixer {
             MixerSpec::Attention(attention) => self.attention(index, attention, attn_input, branch),
+            MixerSpec::TimeMix(time_mix) => self.time_mix(index, time_mix, attn_input, branch),
         }
         let post = layer.post_attn_norm.map(|norm| (norm, tensor(post_attn)));
         let x = self.merge(&value("attn_residual"), post, branch, x);
@@ -243,6 +250,9 @@ impl Builder<'_> {
 
     /// The norm before the feed-forward block; gpt-oss files name it after where it stands.
     fn ffn_norm_name(&self, index: usize, layer: &LayerSpec) -> String {
+        if matches!(layer.ffn, FfnSpec::ChannelMix(_)) {
+            return names::layer(index, "attn_norm_2");
+        }
         let [usual, other] = ["ffn_norm", "post_attention_norm"].map(|role| names::layer(index, role));
         let has = |tensor: &str| (self.has_tensor)(&format!("{tensor}.weight"));
         if layer.post_attn_norm.is_none() && !has(&usual) && has(&other) { other } else { usual }

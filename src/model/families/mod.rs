@@ -9,6 +9,7 @@ mod llama;
 mod olmo;
 mod phi3;
 mod qwen;
+mod rwkv;
 mod smollm3;
 mod stablelm;
 
@@ -39,6 +40,7 @@ pub static FAMILIES: &[Family] = &[
     olmo::FAMILY,
     phi3::FAMILY,
     qwen::FAMILY,
+    rwkv::FAMILY,
     smollm3::FAMILY,
     stablelm::FAMILY,
 ];
