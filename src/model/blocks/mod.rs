@@ -391,10 +391,10 @@ mod tests {
     fn layers_that_rotate_alike_share_a_table() {
         let mut spec = spec();
         assert_eq!(build_graph(&spec, plain).ropes.len(), 1);
-        let MixerSpec::Attention(attention) = &mut spec.layers[1].mixer;
+        let MixerSpec::Attention(attention) = &mut spec.layers[1].mixer else { unreachable!() };
         attention.rope.as_mut().unwrap().theta = 500_000.0;
         assert_eq!(build_graph(&spec, plain).ropes.len(), 2);
-        let MixerSpec::Attention(attention) = &mut spec.layers[1].mixer;
+        let MixerSpec::Attention(attention) = &mut spec.layers[1].mixer else { unreachable!() };
         attention.rope = None;
         let graph = build_graph(&spec, plain);
         assert_eq!(graph.ropes.len(), 1);
