@@ -1,14 +1,13 @@
-// out = activation(gate) * up, where one value holds both: runs of n_ff gates and n_ff multipliers, or of pairs.
+// out = activation(gate) * up, where one value holds both: runs of n_ff gates and then n_ff multipliers.
 // Grid: (columns / 128, rows).
 #import lib/activations
 #import lib/step
 
 struct Params {
-    width: u32,       // of a row of results
-    n_ff: u32,        // of a run of results
+    width: u32,      // of a row of results
+    n_ff: u32,       // of a run of results
     outputs: u32,
-    interleaved: u32, // 1: pairs
-    activation: u32,  // as lib/activations counts them
+    activation: u32, // as lib/activations counts them
     alpha: f32,
     limit: f32,
 }
@@ -24,11 +23,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     }
     let at = id.y * params.width + id.x;
     let col = id.x % params.n_ff;
-    var gate = 2u * (at - col) + col;
-    var up = gate + params.n_ff;
-    if params.interleaved != 0u {
-        gate = 2u * at;
-        up = gate + 1u;
-    }
-    out[at] = gated(params.activation, params.alpha, params.limit, x[gate], x[up]);
+    let gate = 2u * (at - col) + col;
+    out[at] = gated(params.activation, params.alpha, params.limit, x[gate], x[gate + params.n_ff]);
 }

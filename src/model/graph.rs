@@ -232,14 +232,12 @@ pub enum Op {
         out: ValueId,
     },
     /// As [`Op::GatedActivation`] with both operands in one: `x: [n_tokens, n, 2 * n_ff]` holds for each of the `n` runs
-    /// (experts) all gates and then all multipliers, or pairs of them; `out: [n_tokens, n, n_ff]`.
+    /// (experts) the gates and then the multipliers; `out: [n_tokens, n, n_ff]`.
     FusedGatedActivation {
         /// Gates and multipliers.
         x: ValueId,
         /// Width of a run of results.
         n_ff: usize,
-        /// Whether gate and multiplier alternate.
-        interleaved: bool,
         /// Which function.
         activation: Activation,
         /// Destination, never the source.

@@ -283,8 +283,6 @@ pub struct MoeSpec {
     pub activation: Activation,
     /// An expert that every token uses besides.
     pub shared: Option<SharedExpert>,
-    /// Whether a file that fuses gates and ups alternates their rows instead of stacking them.
-    pub interleaved: bool,
 }
 
 /// The expert that all tokens use.

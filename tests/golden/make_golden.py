@@ -31,6 +31,7 @@ QUANT_SETS = {
     "gguf_phi4mini": ["Q4_K_M"],
     "gguf_qwen25": ["Q4_K_M"],
     "gguf_qwen3": ["Q4_K_M"],
+    "gguf_qwen3moe": ["Q4_K_M"],
     "gguf_smollm3": ["Q4_K_M"],
     "gguf_stablelm2_1b6": ["Q4_K_M"],
 }

@@ -20,8 +20,8 @@ struct Case {
     choice_bias: bool,
     n_cols: usize,
     n_ff: usize,
-    /// `None` for gates and ups apart.
-    interleaved: Option<bool>,
+    /// Whether one tensor holds gates and ups.
+    fused: bool,
     activation: Activation,
     biases: bool,
 }
@@ -33,7 +33,7 @@ fn cases() -> Vec<Case> {
         choice_bias: false,
         n_cols: 64,
         n_ff: 32,
-        interleaved: None,
+        fused: false,
         activation: Activation::Silu,
         biases: false,
     };
@@ -42,14 +42,14 @@ fn cases() -> Vec<Case> {
         plain.clone(),
         Case {
             routing: Routing { n_experts: 6, n_used: 3, gating: Gating::SoftmaxOfChosen, ..routing },
-            interleaved: Some(true),
+            fused: true,
             activation: swiglu,
             biases: true,
             ..plain.clone()
         },
         Case {
             routing: Routing { gating: Gating::SparseMixer { jitter: 0.3 }, renormalize: false, ..routing },
-            interleaved: Some(false),
+            fused: true,
             activation: Activation::GeluTanh,
             ..plain.clone()
         },
@@ -134,14 +134,14 @@ fn model(rng: &mut Rng, case: &Case, dtype: DType) -> Model {
         out
     };
     let activation = case.activation;
-    let activated = match case.interleaved {
-        Some(interleaved) => {
+    let activated = match case.fused {
+        true => {
             let both = experts(&mut parts, rng, x, n_cols, 2 * n_ff);
             let out = parts.value(n_used * n_ff, Rows::Tokens);
-            parts.graph.ops.push(Op::FusedGatedActivation { x: both, n_ff, interleaved, activation, out });
+            parts.graph.ops.push(Op::FusedGatedActivation { x: both, n_ff, activation, out });
             out
         }
-        None => {
+        false => {
             let gate = experts(&mut parts, rng, x, n_cols, n_ff);
             let up = experts(&mut parts, rng, x, n_cols, n_ff);
             parts.graph.ops.push(Op::GatedActivation { gate, up, activation, out: gate });

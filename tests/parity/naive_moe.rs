@@ -26,10 +26,9 @@ impl Naive<'_> {
                 }
                 sums
             }
-            Op::FusedGatedActivation { x, n_ff, interleaved, activation, .. } => {
+            Op::FusedGatedActivation { x, n_ff, activation, .. } => {
                 let runs = self.rows(x).flat_map(|row| row.chunks(2 * n_ff));
-                let at = |i: usize| if interleaved { (2 * i, 2 * i + 1) } else { (i, n_ff + i) };
-                let element = |run: &[f64], i: usize| gated(activation, run[at(i).0], run[at(i).1]);
+                let element = |run: &[f64], i: usize| gated(activation, run[i], run[n_ff + i]);
                 runs.flat_map(|run| (0..n_ff).map(move |i| element(run, i))).collect()
             }
             _ => unreachable!("an op that the tested graphs do not have"),

@@ -6,7 +6,7 @@
 use super::Kernels;
 use super::plan::Workspace;
 use crate::model::graph::{Graph, Op, ValueId, WeightId};
-use crate::model::spec::{Activation, Gating, Routing};
+use crate::model::spec::{Gating, Routing};
 
 /// The constant operands of [`Op::ExpertMatMul`]. A pair is a token with one of its chosen experts, counted through.
 pub(super) struct ExpertMatMul {
@@ -78,32 +78,14 @@ pub(super) fn run(
             }
             expert_sum(read(x), read(selection), width(selection) / 2, out, width(out_id));
         }
-        Op::FusedGatedActivation { x, n_ff, interleaved, activation, .. } => {
+        Op::FusedGatedActivation { x, n_ff, activation, .. } => {
             for (x, out) in read(x).chunks_exact(2 * n_ff).zip(out.chunks_exact_mut(n_ff)) {
-                match interleaved {
-                    true => gate_pairs(kernels, activation, x, out),
-                    false => {
-                        let (gate, up) = x.split_at(n_ff);
-                        out.copy_from_slice(gate);
-                        kernels.gated_activation(activation, up, out);
-                    }
-                }
+                let (gate, up) = x.split_at(n_ff);
+                out.copy_from_slice(gate);
+                kernels.gated_activation(activation, up, out);
             }
         }
         _ => unreachable!("invariant: only these ops are handed over"),
-    }
-}
-
-/// `x: [n_ff, 2]` of gates and multipliers in turn, `out: [n_ff]`.
-fn gate_pairs(kernels: &dyn Kernels, activation: Activation, x: &[f32], out: &mut [f32]) {
-    const RUN: usize = 64;
-    let mut up = [0.0; RUN];
-    for (x, out) in x.chunks(2 * RUN).zip(out.chunks_mut(RUN)) {
-        let up = &mut up[..out.len()];
-        for ((pair, gate), up) in x.as_chunks::<2>().0.iter().zip(out.iter_mut()).zip(up.iter_mut()) {
-            (*gate, *up) = (pair[0], pair[1]);
-        }
-        kernels.gated_activation(activation, up, out);
     }
 }
 

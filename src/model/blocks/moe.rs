@@ -46,8 +46,7 @@ impl Builder<'_> {
         if (self.has_tensor)(&names::layer(index, &format!("{FUSED}.weight"))) {
             let both = self.experts(index, FUSED, (x, selection), n_experts, 2 * n_ff);
             let out = self.value(&format!("layers.{index}.ffn_moe_act"), n_used * n_ff, Rows::Tokens);
-            let interleaved = spec.interleaved;
-            self.push(Op::FusedGatedActivation { x: both, n_ff, interleaved, activation, out });
+            self.push(Op::FusedGatedActivation { x: both, n_ff, activation, out });
             return out;
         }
         let gate = self.experts(index, "ffn_gate_exps", (x, selection), n_experts, n_ff);

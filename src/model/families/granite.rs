@@ -1,12 +1,16 @@
-//! Granite 3 and 4, dense: Llama's layers with factors on embeddings, scores, branches and logits.
+//! Granite 3 and 4, dense and with experts: Llama's layers with factors on embeddings, scores, branches and logits.
 
 use super::{Decoder, Family};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
-use crate::model::spec::{Activation, ModelSpec, NormKind};
+use crate::model::spec::{Gating, ModelSpec, NormKind};
 
-pub(super) const FAMILY: Family =
-    Family { name: "granite", models: "Granite 3.0, 3.1, 3.2, 3.3 dense", architectures: &["granite"], spec };
+pub(super) const FAMILY: Family = Family {
+    name: "granite",
+    models: "Granite 3.0, 3.1, 3.2, 3.3, dense and MoE",
+    architectures: &["granite", "granitemoe"],
+    spec,
+};
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let decoder = Decoder::read(meta, NormKind::Rms)?;
@@ -14,7 +18,7 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let mut layers = Vec::with_capacity(decoder.n_layers);
     for layer in 0..decoder.n_layers {
         let attention = decoder.attention(layer, decoder.permuted_layout())?;
-        let mut spec = decoder.layer(attention, decoder.gated(layer, Activation::Silu)?);
+        let mut spec = decoder.layer(attention, decoder.gated_or_moe(layer, Gating::SoftmaxOfChosen)?);
         spec.residual_scale = residual_scale;
         layers.push(spec);
     }

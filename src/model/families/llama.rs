@@ -1,14 +1,15 @@
-//! Llama 2 and 3.x, SmolLM and SmolLM2, Mistral 7B, Ministral, MobileLLaMA, TinyLlama: everything that publishes its
-//! GGUF as architecture `llama`, and Ministral 3 (`mistral3`). RMS norm, rope, grouped-query attention, SwiGLU.
+//! Llama 2 and 3.x, SmolLM and SmolLM2, Mistral 7B, Mixtral, Ministral, MobileLLaMA, TinyLlama: everything that
+//! publishes its GGUF as architecture `llama`, and Ministral 3 (`mistral3`). RMS norm, rope, grouped-query attention,
+//! SwiGLU or experts of it.
 
 use super::{Decoder, Family};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
-use crate::model::spec::{Activation, ModelSpec, NormKind, QueryScale, RopeScaling};
+use crate::model::spec::{Gating, ModelSpec, NormKind, QueryScale, RopeScaling};
 
 pub(super) const FAMILY: Family = Family {
     name: "llama",
-    models: "Llama 2, 3, 3.1, 3.2; SmolLM, SmolLM2; Mistral 7B; Ministral 8B; Ministral 3; TinyLlama; MobileLLaMA",
+    models: "Llama 2, 3, 3.1, 3.2; SmolLM, SmolLM2; Mistral 7B; Mixtral; Ministral 8B; Ministral 3; TinyLlama; MobileLLaMA",
     architectures: &["llama", "mistral3"],
     spec,
 };
@@ -21,7 +22,7 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
         let mut attention = decoder.attention(layer, decoder.permuted_layout())?;
         attention.window = window;
         attention.q_scale = query_scale(&decoder, attention.rope.as_ref().map(|rope| rope.scaling))?;
-        layers.push(decoder.layer(attention, decoder.gated(layer, Activation::Silu)?));
+        layers.push(decoder.layer(attention, decoder.gated_or_moe(layer, Gating::SoftmaxOfChosen)?));
     }
     decoder.model("llama", layers)
 }

@@ -4,11 +4,15 @@ mod cohere;
 mod common;
 mod exaone;
 mod gemma;
+mod gpt_oss;
 mod granite;
 mod llama;
 mod olmo;
+mod olmoe;
 mod phi3;
+mod phimoe;
 mod qwen;
+mod qwen_moe;
 mod rwkv;
 mod smollm3;
 mod stablelm;
@@ -35,11 +39,15 @@ pub static FAMILIES: &[Family] = &[
     cohere::FAMILY,
     exaone::FAMILY,
     gemma::FAMILY,
+    gpt_oss::FAMILY,
     granite::FAMILY,
     llama::FAMILY,
     olmo::FAMILY,
+    olmoe::FAMILY,
     phi3::FAMILY,
+    phimoe::FAMILY,
     qwen::FAMILY,
+    qwen_moe::FAMILY,
     rwkv::FAMILY,
     smollm3::FAMILY,
     stablelm::FAMILY,

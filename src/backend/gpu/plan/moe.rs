@@ -88,12 +88,12 @@ impl Planner<'_> {
     }
 
     pub(super) fn fused_gated_activation(&mut self, index: usize, op: &Op) -> Result<()> {
-        let &Op::FusedGatedActivation { x, n_ff, interleaved, activation, out } = op else {
+        let &Op::FusedGatedActivation { x, n_ff, activation, out } = op else {
             return Err(internal("not an activation"));
         };
         let [activation, alpha, limit] = activation_params(activation);
         let (width, rows) = (self.width(out), self.rows(out));
-        let params = [width, n_ff as u32, outputs(rows), u32::from(interleaved), activation, alpha, limit];
+        let params = [width, n_ff as u32, outputs(rows), activation, alpha, limit];
         let grid = flat(width.div_ceil(ELEMENTWISE_LANES));
         let stage = self.stage(Variant::plain(Kernel::FusedGatedActivation), grid);
         self.launch(index, rows, [stage; 2], &params, &[self.value(x), self.value(out)])

@@ -28,7 +28,7 @@ pub(in super::super) struct Decoder<'a> {
     /// Heads, key/value heads and width of the feed-forward block, by layer.
     n_heads: Vec<usize>,
     n_kv_heads: Vec<usize>,
-    n_ff: Vec<usize>,
+    pub(super) n_ff: Vec<usize>,
 }
 
 impl<'a> Decoder<'a> {
