@@ -100,10 +100,6 @@ fn check_chats(
         let add = case["add_generation_prompt"] == true;
         let what = format!("{family} chat {:?}", case["messages"]);
         let args = case["kwargs"].as_object().cloned().unwrap_or_default();
-        if args.contains_key("tools") {
-            eprintln!("skipped: {family}: tools come with tool calling");
-            continue;
-        }
         let rendered = template.render(&messages, add, &args);
         if case.get("raises").is_some() {
             report.check(&what, rendered.map_err(|error| error.code()), Err(ErrorCode::TemplateError));
@@ -185,4 +181,33 @@ fn oracle_gguf_files_encode_as_llama_cpp_or_hugging_face_do() {
         }
     }
     report.finish(0);
+}
+
+#[test]
+fn whole_vocabularies_encode_as_llama_cpp_does() {
+    let Some(folder) = std::env::var_os("LAMPLIGHT_VOCABS") else {
+        eprintln!(
+            "skipped: LAMPLIGHT_VOCABS may name a folder with llama.cpp's ggml-vocab-*.gguf, .inp and .out files"
+        );
+        return;
+    };
+    let mut report = Report::default();
+    for entry in std::fs::read_dir(folder).expect("readable") {
+        let path = entry.expect("readable").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let beside = |extension: &str| std::fs::read_to_string(format!("{}.{extension}", path.display()));
+        let (true, Ok(inputs), Ok(outputs)) = (name.ends_with(".gguf"), beside("inp"), beside("out")) else {
+            continue;
+        };
+        if std::fs::metadata(&path).expect("a file").len() == 0 {
+            continue;
+        }
+        let tokenizer = Tokenizer::from_metadata(&gguf_metadata(&path)).expect(&name);
+        let inputs = inputs.split("\n__ggml_vocab_test__\n");
+        for (input, output) in inputs.zip(outputs.lines()) {
+            let want: Vec<u32> = output.split_whitespace().map(|id| id.parse().expect("an id")).collect();
+            report.check(&format!("{name} {input:?}"), tokenizer.encode(input, options(false)), want);
+        }
+    }
+    report.finish(1);
 }

@@ -283,10 +283,18 @@ function checkMessages(messages: ChatMessage[] | undefined): ChatMessage[] {
     throw invalid('messages must be an array with at least one message', 'messages');
   }
   return messages.map((message, index) => {
-    const { role, content, name } = message ?? {};
-    if (typeof role !== 'string') throw invalid('a message needs a role', `messages[${index}].role`);
-    if (typeof content !== 'string') throw invalid('the content must be a string', `messages[${index}].content`);
-    return name === undefined ? { role, content } : { role, content, name: String(name) };
+    const { role, content, tool_calls: calls } = message ?? {};
+    const at = `messages[${index}]`;
+    if (typeof role !== 'string') throw invalid('a message needs a role', `${at}.role`);
+    if (calls !== undefined && !Array.isArray(calls)) throw invalid('tool calls must be an array', `${at}.tool_calls`);
+    const silent = (content === null || content === undefined) && calls !== undefined;
+    if (typeof content !== 'string' && !silent) throw invalid('the content must be a string', `${at}.content`);
+    const wire: ChatMessage = { role, content: content ?? '' };
+    for (const key of ['name', 'tool_call_id', 'reasoning_content', 'thinking'] as const) {
+      if (message[key] !== undefined) wire[key] = String(message[key]);
+    }
+    if (calls !== undefined) wire.tool_calls = calls;
+    return wire;
   });
 }
 

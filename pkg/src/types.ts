@@ -146,8 +146,24 @@ export interface AdapterInfo {
 
 export interface ChatMessage {
   role: 'system' | 'user' | 'assistant' | 'tool' | (string & {});
-  content: string;
+  /** May be null or absent in a message that has tool calls. */
+  content?: string | null;
+  /** The speaker's name, or the name of the tool that answers. */
   name?: string;
+  /** The calls that an assistant's message makes. Most models' templates want `arguments` as an object. */
+  tool_calls?: ToolCall[];
+  /** Which call a tool's message answers. */
+  tool_call_id?: string;
+  /** What the assistant thought before it spoke, for templates that show it. */
+  reasoning_content?: string;
+  /** The same under the name that gpt-oss gives it. */
+  thinking?: string;
+}
+
+export interface ToolCall {
+  id?: string;
+  type?: 'function';
+  function: { name: string; arguments: Record<string, unknown> | string };
 }
 
 /** Sampling settings, in OpenAI's spelling plus the field's usual additions. */
@@ -178,7 +194,7 @@ export interface SamplingOptions {
 export interface ChatRequest extends SamplingOptions {
   messages: ChatMessage[];
   stream?: boolean;
-  /** Extra variables of the chat template, such as `enable_thinking`. */
+  /** Extra variables of the chat template, such as `enable_thinking` or `tools`. */
   template_args?: Record<string, unknown>;
 }
 

@@ -103,7 +103,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     };
     let outcome = match (args.prompt, args.chat) {
         (Some(content), true) => {
-            let message = |role: &str, content| ChatMessage { role: role.to_owned(), content, name: None };
+            let message = |role: &str, content| ChatMessage::new(role, content);
             let system = args.system.map(|content| message("system", content));
             let request = ChatRequest {
                 messages: system.into_iter().chain([message("user", content)]).collect(),

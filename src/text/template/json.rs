@@ -160,7 +160,7 @@ pub(super) fn to_value(value: &serde_json::Value, mark: &impl Fn(&str) -> String
             Value::from(items.iter().map(|item| to_value(item, mark)).collect::<Vec<_>>())
         }
         serde_json::Value::Object(fields) => {
-            let fields = fields.iter().map(|(name, value)| (name.clone(), to_value(value, mark)));
+            let fields = fields.iter().map(|(name, value)| (mark(name), to_value(value, mark)));
             Value::from_object(OrderedMap::new(fields.collect()))
         }
     }
@@ -175,7 +175,12 @@ pub(super) fn collect_strings<'t>(value: &'t serde_json::Value, strings: &mut Ve
         }
         serde_json::Value::Array(items) => items.iter().map(|item| collect_strings(item, strings)).sum(),
         serde_json::Value::Object(fields) => {
-            fields.iter().map(|(name, value)| name.len() + collect_strings(value, strings)).sum()
+            let mut size = 0;
+            for (name, value) in fields {
+                strings.push(name);
+                size += name.len() + collect_strings(value, strings);
+            }
+            size
         }
         _ => 0,
     }

@@ -34,22 +34,56 @@ const MAX_SOURCE: usize = 256 << 10;
 const OUTPUT_BASE: usize = 1 << 20;
 const OUTPUT_FACTOR: usize = 4;
 
-/// One message of a conversation.
+/// One message of a conversation, in OpenAI's shape.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
-    /// Who speaks: `system`, `user`, `assistant` or what else the template knows.
+    /// Who speaks: `system`, `user`, `assistant`, `tool` or what else the template knows.
     pub role: String,
-    /// What is said.
+    /// What is said. Templates see no content at all where this is empty and there are tool calls.
+    #[serde(default, deserialize_with = "text_or_null")]
     pub content: String,
-    /// The speaker's name, for templates that show it.
+    /// The speaker's name (of a tool's answer: the tool's), for templates that show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The calls that an assistant's message makes, as JSON: `{"type": "function", "function": {"name": …,
+    /// "arguments": …}}`. Most templates want the arguments as an object and not as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<serde_json::Value>>,
+    /// Which call a tool's message answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// What the assistant thought before it spoke, for templates that show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The same under the name that gpt-oss gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
+}
+
+/// A text; null, as OpenAI's clients send it beside tool calls, is an empty one.
+fn text_or_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<String, D::Error> {
+    Option::<String>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl ChatMessage {
-    /// A message without a name.
+    /// A message that says something and nothing else.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> ChatMessage {
-        ChatMessage { role: role.into(), content: content.into(), name: None }
+        ChatMessage { role: role.into(), content: content.into(), ..ChatMessage::default() }
+    }
+
+    /// The fields that are texts, by name, with where they come from.
+    fn texts(&self) -> impl Iterator<Item = (&'static str, &str, Source)> {
+        let said = if self.role == "assistant" { Source::Assistant } else { Source::Other };
+        let silent = self.content.is_empty() && self.tool_calls.is_some();
+        let fields = [
+            ("role", Some(&self.role), Source::Other),
+            ("content", Some(&self.content).filter(|_| !silent), said),
+            ("name", self.name.as_ref(), Source::Other),
+            ("tool_call_id", self.tool_call_id.as_ref(), Source::Other),
+            ("reasoning_content", self.reasoning_content.as_ref(), said),
+            ("thinking", self.thinking.as_ref(), said),
+        ];
+        fields.into_iter().filter_map(|(name, text, source)| Some((name, text?.as_str(), source)))
     }
 }
 
@@ -173,16 +207,12 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         args: &serde_json::Map<String, serde_json::Value>,
     ) -> Result<Rendered> {
-        let mut size = 0;
-        for message in messages {
-            size += message.role.len() + message.content.len() + message.name.as_ref().map_or(0, String::len);
-        }
         let mut strings: Vec<&str> = Vec::with_capacity(messages.len() * 3);
         for message in messages {
-            strings.extend([message.role.as_str(), &message.content]);
-            strings.extend(message.name.as_deref());
+            strings.extend(message.texts().map(|(_, text, _)| text));
         }
-        for value in args.values() {
+        let mut size: usize = strings.iter().map(|text| text.len()).sum();
+        for value in messages.iter().flat_map(|message| &message.tool_calls).flatten().chain(args.values()) {
             size += json::collect_strings(value, &mut strings);
         }
         let marks = self.guard.marks_for(&strings)?;
@@ -230,13 +260,14 @@ fn check_source(source: &str) -> Result<()> {
 
 /// A message as the template sees it, in the order in which Python's dict has the keys.
 fn message_value(message: &ChatMessage, marks: &guard::Marks<'_>) -> Value {
-    let source = if message.role == "assistant" { Source::Assistant } else { Source::Other };
-    let mut fields = vec![
-        ("role".to_string(), Value::from(marks.mark(&message.role, Source::Other))),
-        ("content".to_string(), Value::from(marks.mark(&message.content, source))),
-    ];
-    if let Some(name) = &message.name {
-        fields.push(("name".to_string(), Value::from(marks.mark(name, Source::Other))));
+    let mut fields: Vec<(String, Value)> = message
+        .texts()
+        .map(|(name, text, source)| (name.to_string(), Value::from(marks.mark(text, source))))
+        .collect();
+    if let Some(calls) = &message.tool_calls {
+        let mark = |text: &str| marks.mark(text, Source::Other).into_owned();
+        let calls: Vec<Value> = calls.iter().map(|call| json::to_value(call, &mark)).collect();
+        fields.push(("tool_calls".to_string(), Value::from(calls)));
     }
     Value::from_object(OrderedMap::new(fields))
 }
