@@ -7,6 +7,10 @@ pub fn layer(layer: usize, role: &str) -> String {
 
 /// Embedding table `[n_vocab, n_embd]`.
 pub const TOKEN_EMBD: &str = "token_embd.weight";
+/// Learned positions `[n_positions, n_embd]` (BERT).
+pub const POSITION_EMBD: &str = "position_embd.weight";
+/// Embeddings of token types `[n_types, n_embd]` (BERT).
+pub const TOKEN_TYPES: &str = "token_types.weight";
 /// Norm before the output head.
 pub const OUTPUT_NORM: &str = "output_norm.weight";
 /// Output head `[n_vocab, n_embd]`; absent when tied to the embedding.

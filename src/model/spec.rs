@@ -24,6 +24,12 @@ pub struct ModelSpec {
     pub output_norm: Option<NormSpec>,
     /// The norm after the embedding (`token_embd_norm`).
     pub embed_norm: Option<NormSpec>,
+    /// Positions of the learned table `position_embd`, if there is one (BERT).
+    pub n_positions: Option<usize>,
+    /// Whether every token is of type 0 of the table `token_types` (BERT), where the file holds that.
+    pub token_types: bool,
+    /// Widths of the layers behind the pooling of an embedder: `dense_2`, `dense_3` (EmbeddingGemma).
+    pub dense: Vec<usize>,
     /// Multiplies the embeddings (1 for most families).
     pub embed_scale: f32,
     /// Multiplies the logits (1 for most families).

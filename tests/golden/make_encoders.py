@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the golden sets of embedding models. Run by hand; the results are committed.
 
-    python3 -m venv venv && venv/bin/pip install torch==2.8.0 transformers==5.23.0 safetensors numpy
+    python3 -m venv venv && venv/bin/pip install torch==2.8.0 transformers==5.23.0 safetensors numpy gguf
     venv/bin/python make_encoders.py ORACLE_FOLDER
 
 Tiny random checkpoints in the layouts that real ones use, with the vectors that transformers computes for a few texts
@@ -14,6 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import gguf
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -139,6 +140,77 @@ def make(oracle, name, model, tokenizer_of, pooling, dense, note):
     print(f"{name}: {size} bytes, gap {gap:.2e}, std {std:.2f}")
 
 
+# Tensor names of llama.cpp's converter, by those of the published checkpoints.
+GGUF_NAMES = {
+    "embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
+    "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm",
+    "emb_ln": "token_embd_norm", "attention.self.query": "attn_q", "attention.self.key": "attn_k",
+    "attention.self.value": "attn_v", "attention.output.dense": "attn_output",
+    "attention.output.LayerNorm": "attn_output_norm", "intermediate.dense": "ffn_up", "output.dense": "ffn_down",
+    "output.LayerNorm": "layer_output_norm", "attn.Wqkv": "attn_qkv", "attn.out_proj": "attn_output",
+    "norm1": "attn_output_norm", "norm2": "layer_output_norm", "mlp.fc11": "ffn_up", "mlp.fc12": "ffn_gate",
+    "mlp.fc2": "ffn_down",
+}
+
+
+def gguf_name(name):
+    stem, kind = name.rsplit(".", 1)
+    for prefix in ("encoder.layers.", "encoder.layer."):
+        if stem.startswith(prefix):
+            layer, role = stem[len(prefix):].split(".", 1)
+            return f"blk.{layer}.{GGUF_NAMES[role]}.{kind}"
+    return f"{GGUF_NAMES[stem]}.{kind}"
+
+
+def write_gguf(name, arch):
+    """The set `name` once more, as llama.cpp's converter writes it."""
+    source, folder = HERE / "hf" / name, HERE / f"{name}_gguf"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    config = json.loads((source / "config.json").read_text())
+    writer = gguf.GGUFWriter(folder / "model.gguf", arch)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_layer_norm_eps(config["layer_norm_eps"])
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    if arch == "nomic-bert":
+        writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    vocab = (source / "vocab.txt").read_text().split("\n")[: config["vocab_size"]]
+    special = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    spell = lambda token: token if token in special else token[2:] if token.startswith("##") else "\u2581" + token
+    tokens = [spell(token) for token in vocab] + [f"[PAD{i}]" for i in range(len(vocab), config["vocab_size"])]
+    kind = lambda token: gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL
+    types = [kind(token) for token in vocab] + [gguf.TokenType.UNUSED] * (config["vocab_size"] - len(vocab))
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_type_count(config["type_vocab_size"])
+    writer.add_bos_token_id(vocab.index("[CLS]"))
+    writer.add_eos_token_id(vocab.index("[SEP]"))
+    writer.add_sep_token_id(vocab.index("[SEP]"))
+    writer.add_unk_token_id(vocab.index("[UNK]"))
+    writer.add_pad_token_id(vocab.index("[PAD]"))
+    for tensor, values in load_file(source / "model.safetensors").items():
+        if not tensor.startswith("pooler."):
+            writer.add_tensor(gguf_name(tensor), values.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    shutil.copy(source / "reference.safetensors", folder)
+    golden = json.loads((source / "golden.json").read_text())
+    golden.update(name=folder.name)
+    golden.pop("model")
+    golden["file"] = "model.gguf"
+    (folder / "golden.json").write_text(json.dumps(golden, indent=1, ensure_ascii=False))
+
+
 if __name__ == "__main__":
     for arguments in models(Path(sys.argv[1])):
         make(Path(sys.argv[1]), *arguments)
+    write_gguf("bert_minilm", "bert")
+    write_gguf("nomic_bert", "nomic-bert")

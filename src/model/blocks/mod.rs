@@ -11,7 +11,8 @@ mod time_mix;
 use std::collections::HashMap;
 
 use super::graph::{
-    Graph, Op, RopeDecl, RopeId, Rows, Unary, ValueDecl, ValueId, WeightDecl, WeightId, WeightKind,
+    Binary, Graph, Op, Operand, RopeDecl, RopeId, Rows, Unary, ValueDecl, ValueId, WeightDecl, WeightId,
+    WeightKind,
 };
 use super::names;
 use super::spec::{
@@ -32,6 +33,7 @@ pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph
     let table = b.weight(names::TOKEN_EMBD, n_embd, spec.n_vocab, WeightKind::Embedding);
     let x = b.value("embd", n_embd, Rows::Tokens);
     b.push(Op::Embed { table, scale: spec.embed_scale, out: x });
+    b.add_to_embeddings(spec, x);
     let mut x = match spec.embed_norm {
         Some(norm) => b.norm("embd_norm", norm, "token_embd_norm", x),
         None => x,
@@ -46,7 +48,7 @@ pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph
         None => last,
     };
     b.graph.logits = Some(match spec.head {
-        HeadSpec::Embedding { .. } => hidden,
+        HeadSpec::Embedding { .. } => b.embedding(spec, hidden),
         HeadSpec::Logits => b.logits(spec, hidden, table),
     });
     b.graph
@@ -215,6 +217,19 @@ impl Builder<'_> {
         }
     }
 
+    /// Token types and learned positions, where the model has them.
+    fn add_to_embeddings(&mut self, spec: &ModelSpec, x: ValueId) {
+        if spec.token_types && (self.has_tensor)(names::TOKEN_TYPES) {
+            let first_row = Some((names::TOKEN_TYPES.to_owned(), 0));
+            let row = self.weight_part("token_types.0", first_row, spec.n_embd, 1, WeightKind::Vector);
+            self.push(Op::Combine { a: x, b: Operand::Vector(row), f: Binary::Add, out: x });
+        }
+        if let Some(n_positions) = spec.n_positions {
+            let table = self.weight(names::POSITION_EMBD, spec.n_embd, n_positions, WeightKind::Embedding);
+            self.push(Op::AddPosition { x, table, out: x });
+        }
+    }
+
     /// One layer on the residual stream `x`; gives the stream behind it.
     fn layer(&mut self, index: usize, layer: &LayerSpec, x: ValueId) -> ValueId {
         let value = |name: &str| format!("layers.{index}.{name}");
@@ -256,6 +271,18 @@ impl Builder<'_> {
         let [usual, other] = ["ffn_norm", "post_attention_norm"].map(|role| names::layer(index, role));
         let has = |tensor: &str| (self.has_tensor)(&format!("{tensor}.weight"));
         if layer.post_attn_norm.is_none() && !has(&usual) && has(&other) { other } else { usual }
+    }
+
+    /// The layers behind the pooling (`dense_2`, `dense_3`; EmbeddingGemma), here before it: neither a mean nor the choice
+    /// of a token sees a difference.
+    fn embedding(&mut self, spec: &ModelSpec, mut hidden: ValueId) -> ValueId {
+        for (index, n_out) in spec.dense.iter().enumerate() {
+            let tensor = format!("dense_{}", index + 2);
+            let out = self.value(&tensor, *n_out, Rows::Outputs);
+            self.linear_into(&tensor, hidden, None, out);
+            hidden = out;
+        }
+        hidden
     }
 
     /// Logits of the final hidden states; the head is the embedding table where the file has no other.
@@ -342,6 +369,9 @@ mod tests {
             layers: vec![layer.clone(), layer],
             output_norm: Some(norm),
             embed_norm: None,
+            n_positions: None,
+            token_types: false,
+            dense: Vec::new(),
             embed_scale: 1.0,
             logit_scale: 1.0,
             logit_softcap: None,

@@ -11,14 +11,14 @@ use crate::model::spec::{
 
 pub(super) const FAMILY: Family = Family {
     name: "gemma",
-    models: "Gemma, Gemma 2, Gemma 3 (text)",
-    architectures: &["gemma", "gemma2", "gemma3"],
+    models: "Gemma, Gemma 2, Gemma 3 (text); EmbeddingGemma",
+    architectures: &["gemma", "gemma2", "gemma3", "gemma-embedding"],
     spec,
 };
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let decoder = Decoder::read(meta, NormKind::Rms)?;
-    let (gemma2, gemma3) = (decoder.arch == "gemma2", decoder.arch == "gemma3");
+    let (gemma2, gemma3) = (decoder.arch == "gemma2", matches!(decoder.arch, "gemma3" | "gemma-embedding"));
     // Gemma 2 alternates, Gemma 3 has full attention in every sixth layer.
     let period = if gemma2 { 2 } else { 6 };
     let windows = decoder.windows(|layer| (gemma2 || gemma3) && (layer + 1) % period != 0)?;
@@ -47,6 +47,11 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let mut model = decoder.model("gemma", layers)?;
     model.embed_scale = (decoder.n_embd as f32).sqrt();
     model.logit_softcap = decoder.f32("final_logit_softcapping")?.filter(|cap| *cap > 0.0);
+    for key in ["dense_2_feat_out", "dense_3_feat_out"].map(|name| decoder.key(name)) {
+        if meta.get(&key).is_some() {
+            model.dense.push(meta.count(&key)?);
+        }
+    }
     Ok(model)
 }
 

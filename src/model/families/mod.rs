@@ -1,5 +1,6 @@
 //! The registry of model families. A family is data: one function from metadata to a specification, and a row here.
 
+mod bert;
 mod cohere;
 mod common;
 mod exaone;
@@ -17,7 +18,7 @@ mod rwkv;
 mod smollm3;
 mod stablelm;
 
-use super::spec::{Activation, ModelSpec};
+use super::spec::{Activation, HeadSpec, ModelSpec, Pooling};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
 use common::Decoder;
@@ -36,6 +37,7 @@ pub struct Family {
 
 /// All families, in alphabetical order.
 pub static FAMILIES: &[Family] = &[
+    bert::FAMILY,
     cohere::FAMILY,
     exaone::FAMILY,
     gemma::FAMILY,
@@ -98,4 +100,24 @@ fn activation(meta: &Metadata, arch: &str, default: Activation) -> Result<Activa
             Err(Error::new(ErrorCode::InvalidValue, message).at(key))
         }
     }
+}
+
+/// What the model gives: embeddings where its files say how to pool (`{arch}.pooling_type`, numbered as ggml does), else
+/// logits. Vectors are scaled to length 1 unless `{arch}.embedding_normalize` says otherwise.
+fn head(meta: &Metadata, arch: &str) -> Result<HeadSpec> {
+    let key = format!("{arch}.pooling_type");
+    let pooling = match meta.u64(&key)? {
+        None | Some(0) => return Ok(HeadSpec::Logits),
+        Some(1) => Pooling::Mean,
+        Some(2) => Pooling::Cls,
+        Some(3) => Pooling::Last,
+        Some(other) => {
+            let message = format!(
+                "pooling {other} is not supported; supported are 1 (mean), 2 (first token), 3 (last token)"
+            );
+            return Err(Error::new(ErrorCode::InvalidValue, message).at(key));
+        }
+    };
+    let normalize = meta.bool(&format!("{arch}.embedding_normalize"))?.unwrap_or(true);
+    Ok(HeadSpec::Embedding { pooling, normalize })
 }

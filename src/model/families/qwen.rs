@@ -7,7 +7,7 @@ use crate::model::spec::{Activation, ModelSpec, NormKind, QkNorm, QkNormOver, Ro
 
 pub(super) const FAMILY: Family = Family {
     name: "qwen",
-    models: "Qwen2, Qwen2.5, Qwen2.5-Coder, Qwen2.5-Math; Qwen3 dense",
+    models: "Qwen2, Qwen2.5, Qwen2.5-Coder, Qwen2.5-Math; Qwen3 dense; Qwen3-Embedding",
     architectures: &["qwen2", "qwen3"],
     spec,
 };

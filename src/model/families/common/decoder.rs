@@ -6,8 +6,8 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
 use crate::formats::metadata::{Value, missing};
 use crate::model::spec::{
-    Activation, AttentionSpec, FfnSpec, HeadSpec, LayerSpec, MixerSpec, ModelSpec, NormKind, NormSpec,
-    PostNorms, RopeLayout,
+    Activation, AttentionSpec, FfnSpec, LayerSpec, MixerSpec, ModelSpec, NormKind, NormSpec, PostNorms,
+    RopeLayout,
 };
 
 /// Layers beyond this are a broken file, not a model.
@@ -83,7 +83,7 @@ impl<'a> Decoder<'a> {
         self.meta.f32(&self.key(name))
     }
 
-    /// Causal attention over everything before, rotated as `{arch}.rope.*` says, without any peculiarity.
+    /// Attention over everything before, or over all where `attention.causal` says so, rotated as `{arch}.rope.*` says, without any peculiarity.
     /// # Errors
     /// `InvalidValue` for heads that do not fit together, `LimitExceeded`.
     pub(in super::super) fn attention(&self, layer: usize, layout: RopeLayout) -> Result<AttentionSpec> {
@@ -121,7 +121,7 @@ impl<'a> Decoder<'a> {
             scale: self.f32("attention.scale")?.unwrap_or(1.0 / (head_dim as f32).sqrt()),
             window: None,
             softcap: None,
-            causal: true,
+            causal: self.meta.bool(&self.key("attention.causal"))?.unwrap_or(true),
             qk_norm: None,
             v_norm: None,
             sinks: false,
@@ -161,6 +161,14 @@ impl<'a> Decoder<'a> {
         Ok(FfnSpec::Gated { n_ff: self.n_ff[layer], activation })
     }
 
+    /// The feed-forward block of a layer, without a gate.
+    /// # Errors
+    /// Of the key that names the activation.
+    pub(in super::super) fn plain(&self, layer: usize, default: Activation) -> Result<FfnSpec> {
+        let activation = super::super::activation(self.meta, self.arch, default)?;
+        Ok(FfnSpec::Plain { n_ff: self.n_ff[layer], activation })
+    }
+
     /// A layer with a norm before each block and none behind.
     pub(in super::super) fn layer(&self, attention: AttentionSpec, ffn: FfnSpec) -> LayerSpec {
         LayerSpec {
@@ -188,10 +196,13 @@ impl<'a> Decoder<'a> {
             layers,
             output_norm: Some(self.norm),
             embed_norm: None,
+            n_positions: None,
+            token_types: false,
+            dense: Vec::new(),
             embed_scale: 1.0,
             logit_scale: 1.0,
             logit_softcap: None,
-            head: HeadSpec::Logits,
+            head: super::super::head(self.meta, self.arch)?,
         })
     }
 }
