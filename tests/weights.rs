@@ -220,6 +220,7 @@ fn units_are_put_in_order_wherever_they_stand() {
         [&file[100..106], &[1, 2, 3, 4], &file[10..20], &plus_one(&file[200..208]), &file[30..42]].concat();
     let model = Checkpoint {
         container: String::new(),
+        side_files: Default::default(),
         metadata: Default::default(),
         tensors: vec![tensor],
         data_ends: vec![256],

@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
-use super::Engine;
+use super::{Engine, text_files};
 use crate::backend::{Backend, ModelPlan};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
-use crate::formats::Metadata;
 use crate::generate::{Session, SessionShape};
 use crate::model::blocks::build_graph;
 use crate::model::families;
@@ -94,8 +93,8 @@ impl Loading {
         let graph = build_graph(&spec, |name| names.contains(name));
         let needs: Vec<Need> = graph.weights.iter().map(need).collect();
         let weights = WeightMap::resolve(&needs, &model)?;
-        let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
-        let template = chat_template(&model.metadata, &tokenizer);
+        let tokenizer = text_files::tokenizer(&model)?;
+        let template = text_files::chat_template(&model, &tokenizer);
         let summary = summarise(&spec, &model, &weights, template.is_ok())?;
         let shape = session_shape(&spec, &graph, options)?;
         Ok(Self { graph, weights, tokenizer, template, summary, head: spec.head, shape })
@@ -213,15 +212,6 @@ fn sensible(name: &str, value: Option<usize>) -> Result<Option<usize>> {
             Err(Error::new(ErrorCode::InvalidRequest, message).at(name))
         }
         other => Ok(other),
-    }
-}
-
-/// The model's own template, or why it cannot be used.
-fn chat_template(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<ChatTemplate, String> {
-    match ChatTemplate::from_metadata(metadata, tokenizer) {
-        Ok(Some(template)) => Ok(template),
-        Ok(None) => Err("the model brings no chat template: use a completion instead of a chat".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -4,14 +4,18 @@
 //! not know the web, nor which backend runs.
 
 mod embed;
+mod folder;
 mod loading;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod native;
 mod request;
+mod text_files;
 
 pub use embed::{EmbedRequest, Embeddings};
+pub use folder::{ModelFolder, open_folder};
 pub use loading::{DEFAULT_N_BATCH, DEFAULT_N_CTX, LoadOptions, Loading, ModelSummary, fill};
 pub use request::{ChatRequest, CompletionRequest, Outcome, Prompt, Templated, Timings, Usage};
+pub use text_files::tokenizer;
 
 pub use crate::generate::fields::invalid_request;
 pub use crate::generate::{Event, FinishReason, NoPause, Pause, SamplingParams};

@@ -2,9 +2,9 @@
 //!
 //! Principal function: [`load`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{Engine, LoadOptions, Loading, fill};
+use super::{Engine, LoadOptions, Loading, ModelFolder, fill, open_folder};
 use crate::backend::AnyBackend;
 use crate::backend::cpu::{CpuBackend, CpuMode};
 #[cfg(feature = "gpu")]
@@ -22,13 +22,49 @@ pub enum BackendOptions {
     Gpu(Option<Precision>),
 }
 
-/// Opens the model at `path` and reads its header.
+/// A folder on disk.
+struct NativeFolder(PathBuf);
+
+impl ModelFolder for NativeFolder {
+    type File = FileSource;
+
+    async fn list(&self) -> Result<Option<Vec<String>>> {
+        let entries = std::fs::read_dir(&self.0).map_err(|error| unreadable(&self.0, error))?;
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(Some(names))
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.0.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(&path, error)),
+        }
+    }
+
+    async fn open(&self, name: &str) -> Result<FileSource> {
+        FileSource::open(self.0.join(name))
+    }
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    Error::new(ErrorCode::Io, format!("cannot read {}: {error}", path.display())).caused_by(error)
+}
+
+/// Opens the model at `path` and reads everything but its weights: a GGUF file, or a folder with `config.json` (or a
+/// safetensors file in it).
 /// # Errors
-/// `Io`, and every error of a header.
+/// `Io`, and every error of a header or a configuration.
 pub async fn open(path: &Path) -> Result<(Vec<FileSource>, Checkpoint)> {
     if path.is_dir() {
-        let message = format!("{} is a folder: give the model's GGUF file", path.display());
-        return Err(Error::new(ErrorCode::NotAModel, message));
+        return open_folder(&NativeFolder(path.to_owned())).await;
+    }
+    if path.extension().is_some_and(|extension| extension == "safetensors") {
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        return open_folder(&NativeFolder(folder.to_owned())).await;
     }
     let source = FileSource::open(path)?;
     let header = weights::read_header(&source).await?;

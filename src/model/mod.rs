@@ -6,5 +6,6 @@
 pub mod blocks;
 pub mod families;
 pub mod graph;
+pub mod hugging_face;
 pub mod names;
 pub mod spec;

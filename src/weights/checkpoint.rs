@@ -3,6 +3,7 @@
 //! Principal types: [`Checkpoint`], a whole model as found, and [`StoredTensor`], whose bytes come from one or several
 //! places in the files, as they are or by a [`Conversion`]. Must not know what the tensors are for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Conversion;
@@ -67,6 +68,8 @@ pub struct Checkpoint {
     pub container: String,
     /// All metadata, by GGUF keys.
     pub metadata: Metadata,
+    /// Small files beside the weights, by name: `tokenizer.json` and its like. A GGUF file has none.
+    pub side_files: BTreeMap<String, Vec<u8>>,
     /// All tensors.
     pub tensors: Vec<StoredTensor>,
     /// Of each file, where its last tensor ends, needed or not.
@@ -123,6 +126,94 @@ impl StoredTensor {
         self.dims.iter().product()
     }
 
+    /// The same floats plus one, in f32.
+    /// # Errors
+    /// `UnsupportedType` for what is no plain float tensor of a file.
+    pub fn plus_one(&self) -> Result<StoredTensor> {
+        let format = quant::format(self.dtype);
+        let convert = |extent: Extent| {
+            let n_bytes = extent.n_bytes / format.block_bytes as u64 * 4;
+            vec![Unit::convert(vec![extent], Conversion::AddOne(self.dtype), n_bytes)]
+        };
+        let units = self.convert_units(format.block_len == 1, convert)?;
+        Ok(StoredTensor { dtype: DType::F32, units, ..self.clone() })
+    }
+
+    /// Rows `first`, `first + step`, … of each matrix of `[n_cols, n_rows, …]`, of its transpose where `transpose`;
+    /// elements of each row of `[n, …]` where the tensor is a stack of vectors.
+    /// # Errors
+    /// `UnsupportedType` for what is no plain float tensor of a file (rows of whole blocks will do where nothing is
+    /// transposed), `WrongShape` when the rows do not divide by `step`.
+    pub fn every_row(&self, first: usize, step: usize, transpose: bool) -> Result<StoredTensor> {
+        let format = quant::format(self.dtype);
+        let is_matrix = self.dims.len() > 2 || transpose;
+        let (n_cols, n_rows) = match is_matrix {
+            true => (self.dims[0], self.dims.get(1).copied().unwrap_or(1)),
+            false => (1, self.dims.first().copied().unwrap_or(1)),
+        };
+        let (taken_of, kept) = if transpose { (n_cols, n_rows) } else { (n_rows, n_cols) };
+        let matrix_bytes = format.row_bytes(n_cols * n_rows).filter(|_| taken_of.is_multiple_of(step as u64));
+        let Some(matrix_bytes) = matrix_bytes else {
+            let message = format!("every {step}. row of {taken_of} rows of {kept} cannot be taken");
+            return Err(Error::new(ErrorCode::WrongShape, message).at(&self.name));
+        };
+        let conversion = match transpose {
+            true => {
+                Conversion::Transpose { n_cols: n_cols as usize, n_bytes: format.block_bytes, first, step }
+            }
+            false => {
+                Conversion::Rows { row_bytes: format.row_bytes(n_cols).unwrap_or(0) as usize, first, step }
+            }
+        };
+        let convert = |extent: Extent| {
+            // One unit for each matrix: experts need not be in memory together.
+            let starts = (0..extent.n_bytes).step_by(matrix_bytes as usize);
+            let one = |start| Extent { offset: extent.offset + start, n_bytes: matrix_bytes, ..extent };
+            let unit =
+                |start| Unit::convert(vec![one(start)], conversion.clone(), matrix_bytes / step as u64);
+            starts.map(unit).collect()
+        };
+        let units = self.convert_units(format.block_len == 1 || !transpose, convert)?;
+        let mut dims = self.dims.clone();
+        match is_matrix {
+            true => dims[..2].copy_from_slice(&[kept, taken_of / step as u64]),
+            false => dims[0] /= step as u64,
+        }
+        Ok(StoredTensor { dims, units, ..self.clone() })
+    }
+
+    /// Of each matrix of `[n_cols, n_rows, …]`, run `index` of `of` runs of rows of the same length.
+    /// # Errors
+    /// `WrongShape` when the rows do not divide.
+    pub fn run_of_rows(&self, index: u64, of: u64) -> Result<StoredTensor> {
+        let mut dims = self.dims.clone();
+        let Some(n_rows) = dims.get(1).copied().filter(|n_rows| n_rows.is_multiple_of(of)) else {
+            let message = format!("the rows of {dims:?} are not {of} runs of the same length");
+            return Err(Error::new(ErrorCode::WrongShape, message).at(&self.name));
+        };
+        let n = dims[0] * n_rows / of;
+        dims[1] = n_rows / of;
+        let matrices = 0..self.n_elements() / (n * of);
+        let units =
+            matrices.map(|matrix| self.elements((matrix * of + index) * n, n)).collect::<Result<Vec<_>>>()?;
+        Ok(StoredTensor { dims, units: units.concat(), ..self.clone() })
+    }
+
+    /// New units for all of the tensor's, which have to be copies; `possible` says whether its format allows it.
+    fn convert_units(&self, possible: bool, convert: impl Fn(Extent) -> Vec<Unit>) -> Result<Vec<Unit>> {
+        let mut units = Vec::new();
+        for unit in &self.units {
+            match (&unit.step, unit.inputs.as_slice()) {
+                (Step::Copy, [extent]) if possible => units.extend(convert(*extent)),
+                _ => {
+                    let message = format!("cannot be converted from {}", quant::format(self.dtype).name);
+                    return Err(Error::new(ErrorCode::UnsupportedType, message).at(&self.name));
+                }
+            }
+        }
+        Ok(units)
+    }
+
     /// Units of `n` elements from element `first` on; both are multiples of the format's block length.
     pub(super) fn elements(&self, first: u64, n: u64) -> Result<Vec<Unit>> {
         let format = quant::format(self.dtype);
@@ -162,6 +253,7 @@ impl From<GgufHeader> for Checkpoint {
         let data_end = ends.max().unwrap_or(header.data_offset);
         let tensors: Vec<_> = header.tensors.into_iter().map(|t| StoredTensor::whole(0, t)).collect();
         let container = format!("GGUF {}", header.version);
-        Checkpoint { container, metadata: header.metadata, tensors, data_ends: vec![data_end] }
+        let (metadata, side_files) = (header.metadata, BTreeMap::new());
+        Checkpoint { container, metadata, side_files, tensors, data_ends: vec![data_end] }
     }
 }

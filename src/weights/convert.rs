@@ -2,13 +2,35 @@
 //!
 //! Principal type: [`Conversion`]. Works on the bytes of one unit of a tensor at a time; must not know names.
 
-use crate::error::Result;
+use crate::error::{Error, ErrorCode, Result};
+use crate::quant;
+use crate::tensor::DType;
 
 /// How the inputs of a unit become its bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Conversion {
-    /// Floats of either width, plus one: norm weights that are stored as their distance from 1 (Gemma).
-    AddOne(crate::tensor::DType),
+    /// Floats of the given format become f32, plus one: norm weights stored as their distance from 1 (Gemma).
+    AddOne(DType),
+    /// Some of the rows of a matrix.
+    Rows {
+        /// Bytes of a row.
+        row_bytes: usize,
+        /// The first that is taken.
+        first: usize,
+        /// From one to the next.
+        step: usize,
+    },
+    /// Some of the columns of a matrix, as rows.
+    Transpose {
+        /// Columns of the input, `[n_rows, n_cols]`.
+        n_cols: usize,
+        /// Bytes of an element.
+        n_bytes: usize,
+        /// The first column that is taken.
+        first: usize,
+        /// From one to the next.
+        step: usize,
+    },
 }
 
 impl Conversion {
@@ -16,14 +38,57 @@ impl Conversion {
     /// # Errors
     /// `Malformed` or `InvalidValue` when the inputs contradict what their shapes promised.
     pub fn run(&self, inputs: &[Vec<u8>]) -> Result<Vec<u8>> {
-        match self {
+        match *self {
             Conversion::AddOne(dtype) => {
-                let bytes = inputs.first().map_or(&[][..], Vec::as_slice);
-                let format = crate::quant::format(*dtype);
+                let bytes = input(inputs, 0)?;
+                let format = quant::format(dtype);
                 let mut values = vec![0.0; bytes.len() / format.block_bytes * format.block_len];
                 (format.dequant)(bytes, &mut values);
                 Ok(values.iter().flat_map(|value| (value + 1.0).to_le_bytes()).collect())
             }
+            Conversion::Rows { row_bytes, first, step } => {
+                let rows = input(inputs, 0)?.chunks_exact(row_bytes);
+                Ok(rows.skip(first).step_by(step).flatten().copied().collect())
+            }
+            Conversion::Transpose { n_cols, n_bytes, first, step } => {
+                let bytes = input(inputs, 0)?;
+                let mut out = Vec::with_capacity(bytes.len() / step);
+                for column in (first..n_cols).step_by(step) {
+                    for row in bytes.chunks_exact(n_cols * n_bytes) {
+                        out.extend_from_slice(&row[column * n_bytes..][..n_bytes]);
+                    }
+                }
+                Ok(out)
+            }
         }
+    }
+}
+
+fn input(inputs: &[Vec<u8>], index: usize) -> Result<&[u8]> {
+    let missing = || Error::new(ErrorCode::Internal, format!("a conversion lacks its input {index}"));
+    inputs.get(index).map(Vec::as_slice).ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_columns_are_picked() {
+        let matrix: Vec<u8> = (0..24).collect();
+        let rows = Conversion::Rows { row_bytes: 6, first: 1, step: 2 };
+        assert_eq!(
+            rows.run(std::slice::from_ref(&matrix)).unwrap(),
+            [6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23]
+        );
+        let columns = Conversion::Transpose { n_cols: 3, n_bytes: 2, first: 0, step: 2 };
+        assert_eq!(
+            columns.run(std::slice::from_ref(&matrix)).unwrap(),
+            [0, 1, 6, 7, 12, 13, 18, 19, 4, 5, 10, 11, 16, 17, 22, 23]
+        );
+        let bf16 = [0x3f80u16, 0xbf00].iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<u8>>();
+        let plus_one = Conversion::AddOne(DType::BF16).run(&[bf16]).unwrap();
+        assert_eq!(plus_one, [2.0f32, 0.5].iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        assert_eq!(rows.run(&[]).unwrap_err().code(), ErrorCode::Internal);
     }
 }

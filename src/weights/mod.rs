@@ -8,12 +8,14 @@ mod assemble;
 mod checkpoint;
 mod convert;
 mod map;
+mod safetensors;
 mod source;
 
 pub use assemble::{Assembler, Sink};
 pub use checkpoint::{Checkpoint, Extent, Step, StoredTensor, Unit};
 pub use convert::Conversion;
 pub use map::{FilePart, Need, PART_BYTES, Piece, WeightMap};
+pub use safetensors::{ShardHeader, stored_tensors};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::FileSource;
-pub use source::{ByteSource, MemorySource, read_header};
+pub use source::{ByteSource, MemorySource, read_header, read_safetensors_header};

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
-use crate::formats::gguf::{self, GgufHeader, Parsed};
+use crate::formats::gguf::{self, GgufHeader};
+use crate::formats::safetensors;
 
 /// Bytes of a model, wherever they are: an HTTP server with ranges, a `File`, a native file, memory.
 #[allow(async_fn_in_trait, reason = "single-threaded by design: no Send bounds wanted")]
@@ -24,6 +25,40 @@ const FIRST_READ: u64 = 2 << 20;
 /// # Errors
 /// What the source fails with, what [`gguf::parse`] fails with, and `Truncated` when the source ends early.
 pub async fn read_header(source: &impl ByteSource) -> Result<GgufHeader> {
+    read_growing(source, |prefix, size| {
+        Ok(match gguf::parse(prefix, size)? {
+            gguf::Parsed::Header(header) => Prefix::Whole(*header),
+            gguf::Parsed::NeedMore(n_bytes) => Prefix::NeedMore(n_bytes),
+        })
+    })
+    .await
+}
+
+/// Reads the header of a safetensors file, in the same way.
+/// # Errors
+/// As [`read_header`], with [`safetensors::parse`] as the parser.
+pub async fn read_safetensors_header(source: &impl ByteSource) -> Result<safetensors::Header> {
+    read_growing(source, |prefix, size| {
+        Ok(match safetensors::parse(prefix, size)? {
+            safetensors::Parsed::Header(header) => Prefix::Whole(header),
+            safetensors::Parsed::NeedMore(n_bytes) => Prefix::NeedMore(n_bytes),
+        })
+    })
+    .await
+}
+
+/// What a parser makes of the beginning of a file.
+enum Prefix<T> {
+    /// This many bytes from the start of the file are needed.
+    NeedMore(u64),
+    /// The header.
+    Whole(T),
+}
+
+async fn read_growing<T>(
+    source: &impl ByteSource,
+    parse: impl Fn(&[u8], Option<u64>) -> Result<Prefix<T>>,
+) -> Result<T> {
     let mut size = source.size();
     let mut prefix = Vec::new();
     let mut wanted = FIRST_READ;
@@ -43,9 +78,9 @@ pub async fn read_header(source: &impl ByteSource) -> Result<GgufHeader> {
                 }
             }
         }
-        match gguf::parse(&prefix, size)? {
-            Parsed::Header(header) => return Ok(*header),
-            Parsed::NeedMore(n_bytes) => wanted = n_bytes.max(2 * prefix.len() as u64),
+        match parse(&prefix, size)? {
+            Prefix::Whole(header) => return Ok(header),
+            Prefix::NeedMore(n_bytes) => wanted = n_bytes.max(2 * prefix.len() as u64),
         }
     }
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
 /// Which model, and how it runs.
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
-    /// A GGUF file
+    /// A GGUF file, or a folder with config.json and safetensors files
     pub(crate) model: PathBuf,
     /// Where to compute
     #[arg(long, value_enum, default_value_t = BackendName::Cpu)]

@@ -14,7 +14,7 @@ use super::common::{describe, print, print_json};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A GGUF file
+    /// A GGUF file, or a folder with config.json and safetensors files
     model: PathBuf,
     /// List every tensor, too
     #[arg(long)]

@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use lamplight::engine::native;
+use lamplight::engine::{native, tokenizer};
 use lamplight::error::Result;
-use lamplight::text::{EncodeOptions, Tokenizer};
+use lamplight::text::EncodeOptions;
 use serde_json::json;
 
 use super::common::print_json;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A GGUF file
+    /// A GGUF file, or a folder with config.json and safetensors files
     model: PathBuf,
     /// The text
     #[arg(long, allow_hyphen_values = true)]
@@ -26,7 +26,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (_, model) = pollster::block_on(native::open(&args.model))?;
-    let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
+    let tokenizer = tokenizer(&model)?;
     let options = EncodeOptions { add_special: !args.no_bos, parse_special: args.special };
     print_json(&json!(tokenizer.encode(&args.text, options)))
 }

@@ -18,6 +18,7 @@ mod types;
 mod validate;
 mod values;
 
+pub(super) use sniff::looks_like;
 pub use types::{GgmlType, TypeStatus, ggml_type};
 
 use self::reader::{Field, Reader, Stop};

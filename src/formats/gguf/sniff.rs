@@ -26,7 +26,7 @@ pub(super) fn magic(reader: &mut Reader<'_>) -> Result<(), Stop> {
 }
 
 /// Half a sentence about a file that starts with `bytes`.
-fn looks_like(bytes: &[u8]) -> &'static str {
+pub(in crate::formats) fn looks_like(bytes: &[u8]) -> &'static str {
     const BINARY: &[(&[u8], &str)] = &[
         (
             b"version https://git-lfs",

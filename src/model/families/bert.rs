@@ -12,6 +12,8 @@ pub(super) const FAMILY: Family = Family {
     name: "bert",
     models: "BERT, MiniLM, BGE, E5, GTE; nomic-embed-text (embeddings)",
     architectures: &["bert", "nomic-bert"],
+    hf_architectures: &[],
+    hf_names: &[],
     spec,
 };
 

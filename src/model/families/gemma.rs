@@ -5,14 +5,43 @@
 use super::{Decoder, Family};
 use crate::error::Result;
 use crate::formats::Metadata;
+use crate::model::names::{HfName, How};
 use crate::model::spec::{
     Activation, ModelSpec, NormKind, QkNorm, QkNormOver, RopeLayout, RopeScaling, RopeSpec,
 };
 
 pub(super) const FAMILY: Family = Family {
     name: "gemma",
-    models: "Gemma, Gemma 2, Gemma 3 (text); EmbeddingGemma",
-    architectures: &["gemma", "gemma2", "gemma3", "gemma-embedding"],
+    models: "Gemma 2, Gemma 3 (text); EmbeddingGemma",
+    architectures: &["gemma2", "gemma3", "gemma-embedding"],
+    hf_architectures: &[
+        ("Gemma2ForCausalLM", "gemma2"),
+        ("Gemma3ForCausalLM", "gemma3"),
+        ("Gemma3ForConditionalGeneration", "gemma3"),
+    ],
+    hf_names: &[
+        HfName("norm", "output_norm", How::AddOne),
+        HfName("layers.{}.input_layernorm", "blk.{}.attn_norm", How::AddOne),
+        HfName("layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm", How::AddOne),
+        HfName("layers.{}.pre_feedforward_layernorm", "blk.{}.ffn_norm", How::AddOne),
+        HfName("layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm", How::AddOne),
+        HfName("layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm", How::AddOne),
+        HfName("layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm", How::AddOne),
+    ],
+    spec,
+};
+
+/// The first Gemma has no norms behind its blocks, and in Hugging Face files another name for the one before the second.
+pub(super) const FIRST: Family = Family {
+    name: "gemma1",
+    models: "Gemma",
+    architectures: &["gemma"],
+    hf_architectures: &[("GemmaForCausalLM", "gemma")],
+    hf_names: &[
+        HfName("norm", "output_norm", How::AddOne),
+        HfName("layers.{}.input_layernorm", "blk.{}.attn_norm", How::AddOne),
+        HfName("layers.{}.post_attention_layernorm", "blk.{}.ffn_norm", How::AddOne),
+    ],
     spec,
 };
 

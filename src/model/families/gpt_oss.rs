@@ -7,10 +7,55 @@
 use super::{Decoder, Family};
 use crate::error::Result;
 use crate::formats::Metadata;
+use crate::model::names::{HfName, How, same};
 use crate::model::spec::{Activation, FfnSpec, Gating, ModelSpec, NormKind, RopeLayout};
 
-pub(super) const FAMILY: Family =
-    Family { name: "gpt-oss", models: "gpt-oss-20b, gpt-oss-120b", architectures: &["gpt-oss"], spec };
+pub(super) const FAMILY: Family = Family {
+    name: "gpt-oss",
+    models: "gpt-oss-20b, gpt-oss-120b",
+    architectures: &["gpt-oss"],
+    hf_architectures: &[("GptOssForCausalLM", "gpt-oss")],
+    hf_names: &[
+        HfName(
+            "layers.{}.mlp.experts.gate_up_proj",
+            "blk.{}.ffn_gate_exps.weight",
+            How::Transposed { first: 0, step: 2 },
+        ),
+        HfName(
+            "layers.{}.mlp.experts.gate_up_proj",
+            "blk.{}.ffn_up_exps.weight",
+            How::Transposed { first: 1, step: 2 },
+        ),
+        HfName(
+            "layers.{}.mlp.experts.down_proj",
+            "blk.{}.ffn_down_exps.weight",
+            How::Transposed { first: 0, step: 1 },
+        ),
+        HfName(
+            "layers.{}.mlp.experts.gate_up_proj_blocks",
+            "blk.{}.ffn_gate_exps.weight",
+            How::Rows { first: 0, step: 2 },
+        ),
+        HfName(
+            "layers.{}.mlp.experts.gate_up_proj_blocks",
+            "blk.{}.ffn_up_exps.weight",
+            How::Rows { first: 1, step: 2 },
+        ),
+        same("layers.{}.mlp.experts.down_proj_blocks", "blk.{}.ffn_down_exps.weight"),
+        HfName(
+            "layers.{}.mlp.experts.gate_up_proj_bias",
+            "blk.{}.ffn_gate_exps.bias",
+            How::Rows { first: 0, step: 2 },
+        ),
+        HfName(
+            "layers.{}.mlp.experts.gate_up_proj_bias",
+            "blk.{}.ffn_up_exps.bias",
+            How::Rows { first: 1, step: 2 },
+        ),
+        same("layers.{}.mlp.experts.down_proj_bias", "blk.{}.ffn_down_exps.bias"),
+    ],
+    spec,
+};
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let decoder = Decoder::read(meta, NormKind::Rms)?;

@@ -3,12 +3,28 @@
 use super::{Decoder, Family};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
+use crate::model::names::{HfName, How, same};
 use crate::model::spec::{Gating, ModelSpec, NormKind};
 
 pub(super) const FAMILY: Family = Family {
     name: "granite",
     models: "Granite 3.0, 3.1, 3.2, 3.3, dense and MoE",
     architectures: &["granite", "granitemoe"],
+    hf_architectures: &[("GraniteForCausalLM", "granite"), ("GraniteMoeForCausalLM", "granitemoe")],
+    hf_names: &[
+        same("layers.{}.block_sparse_moe.router.layer", "blk.{}.ffn_gate_inp"),
+        HfName(
+            "layers.{}.block_sparse_moe.input_linear",
+            "blk.{}.ffn_gate_exps",
+            How::Part { index: 0, of: 2 },
+        ),
+        HfName(
+            "layers.{}.block_sparse_moe.input_linear",
+            "blk.{}.ffn_up_exps",
+            How::Part { index: 1, of: 2 },
+        ),
+        same("layers.{}.block_sparse_moe.output_linear", "blk.{}.ffn_down_exps"),
+    ],
     spec,
 };
 

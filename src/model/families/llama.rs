@@ -11,6 +11,17 @@ pub(super) const FAMILY: Family = Family {
     name: "llama",
     models: "Llama 2, 3, 3.1, 3.2; SmolLM, SmolLM2; Mistral 7B; Mixtral; Ministral 8B; Ministral 3; TinyLlama; MobileLLaMA",
     architectures: &["llama", "mistral3"],
+    hf_architectures: &[
+        ("LlamaForCausalLM", "llama"),
+        ("MistralForCausalLM", "llama"),
+        ("MinistralForCausalLM", "llama"),
+        ("MixtralForCausalLM", "llama"),
+        ("Ministral3ForCausalLM", "mistral3"),
+        ("llama", "llama"),
+        ("mistral", "llama"),
+        ("ministral3", "mistral3"),
+    ],
+    hf_names: &[],
     spec,
 };
 

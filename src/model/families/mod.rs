@@ -1,4 +1,14 @@
 //! The registry of model families. A family is data: one function from metadata to a specification, and a row here.
+//!
+//! The same `spec` reads GGUF files and Hugging Face folders: `formats::config_json` gives `config.json` the keys of a
+//! GGUF file of the architecture that [`Family::hf_architectures`] names (`hidden_size` is `{arch}.embedding_length`);
+//! every other field is under `config.` and its path (`config.no_rope_layers`). Three things differ in a folder:
+//!
+//! - q and k have the rows of the released model, so rope is over halves: `Decoder::permuted_layout`.
+//! - Tensors have other names. `names::HF_NAMES` has what most families use; `hf_names` adds rows and wins where both
+//!   have one. A row also says what is done to a tensor ([`super::names::How`]): `AddOne` for Gemma's norms, `Rows` and
+//!   `Transposed` for gpt-oss's experts. Numbered tensors are stacked; tensors of 1s in their shape are squeezed.
+//! - Defaults that transformers has and GGUF files spell out are the family's to know.
 
 mod bert;
 mod cohere;
@@ -18,9 +28,12 @@ mod rwkv;
 mod smollm3;
 mod stablelm;
 
+use serde_json::Value as Json;
+
+use super::names::HfName;
 use super::spec::{Activation, HeadSpec, ModelSpec, Pooling};
 use crate::error::{Error, ErrorCode, Result};
-use crate::formats::Metadata;
+use crate::formats::{Metadata, config_json};
 use common::Decoder;
 
 /// A family: the architecture names it answers to and how its metadata is read.
@@ -31,6 +44,10 @@ pub struct Family {
     pub models: &'static str,
     /// Values of `general.architecture`.
     pub architectures: &'static [&'static str],
+    /// Names in `config.json` (`architectures[0]`, or `model_type`), each with the GGUF architecture whose keys `spec` reads.
+    pub hf_architectures: &'static [(&'static str, &'static str)],
+    /// Names of tensors in Hugging Face files, beyond [`super::names::HF_NAMES`].
+    pub hf_names: &'static [HfName],
     /// Reads the specification.
     pub spec: fn(&Metadata) -> Result<ModelSpec>,
 }
@@ -41,6 +58,7 @@ pub static FAMILIES: &[Family] = &[
     cohere::FAMILY,
     exaone::FAMILY,
     gemma::FAMILY,
+    gemma::FIRST,
     gpt_oss::FAMILY,
     granite::FAMILY,
     llama::FAMILY,
@@ -72,6 +90,26 @@ pub fn spec(metadata: &Metadata) -> Result<ModelSpec> {
             Err(Error::new(ErrorCode::UnsupportedArchitecture, message).at(KEY))
         }
     }
+}
+
+/// The family of the model that a `config.json` describes, and the GGUF architecture whose keys it reads.
+/// # Errors
+/// `UnsupportedArchitecture` names what the file says and lists the known ones; `Malformed`.
+pub fn of_config(config: &Json) -> Result<(&'static Family, &'static str)> {
+    let names = config_json::architectures(config)?;
+    let rows =
+        || FAMILIES.iter().flat_map(|f| f.hf_architectures.iter().map(move |(hf, arch)| (f, *hf, *arch)));
+    for name in &names {
+        if let Some((family, _, arch)) = rows().find(|(_, hf, _)| hf == name) {
+            return Ok((family, arch));
+        }
+    }
+    let known: Vec<&str> =
+        rows().map(|(_, hf, _)| hf).filter(|hf| hf.starts_with(|c: char| c.is_uppercase())).collect();
+    let found = if names.is_empty() { "no architecture".to_owned() } else { names.join(", ") };
+    let message =
+        format!("config.json names {found}, which is not supported; supported are: {}", known.join(", "));
+    Err(Error::new(ErrorCode::UnsupportedArchitecture, message).at("config.architectures"))
 }
 
 /// Size of the vocabulary: its key, or else the number of tokens.

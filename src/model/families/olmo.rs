@@ -4,10 +4,17 @@
 use super::{Decoder, Family};
 use crate::error::Result;
 use crate::formats::Metadata;
+use crate::model::names::same;
 use crate::model::spec::{Activation, ModelSpec, NormKind, QkNorm, QkNormOver, RopeLayout, RopeScaling};
 
-pub(super) const FAMILY: Family =
-    Family { name: "olmo", models: "OLMo 2, OLMo 3", architectures: &["olmo2"], spec };
+pub(super) const FAMILY: Family = Family {
+    name: "olmo",
+    models: "OLMo 2, OLMo 3",
+    architectures: &["olmo2"],
+    hf_architectures: &[("Olmo2ForCausalLM", "olmo2"), ("Olmo3ForCausalLM", "olmo2")],
+    hf_names: &[same("layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm")],
+    spec,
+};
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let decoder = Decoder::read(meta, NormKind::Rms)?;

@@ -5,8 +5,14 @@ use crate::error::Result;
 use crate::formats::Metadata;
 use crate::model::spec::{FfnSpec, Gating, ModelSpec, NormKind, QkNorm, QkNormOver, RopeLayout};
 
-pub(super) const FAMILY: Family =
-    Family { name: "olmoe", models: "OLMoE-1B-7B", architectures: &["olmoe"], spec };
+pub(super) const FAMILY: Family = Family {
+    name: "olmoe",
+    models: "OLMoE-1B-7B",
+    architectures: &["olmoe"],
+    hf_architectures: &[("OlmoeForCausalLM", "olmoe")],
+    hf_names: &[],
+    spec,
+};
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let decoder = Decoder::read(meta, NormKind::Rms)?;

@@ -6,8 +6,14 @@ use crate::error::Result;
 use crate::formats::Metadata;
 use crate::model::spec::{FfnSpec, Gating, ModelSpec, NormKind, RopeLayout};
 
-pub(super) const FAMILY: Family =
-    Family { name: "phimoe", models: "Phi-3.5-MoE, Phi-mini-MoE", architectures: &["phimoe"], spec };
+pub(super) const FAMILY: Family = Family {
+    name: "phimoe",
+    models: "Phi-3.5-MoE, Phi-mini-MoE",
+    architectures: &["phimoe"],
+    hf_architectures: &[("PhimoeForCausalLM", "phimoe"), ("PhiMoEForCausalLM", "phimoe")],
+    hf_names: &[],
+    spec,
+};
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     // The epsilon stands under the name of the other kind of norm.

@@ -11,6 +11,8 @@ pub(super) const FAMILY: Family = Family {
     name: "qwen-moe",
     models: "Qwen1.5-MoE, Qwen2-57B-A14B; Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder MoE",
     architectures: &["qwen2moe", "qwen3moe"],
+    hf_architectures: &[("Qwen2MoeForCausalLM", "qwen2moe"), ("Qwen3MoeForCausalLM", "qwen3moe")],
+    hf_names: &[],
     spec,
 };
 

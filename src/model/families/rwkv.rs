@@ -13,6 +13,8 @@ pub(super) const FAMILY: Family = Family {
     name: "rwkv",
     models: "RWKV 4, 5, 6, 7; RWKV6-Qwen2 (QRWKV); ARWKV",
     architectures: &["rwkv4", "rwkv5", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"],
+    hf_architectures: &[],
+    hf_names: &[],
     spec,
 };
 
@@ -75,6 +77,9 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
         layers: (0..n_layers as u64).map(layer).collect(),
         output_norm: Some(norm),
         embed_norm: (!hybrid).then_some(norm),
+        n_positions: None,
+        token_types: false,
+        dense: Vec::new(),
         embed_scale: 1.0,
         logit_scale: 1.0,
         logit_softcap: None,

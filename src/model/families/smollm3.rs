@@ -5,8 +5,14 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::formats::{Metadata, Value};
 use crate::model::spec::{Activation, ModelSpec, NormKind};
 
-pub(super) const FAMILY: Family =
-    Family { name: "smollm3", models: "SmolLM3", architectures: &["smollm3"], spec };
+pub(super) const FAMILY: Family = Family {
+    name: "smollm3",
+    models: "SmolLM3",
+    architectures: &["smollm3"],
+    hf_architectures: &[("SmolLM3ForCausalLM", "smollm3")],
+    hf_names: &[],
+    spec,
+};
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let decoder = Decoder::read(meta, NormKind::Rms)?;

@@ -4,12 +4,18 @@
 use super::{Decoder, Family};
 use crate::error::Result;
 use crate::formats::Metadata;
+use crate::model::names::same;
 use crate::model::spec::{Activation, ModelSpec, NormKind, QkNorm, QkNormOver, RopeLayout};
 
 pub(super) const FAMILY: Family = Family {
     name: "stablelm",
     models: "StableLM 3B; StableLM 2 1.6B, 12B; StableLM Zephyr 3B",
     architectures: &["stablelm"],
+    hf_architectures: &[("StableLmForCausalLM", "stablelm"), ("StableLMEpochForCausalLM", "stablelm")],
+    hf_names: &[
+        same("layers.{}.self_attn.q_layernorm.norms.{}", "blk.{}.attn_q_norm"),
+        same("layers.{}.self_attn.k_layernorm.norms.{}", "blk.{}.attn_k_norm"),
+    ],
     spec,
 };
 

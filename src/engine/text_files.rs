@@ -1,0 +1,67 @@
+//! Tokenizer and chat template of a model, from the files that came with it.
+//!
+//! Principal functions: [`tokenizer`] and [`chat_template`].
+
+use serde_json::Value as Json;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::text::{ChatTemplate, Tokenizer};
+use crate::weights::Checkpoint;
+
+/// The model's tokenizer: of a GGUF file's metadata, or of the files in its folder.
+/// # Errors
+/// What the vocabulary says; `UnsupportedTokenizer` for a folder without one that is known.
+pub fn tokenizer(model: &Checkpoint) -> Result<Tokenizer> {
+    if !model.metadata.is_hugging_face() {
+        return Tokenizer::from_metadata(&model.metadata);
+    }
+    let config = json(model, "tokenizer_config.json")?;
+    let tokenizer = match (model.side_files.get("tokenizer.json"), model.side_files.get("rwkv_vocab.txt")) {
+        (Some(bytes), _) => Tokenizer::from_hf(bytes, config.as_ref())?,
+        (None, Some(bytes)) => Tokenizer::from_rwkv_vocab(&String::from_utf8_lossy(bytes))?,
+        (None, None) => {
+            let message = "there is no tokenizer.json beside the weights; other tokenizer files (such as tokenizer.model) \
+                           are not read";
+            return Err(Error::new(ErrorCode::UnsupportedTokenizer, message).at("tokenizer.json"));
+        }
+    };
+    Ok(match json(model, "generation_config.json")? {
+        Some(generation) => tokenizer.with_generation_config(&generation),
+        None => tokenizer,
+    })
+}
+
+/// The model's own template, or why it cannot be used.
+pub(super) fn chat_template(model: &Checkpoint, tokenizer: &Tokenizer) -> Result<ChatTemplate, String> {
+    let found = match model.metadata.is_hugging_face() {
+        false => ChatTemplate::from_metadata(&model.metadata, tokenizer),
+        true => folder_template(model, tokenizer),
+    };
+    match found {
+        Ok(Some(template)) => Ok(template),
+        Ok(None) => Err("the model brings no chat template: use a completion instead of a chat".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The template in `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json`.
+fn folder_template(model: &Checkpoint, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+    let jinja = model.side_files.get("chat_template.jinja").map(|bytes| String::from_utf8_lossy(bytes));
+    for file in ["tokenizer_config.json", "chat_template.json"] {
+        let config = json(model, file)?;
+        let found = ChatTemplate::from_hf(config.as_ref(), jinja.as_deref(), tokenizer)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// One of the model's small files, if it has it.
+fn json(model: &Checkpoint, name: &str) -> Result<Option<Json>> {
+    let parse = |bytes: &Vec<u8>| {
+        serde_json::from_slice(bytes)
+            .map_err(|error| Error::new(ErrorCode::Malformed, format!("is no JSON: {error}")).at(name))
+    };
+    model.side_files.get(name).map(parse).transpose()
+}
