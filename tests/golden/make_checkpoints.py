@@ -124,8 +124,8 @@ def make(oracle, seed, name, kind, config, tokenizer_of, peculiarities):
     model = kind(config).eval().float()
     randomise(model)
     model.to(torch.bfloat16).save_pretrained(folder)
-    # What is stored is what is computed with.
-    model.float()
+    # Read again: what is stored is what is computed with, and rope's frequencies were rounded with the weights.
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     for file in TOKENIZER_FILES:
         if (oracle / tokenizer_of / file).exists():
             shutil.copyfile(oracle / tokenizer_of / file, folder / file)

@@ -10,7 +10,12 @@ pub(super) const FAMILY: Family = Family {
     name: "cohere",
     models: "Command R, Command R+; Command R7B, Command A; Aya Expanse",
     architectures: &["command-r", "cohere2"],
-    hf_architectures: &[("CohereForCausalLM", "command-r"), ("Cohere2ForCausalLM", "cohere2")],
+    hf_architectures: &[
+        ("CohereForCausalLM", "command-r"),
+        ("Cohere2ForCausalLM", "cohere2"),
+        ("cohere", "command-r"),
+        ("cohere2", "cohere2"),
+    ],
     hf_names: &[],
     spec,
 };

@@ -1,13 +1,27 @@
 //! Gemma 1, 2 and 3 (text). Embeddings times sqrt(width), GeGLU, norms before and behind each block; Gemma 2 caps its
-//! scores and logits, Gemma 3 norms the heads of q and k and gives sliding layers a rope base of their own. The
-//! norms' weights are the file's own in GGUF; elsewhere they are stored less 1, which the loader adds.
+//! scores and logits, Gemma 3 norms the heads of q and k and gives sliding layers a rope base of their own. Hugging
+//! Face files hold the norms' weights less 1.
 
+use super::common::defaults;
 use super::{Decoder, Family};
 use crate::error::Result;
-use crate::formats::Metadata;
+use crate::formats::{Metadata, Value};
 use crate::model::names::{HfName, How};
 use crate::model::spec::{
     Activation, ModelSpec, NormKind, QkNorm, QkNormOver, RopeLayout, RopeScaling, RopeSpec,
+};
+
+pub(super) const FIRST: Family = Family {
+    name: "gemma 1",
+    models: "Gemma, CodeGemma",
+    architectures: &["gemma"],
+    hf_architectures: &[("GemmaForCausalLM", "gemma"), ("gemma", "gemma")],
+    hf_names: &[
+        one("norm", "output_norm"),
+        one("layers.{}.input_layernorm", "blk.{}.attn_norm"),
+        one("layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
+    ],
+    spec,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -18,35 +32,42 @@ pub(super) const FAMILY: Family = Family {
         ("Gemma2ForCausalLM", "gemma2"),
         ("Gemma3ForCausalLM", "gemma3"),
         ("Gemma3ForConditionalGeneration", "gemma3"),
+        ("gemma2", "gemma2"),
+        ("gemma3", "gemma3"),
+        ("gemma3_text", "gemma3"),
     ],
     hf_names: &[
-        HfName("norm", "output_norm", How::AddOne),
-        HfName("layers.{}.input_layernorm", "blk.{}.attn_norm", How::AddOne),
-        HfName("layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm", How::AddOne),
-        HfName("layers.{}.pre_feedforward_layernorm", "blk.{}.ffn_norm", How::AddOne),
-        HfName("layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm", How::AddOne),
-        HfName("layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm", How::AddOne),
-        HfName("layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm", How::AddOne),
+        one("norm", "output_norm"),
+        one("layers.{}.input_layernorm", "blk.{}.attn_norm"),
+        one("layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"),
+        one("layers.{}.pre_feedforward_layernorm", "blk.{}.ffn_norm"),
+        one("layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm"),
+        one("layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"),
+        one("layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"),
     ],
     spec,
 };
 
-/// The first Gemma has no norms behind its blocks, and in Hugging Face files another name for the one before the second.
-pub(super) const FIRST: Family = Family {
-    name: "gemma1",
-    models: "Gemma",
-    architectures: &["gemma"],
-    hf_architectures: &[("GemmaForCausalLM", "gemma")],
-    hf_names: &[
-        HfName("norm", "output_norm", How::AddOne),
-        HfName("layers.{}.input_layernorm", "blk.{}.attn_norm", How::AddOne),
-        HfName("layers.{}.post_attention_layernorm", "blk.{}.ffn_norm", How::AddOne),
-    ],
-    spec,
-};
+const fn one(hf: &'static str, canonical: &'static str) -> HfName {
+    HfName(hf, canonical, How::AddOne)
+}
+
+/// What transformers takes where a configuration says nothing: those of the larger Gemma 3 say little.
+const DEFAULTS: &[(&str, Value)] = &[
+    ("vocab_size", Value::Uint(262_208)),
+    ("context_length", Value::Uint(131_072)),
+    ("attention.head_count", Value::Uint(8)),
+    ("attention.head_count_kv", Value::Uint(4)),
+    ("attention.key_length", Value::Uint(256)),
+    ("attention.value_length", Value::Uint(256)),
+    ("attention.layer_norm_rms_epsilon", Value::Float(1e-6)),
+    ("attention.scale", Value::Float(0.0625)),
+    ("rope.freq_base", Value::Float(1e6)),
+];
 
 fn spec(meta: &Metadata) -> Result<ModelSpec> {
-    let decoder = Decoder::read(meta, NormKind::Rms)?;
+    let with_defaults = defaults(meta, "gemma3", DEFAULTS);
+    let decoder = Decoder::read(&with_defaults, NormKind::Rms)?;
     let (gemma2, gemma3) = (decoder.arch == "gemma2", matches!(decoder.arch, "gemma3" | "gemma-embedding"));
     // Gemma 2 alternates, Gemma 3 has full attention in every sixth layer.
     let period = if gemma2 { 2 } else { 6 };
@@ -56,18 +77,19 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
     let mut layers = Vec::with_capacity(decoder.n_layers);
     for (layer, window) in windows.into_iter().enumerate() {
         let mut attention = decoder.attention(layer, RopeLayout::Neox)?;
-        if gemma3 && window.is_some() {
-            let global = attention.rope.take();
-            attention.rope =
-                global.map(|rope| RopeSpec { theta: local_base, scaling: RopeScaling::None, ..rope });
-        }
+        let (n_dims, local) = (attention.head_dim, gemma3 && window.is_some());
+        attention.rope = attention.rope.map(|rope| match local {
+            true => RopeSpec { n_dims, theta: local_base, scaling: RopeScaling::None, ..rope },
+            false => RopeSpec { n_dims, ..rope },
+        });
         if decoder.f32("attention.scale")?.is_none() && wide_queries(&decoder) {
             attention.scale = 1.0 / ((decoder.n_embd / attention.n_heads) as f32).sqrt();
         }
         attention.window = window;
         attention.softcap = decoder.f32("attn_logit_softcapping")?.filter(|cap| *cap > 0.0);
         attention.qk_norm = qk_norm;
-        let mut spec = decoder.layer(attention, decoder.gated(layer, Activation::GeluTanh)?);
+        // Whatever hidden_act says: transformers reads another field, whose default this is.
+        let mut spec = decoder.layer(attention, decoder.gated_by(layer, Activation::GeluTanh));
         if gemma2 || gemma3 {
             (spec.post_attn_norm, spec.post_ffn_norm) = (Some(decoder.norm), Some(decoder.norm));
         }

@@ -19,6 +19,7 @@ pub(super) const FAMILY: Family = Family {
         ("Ministral3ForCausalLM", "mistral3"),
         ("llama", "llama"),
         ("mistral", "llama"),
+        ("ministral", "llama"),
         ("ministral3", "mistral3"),
     ],
     hf_names: &[],

@@ -8,7 +8,7 @@
 //! - Tensors have other names. `names::HF_NAMES` has what most families use; `hf_names` adds rows and wins where both
 //!   have one. A row also says what is done to a tensor ([`super::names::How`]): `AddOne` for Gemma's norms, `Rows` and
 //!   `Transposed` for gpt-oss's experts. Numbered tensors are stacked; tensors of 1s in their shape are squeezed.
-//! - Defaults that transformers has and GGUF files spell out are the family's to know.
+//! - Defaults that transformers has and GGUF files spell out are the family's to know (`common::defaults`).
 
 mod bert;
 mod cohere;

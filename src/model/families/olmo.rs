@@ -11,7 +11,12 @@ pub(super) const FAMILY: Family = Family {
     name: "olmo",
     models: "OLMo 2, OLMo 3",
     architectures: &["olmo2"],
-    hf_architectures: &[("Olmo2ForCausalLM", "olmo2"), ("Olmo3ForCausalLM", "olmo2")],
+    hf_architectures: &[
+        ("Olmo2ForCausalLM", "olmo2"),
+        ("Olmo3ForCausalLM", "olmo2"),
+        ("olmo2", "olmo2"),
+        ("olmo3", "olmo2"),
+    ],
     hf_names: &[same("layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm")],
     spec,
 };

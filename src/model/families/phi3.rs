@@ -9,7 +9,7 @@ pub(super) const FAMILY: Family = Family {
     name: "phi3",
     models: "Phi-3-mini, Phi-3-medium; Phi-3.5-mini; Phi-4, Phi-4-mini",
     architectures: &["phi3"],
-    hf_architectures: &[("Phi3ForCausalLM", "phi3")],
+    hf_architectures: &[("Phi3ForCausalLM", "phi3"), ("phi3", "phi3")],
     hf_names: &[],
     spec,
 };

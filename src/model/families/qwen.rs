@@ -9,7 +9,12 @@ pub(super) const FAMILY: Family = Family {
     name: "qwen",
     models: "Qwen2, Qwen2.5, Qwen2.5-Coder, Qwen2.5-Math; Qwen3 dense; Qwen3-Embedding",
     architectures: &["qwen2", "qwen3"],
-    hf_architectures: &[("Qwen2ForCausalLM", "qwen2"), ("Qwen3ForCausalLM", "qwen3")],
+    hf_architectures: &[
+        ("Qwen2ForCausalLM", "qwen2"),
+        ("Qwen3ForCausalLM", "qwen3"),
+        ("qwen2", "qwen2"),
+        ("qwen3", "qwen3"),
+    ],
     hf_names: &[],
     spec,
 };

@@ -9,7 +9,7 @@ pub(super) const FAMILY: Family = Family {
     name: "smollm3",
     models: "SmolLM3",
     architectures: &["smollm3"],
-    hf_architectures: &[("SmolLM3ForCausalLM", "smollm3")],
+    hf_architectures: &[("SmolLM3ForCausalLM", "smollm3"), ("smollm3", "smollm3")],
     hf_names: &[],
     spec,
 };

@@ -11,7 +11,11 @@ pub(super) const FAMILY: Family = Family {
     name: "stablelm",
     models: "StableLM 3B; StableLM 2 1.6B, 12B; StableLM Zephyr 3B",
     architectures: &["stablelm"],
-    hf_architectures: &[("StableLmForCausalLM", "stablelm"), ("StableLMEpochForCausalLM", "stablelm")],
+    hf_architectures: &[
+        ("StableLmForCausalLM", "stablelm"),
+        ("StableLMEpochForCausalLM", "stablelm"),
+        ("stablelm", "stablelm"),
+    ],
     hf_names: &[
         same("layers.{}.self_attn.q_layernorm.norms.{}", "blk.{}.attn_q_norm"),
         same("layers.{}.self_attn.k_layernorm.norms.{}", "blk.{}.attn_k_norm"),

@@ -157,8 +157,12 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// Of the key that names the activation.
     pub(in super::super) fn gated(&self, layer: usize, default: Activation) -> Result<FfnSpec> {
-        let activation = super::super::activation(self.meta, self.arch, default)?;
-        Ok(FfnSpec::Gated { n_ff: self.n_ff[layer], activation })
+        Ok(self.gated_by(layer, super::super::activation(self.meta, self.arch, default)?))
+    }
+
+    /// As [`Decoder::gated`], whatever the file says of the activation.
+    pub(in super::super) fn gated_by(&self, layer: usize, activation: Activation) -> FfnSpec {
+        FfnSpec::Gated { n_ff: self.n_ff[layer], activation }
     }
 
     /// The feed-forward block of a layer, without a gate.
