@@ -7,6 +7,7 @@ mod cpu_fast;
 mod elementwise;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod layers;
 mod moe;
 mod naive;
 mod naive_moe;

@@ -282,6 +282,11 @@ pub(crate) fn widened(shape: Shape) -> Shape {
 
 /// The graph of two layers of `shape`.
 pub(crate) fn graph(shape: &Shape) -> Graph {
+    graph_with(shape, |_| ())
+}
+
+/// As [`graph`], of a changed specification.
+pub(crate) fn graph_with(shape: &Shape, change: impl Fn(&mut ModelSpec)) -> Graph {
     let norm = NormSpec { kind: shape.norm, eps: 1e-5 };
     let rope = shape.rope.map(|(layout, n_dims)| RopeSpec {
         layout,
@@ -315,7 +320,7 @@ pub(crate) fn graph(shape: &Shape) -> Graph {
         parallel: false,
         residual_scale: 1.0,
     };
-    let spec = ModelSpec {
+    let mut spec = ModelSpec {
         family: "test",
         n_vocab: shape.n_vocab,
         n_embd: shape.n_embd,
@@ -331,6 +336,7 @@ pub(crate) fn graph(shape: &Shape) -> Graph {
         logit_softcap: None,
         head: HeadSpec::Logits,
     };
+    change(&mut spec);
     let (biases, tied) = (shape.biases, shape.tied);
     build_graph(&spec, |name| match name {
         "output.weight" => !tied,
