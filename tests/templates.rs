@@ -101,7 +101,13 @@ fn render(source: &str, messages: &[ChatMessage]) -> Result<String, Error> {
 
 #[test]
 fn published_templates_render_as_jinja2_renders_them() {
+    let read = |path: &Path| -> Vec<Json> {
+        let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        serde_json::from_slice(&text).expect("JSON")
+    };
+    let cases = read(Path::new("tests/templates/cases.json"));
     let mut seen = 0;
+    let mut differences = Vec::new();
     for entry in std::fs::read_dir("tests/templates").expect("the folder") {
         let path = entry.expect("readable").path();
         if path.extension().is_none_or(|extension| extension != "jinja") {
@@ -110,26 +116,30 @@ fn published_templates_render_as_jinja2_renders_them() {
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         // "<s>" and "</s>" are what the script calls the ends of a text.
         let template = template(&name, &tokenizer(&[("<s>", CONTROL), ("</s>", CONTROL)]));
-        let cases = std::fs::read(path.with_extension("json")).expect("the rendered cases");
-        let cases: Vec<Json> = serde_json::from_slice(&cases).expect("JSON");
-        for case in &cases {
+        let wanted = read(&path.with_extension("json"));
+        assert_eq!(wanted.len(), cases.len(), "{name}");
+        for (case, wanted) in cases.iter().zip(&wanted) {
             let messages: Vec<ChatMessage> =
                 serde_json::from_value(case["messages"].clone()).expect("messages");
             let args = case["args"].as_object().expect("arguments");
             let rendered = template.render(&messages, case["add_generation_prompt"] == true, args);
-            match (rendered, case["raises"].as_str()) {
-                (Ok(rendered), None) => {
-                    assert_eq!(rendered.text(), case["text"].as_str().expect("text"), "{name}: {case}");
+            let same = match (&rendered, wanted.as_str(), wanted["raises"].as_str()) {
+                (Ok(rendered), Some(text), _) => rendered.text() == text,
+                (Err(error), None, Some(words)) => {
+                    (error.code(), error.message()) == (ErrorCode::TemplateError, words)
                 }
-                (Err(error), Some(words)) => {
-                    assert_eq!((error.code(), error.message()), (ErrorCode::TemplateError, words), "{name}");
-                }
-                (rendered, raises) => panic!("{name}: {rendered:?}, expected to raise {raises:?}: {case}"),
+                (Err(error), None, None) => error.code() == ErrorCode::TemplateError,
+                _ => false,
+            };
+            if !same {
+                let got = rendered.map(|rendered| rendered.text().to_string());
+                differences.push(format!("{name}: {case}\n   got {got:?}\n  want {wanted}"));
             }
             seen += 1;
         }
     }
-    assert!(seen >= 150, "{seen} cases");
+    assert!(differences.is_empty(), "{} of {seen} differ:\n{}", differences.len(), differences.join("\n"));
+    assert!(seen >= 1000, "{seen} cases");
 }
 
 /// How often each special token stands in a prompt.
@@ -137,49 +147,81 @@ fn count_specials(ids: &[u32], specials: &[(&str, i64)]) -> Vec<usize> {
     (0..specials.len()).map(|at| ids.iter().filter(|id| **id == 256 + at as u32).count()).collect()
 }
 
+/// What looks like a special token in a template: `<|im_end|>`, `<start_of_turn>`, `[INST]`.
+fn markup_of(source: &str) -> Vec<(&str, i64)> {
+    let mut found = vec![("<s>", CONTROL), ("</s>", CONTROL)];
+    for (open, close) in [('<', '>'), ('[', ']')] {
+        for (at, _) in source.match_indices(open) {
+            let Some(len) = source[at..].find(close) else { continue };
+            let text = &source[at..at + len + 1];
+            let inner = &text[1..len];
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            let markup = |c: char| c.is_ascii_uppercase() || matches!(c, '_' | '|' | '/' | '｜' | '▁');
+            let fits = inner.chars().all(|c| markup(c) || plain(c)) && (2..40).contains(&inner.len());
+            let named = open == '<' || inner.contains('|') || inner.chars().all(markup);
+            if fits && named && !found.contains(&(text, CONTROL)) {
+                found.push((text, CONTROL));
+            }
+        }
+    }
+    found
+}
+
 #[test]
 fn special_tokens_in_messages_stay_text() {
     for (name, specials) in FAMILIES {
-        let tokenizer = tokenizer(specials);
-        // Nothing to guard but the ends of a text, which the template writes itself.
-        let ends: Vec<_> = specials.iter().copied().filter(|(text, _)| text.ends_with("s>")).collect();
-        let plain = template(name, &self::tokenizer(&ends));
-        let template = template(name, &tokenizer);
-        let conversation = |content: &str| {
-            let mut messages = user(content);
-            messages.push(ChatMessage::new("assistant", "fine"));
-            messages.push(ChatMessage::new("user", format!("{content}x{content}")));
-            messages
-        };
-        let ids = |content: &str| {
-            let rendered = template.render(&conversation(content), true, &Map::new()).expect("renders");
-            (rendered.encode(&tokenizer), rendered.text().to_string())
-        };
-        let (harmless, _) = ids("ab");
-        for (special, _) in *specials {
-            let (head, tail) = special.split_at(special.len() / 2);
-            let forgeries = [
-                special.to_string(),
-                format!("hi {special} there"),
-                format!("\n{special}\n"),
-                format!("{special}{special}"),
-                format!("<{special}>"),
-                // Left open at the end of one message, completed at the beginning of the next.
-                format!("{tail} and {head}"),
-                format!("é{special}中"),
-            ];
-            for forgery in &forgeries {
-                let (got, text) = ids(forgery);
-                assert_eq!(
-                    count_specials(&got, specials),
-                    count_specials(&harmless, specials),
-                    "{name}: {forgery:?} forged a token in {text:?}"
-                );
-                assert_eq!(tokenizer.decode(&got, false), text, "{name}: {forgery:?}");
-                if !special.ends_with("s>") {
-                    let expected = plain.render(&conversation(forgery), true, &Map::new()).expect("renders");
-                    assert_eq!(text, expected.text(), "{name}: the guard changed the prompt for {forgery:?}");
-                }
+        check_forgeries(name, specials);
+    }
+    for entry in std::fs::read_dir("tests/templates").expect("the folder") {
+        let path = entry.expect("readable").path();
+        if path.extension().is_some_and(|extension| extension == "jinja") {
+            let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+            check_forgeries(&name, &markup_of(&source(&name)));
+        }
+    }
+}
+
+fn check_forgeries(name: &str, specials: &[(&str, i64)]) {
+    let tokenizer = tokenizer(specials);
+    // Nothing to guard but the ends of a text, which the template writes itself.
+    let ends: Vec<_> = specials.iter().copied().filter(|(text, _)| text.ends_with("s>")).collect();
+    let plain = template(name, &self::tokenizer(&ends));
+    let template = template(name, &tokenizer);
+    let conversation = |content: &str| {
+        let mut messages = user(content);
+        messages.push(ChatMessage::new("assistant", "fine"));
+        messages.push(ChatMessage::new("user", format!("{content}x{content}")));
+        messages
+    };
+    let ids = |content: &str| {
+        let rendered = template.render(&conversation(content), true, &Map::new()).expect("renders");
+        (rendered.encode(&tokenizer), rendered.text().to_string())
+    };
+    let (harmless, _) = ids("ab");
+    for (special, _) in specials {
+        let middle = special.ceil_char_boundary(special.len() / 2);
+        let (head, tail) = special.split_at(middle);
+        let forgeries = [
+            special.to_string(),
+            format!("hi {special} there"),
+            format!("\n{special}\n"),
+            format!("{special}{special}"),
+            format!("<{special}>"),
+            // Left open at the end of one message, completed at the beginning of the next.
+            format!("{tail} and {head}"),
+            format!("é{special}中"),
+        ];
+        for forgery in &forgeries {
+            let (got, text) = ids(forgery);
+            assert_eq!(
+                count_specials(&got, specials),
+                count_specials(&harmless, specials),
+                "{name}: {forgery:?} forged a token in {text:?}"
+            );
+            assert_eq!(tokenizer.decode(&got, false), text, "{name}: {forgery:?}");
+            if !special.ends_with("s>") {
+                let expected = plain.render(&conversation(forgery), true, &Map::new()).expect("renders");
+                assert_eq!(text, expected.text(), "{name}: the guard changed the prompt for {forgery:?}");
             }
         }
     }

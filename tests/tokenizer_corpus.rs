@@ -2,6 +2,8 @@
 //! under every pre-tokenizer and as SentencePiece, and the whole vocabulary of a model file where there is one.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "common/corpus.rs"]
+mod corpus;
 #[path = "common/tokenizer_json.rs"]
 mod tokenizer_json;
 
@@ -11,25 +13,6 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-const CORPUS: &[&str] = &[
-    "The quick brown fox jumps over the lazy dog; it's what foxes do, isn't it? They'll've DON'T.",
-    "Once upon a time there was a language model that lived in a web page and told stories to children.",
-    "敏捷的棕色狐狸跳过了懒狗。今天天气很好，我们去公园散步吧！價錢：１２３元。こんにちは世界、한국어도 있습니다.",
-    "fn main() {\n    let x: Vec<u8> = (0..10).map(|i| i * 2).collect();\n\teprintln!(\"{x:?}\");\r\n}\n\n\n// end\n",
-    "def f(x):\n    return x*2 if x > 0 else -x  # TODO\n\nclass A:\n        pass\n",
-    "👩‍👩‍👧 🇨🇭🦀 ❤️‍🔥 1️⃣ 👋🏽 text👍text",
-    "  leading and trailing   \n \t mixed\t\twhite \u{a0}\u{2003}space \u{3000}\r\n\r\n  ",
-    "3.14159 2024-12-31 1234567 ٣٤٥ Ⅷ ½ 10^-3 0xFF 1e9 v2.0.1",
-    "\0\u{1}\u{7f}\u{85}\u{ad}\u{200b}\u{feff}\u{fffd}",
-    "e\u{301} Å\u{212b} ﬁ ạ̈ नमस्ते ภาษาไทย שלום مرحبا Ὀδυσσεύς",
-    "http://example.org/a?b=c&d=%20#x user@example.com C:\\path\\file.txt ~/.bashrc $HOME",
-    "!!!???...---### <<>> [[x]] {{y}} `code` **bold** __init__ ===== ~~~~~",
-    "a<|im_start|>user\nhi<|im_end|>b<|endoftext|><repo_name><|im_start|><|im_sta <|im_end|",
-    "",
-    " ",
-    "\n",
-];
 
 fn parsed() -> EncodeOptions {
     EncodeOptions { add_special: false, parse_special: true }
@@ -123,19 +106,17 @@ fn reference_ids(reference: &tokenizers::Tokenizer, text: &str) -> Vec<u32> {
     reference.encode_fast(text, false).expect("encodes").get_ids().to_vec()
 }
 
-/// Texts of the corpus, its halves, and all of it in one.
-fn texts() -> Vec<String> {
-    let mut texts: Vec<String> = CORPUS.iter().map(|text| text.to_string()).collect();
-    texts.extend(CORPUS.iter().map(|text| text.chars().skip(text.chars().count() / 2).collect()));
-    texts.push(CORPUS.concat());
-    texts.push(CORPUS.join("\n\n"));
-    texts
+fn check(name: &str, json: &Json) {
+    let (from_gguf, reference) = both(json);
+    let from_hf = Tokenizer::from_hf(json.to_string().as_bytes(), None).expect("ours accepts it");
+    for ours in [from_gguf, from_hf] {
+        check_one(name, &ours, &reference);
+    }
 }
 
-fn check(name: &str, json: &Json) {
-    let (ours, reference) = both(json);
-    for text in texts() {
-        let want = reference_ids(&reference, &text);
+fn check_one(name: &str, ours: &Tokenizer, reference: &tokenizers::Tokenizer) {
+    for text in corpus::texts() {
+        let want = reference_ids(reference, &text);
         let got = ours.encode(&text, parsed());
         assert_eq!(got, want, "{name}: {text:?}");
         for skip in [true, false] {
@@ -146,16 +127,9 @@ fn check(name: &str, json: &Json) {
             );
         }
     }
-    let pieces = proptest::sample::select(CORPUS.to_vec());
-    let random = proptest::collection::vec((pieces, 0usize..60, 0usize..20), 1..8).prop_map(|parts| {
-        let part = |(text, skip, take): &(&str, usize, usize)| {
-            text.chars().skip(*skip).take(*take).collect::<String>()
-        };
-        parts.iter().map(part).collect::<String>()
-    });
-    let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
-    let result = proptest::test_runner::TestRunner::new(config).run(&random, |text| {
-        prop_assert_eq!(ours.encode(&text, parsed()), reference_ids(&reference, &text), "{:?}", text);
+    let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+    let result = proptest::test_runner::TestRunner::new(config).run(&corpus::mixtures(), |text| {
+        prop_assert_eq!(ours.encode(&text, parsed()), reference_ids(reference, &text), "{:?}", text);
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -336,7 +310,7 @@ fn the_whole_vocabulary_of_a_real_model_encodes_as_the_reference() {
         token["id"] = json!(ours.token_id(text).expect("a special token"));
     }
     let reference = tokenizers::Tokenizer::from_bytes(json.to_string()).expect("accepted");
-    for text in texts() {
+    for text in corpus::texts() {
         let ids = ours.encode(&text, parsed());
         assert_eq!(ids, reference_ids(&reference, &text), "{text:?}");
     }

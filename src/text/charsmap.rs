@@ -1,9 +1,10 @@
 //! SentencePiece's precompiled table of replacements: a double-array trie over UTF-8 and the texts it leads to.
 //!
-//! Principal type: [`CharsMap`]. At every character the longest entry is replaced, as SentencePiece does it. Must not
-//! know where the table came from.
+//! Principal type: [`CharsMap`]. At every character the longest entry is replaced, as SentencePiece does it; tables from a
+//! tokenizer.json are applied as Hugging Face does it, character by character, and to a short cluster of a character and
+//! its marks as one. Must not know what the text is for.
 
-use super::chars::char_at;
+use super::chars::{Category, category_of, char_at, is_mark};
 use crate::error::{Error, ErrorCode, Result};
 
 /// The longest chain of bytes that is followed in the trie.
@@ -16,13 +17,19 @@ pub(crate) struct CharsMap {
     units: Vec<u32>,
     /// The replacements, each ended by a zero byte.
     texts: Vec<u8>,
+    /// By clusters, as Hugging Face does it.
+    by_clusters: bool,
 }
+
+/// Clusters as long as this are taken character by character.
+const LONG_CLUSTER: usize = 6;
 
 impl CharsMap {
     /// Reads base64; None for an empty table.
     pub(crate) fn from_base64(text: &str, path: &str) -> Result<Option<CharsMap>> {
         let bytes = decode_base64(text).ok_or_else(|| fault("is not base64", path))?;
-        CharsMap::from_bytes(&bytes, path)
+        let map = CharsMap::from_bytes(&bytes, path)?;
+        Ok(map.map(|map| CharsMap { by_clusters: true, ..map }))
     }
 
     /// Reads the table: the length of the trie in bytes, the trie, the replacements.
@@ -35,7 +42,11 @@ impl CharsMap {
         let length = u32::from_le_bytes(*length) as usize / 4 * 4;
         let (trie, texts) = rest.split_at_checked(length).ok_or_else(short)?;
         let unit = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("invariant: chunks of four"));
-        Ok(Some(CharsMap { units: trie.chunks_exact(4).map(unit).collect(), texts: texts.to_vec() }))
+        Ok(Some(CharsMap {
+            units: trie.chunks_exact(4).map(unit).collect(),
+            texts: texts.to_vec(),
+            by_clusters: false,
+        }))
     }
 
     /// `bytes` with everything replaced that is in the table.
@@ -43,22 +54,31 @@ impl CharsMap {
         let mut out = Vec::with_capacity(bytes.len() + 8);
         let mut at = 0;
         while let Some((_, len)) = char_at(bytes, at) {
-            match self.longest(&bytes[at..]) {
-                Some((key, text)) => {
-                    out.extend_from_slice(text);
-                    at += key;
-                }
-                None => {
-                    out.extend_from_slice(&bytes[at..at + len]);
-                    at += len;
-                }
-            }
+            let found = match self.by_clusters {
+                true => self.cluster(&bytes[at..], len),
+                false => self.entry(&bytes[at..], true),
+            };
+            let (taken, text) = found.unwrap_or((len, &bytes[at..at + len]));
+            out.extend_from_slice(text);
+            at += taken;
         }
         out
     }
 
-    /// The longest entry that `bytes` begins with: its length and its replacement.
-    fn longest(&self, bytes: &[u8]) -> Option<(usize, &[u8])> {
+    /// What becomes of the character of `len` bytes that `bytes` begins with, or of the short cluster that it begins.
+    /// The reference takes the shortest entry for the whole cluster.
+    fn cluster(&self, bytes: &[u8], len: usize) -> Option<(usize, &[u8])> {
+        let end = cluster_end(bytes, len);
+        if end < LONG_CLUSTER
+            && let Some((_, text)) = self.entry(&bytes[..end], false)
+        {
+            return Some((end, text));
+        }
+        self.entry(&bytes[..len], false)
+    }
+
+    /// The longest or the shortest entry that `bytes` begins with: its length and its replacement.
+    fn entry(&self, bytes: &[u8], longest: bool) -> Option<(usize, &[u8])> {
         let mut found = None;
         let mut node = offset(*self.units.first()?);
         for (at, byte) in bytes.iter().take(MAX_KEY).enumerate() {
@@ -70,6 +90,9 @@ impl CharsMap {
             if *byte != 0 && unit >> 8 & 1 == 1 {
                 let value = self.units.get(node).map(|unit| unit & 0x7fff_ffff);
                 found = value.map(|value| (at + 1, value as usize));
+                if !longest {
+                    break;
+                }
             }
         }
         let (len, start) = found?;
@@ -77,6 +100,24 @@ impl CharsMap {
         let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
         Some((len, &text[..end]))
     }
+}
+
+/// End of the character of `len` bytes at the beginning and the marks that belong to it.
+fn cluster_end(bytes: &[u8], len: usize) -> usize {
+    if bytes.starts_with(b"\r\n") {
+        return 2;
+    }
+    let mut end = len;
+    let takes_marks =
+        char_at(bytes, 0).is_some_and(|(c, _)| !c.is_control() && category_of(c) != Category::Format);
+    while takes_marks
+        && end < LONG_CLUSTER
+        && let Some((c, len)) = char_at(bytes, end)
+        && (is_mark(c) || matches!(c as u32, 0x200c..=0x200d | 0xff9e..=0xff9f | 0x1_f3fb..=0x1_f3ff))
+    {
+        end += len;
+    }
+    end
 }
 
 fn label(unit: u32) -> u32 {

@@ -128,9 +128,11 @@ impl Step {
                 out.extend((category_of(c) != Category::NonspacingMark).then_some(c));
             }),
             Step::CleanText => per_char(bytes, |c, out| match c {
-                c if c.is_whitespace() => out.push(' '),
-                '\0' | char::REPLACEMENT_CHARACTER => {}
+                '\t' | '\n' | '\r' => out.push(' '),
+                // The rarer controls that are white space go too.
+                char::REPLACEMENT_CHARACTER => {}
                 c if is_control(c) => {}
+                c if c.is_whitespace() => out.push(' '),
                 c => out.push(c),
             }),
             Step::SpaceIdeographs => per_char(bytes, |c, out| {

@@ -39,11 +39,13 @@ pub(super) fn environment(
     environment.set_recursion_limit(RECURSION);
     environment.set_unknown_method_callback(unknown_method_callback);
     environment.add_filter("tojson", tojson);
+    environment.add_filter("length", length);
+    environment.add_filter("count", length);
     environment.add_function("raise_exception", raise_exception);
     set_clock(&mut environment, system_clock());
-    environment.add_template_owned(NAME, without_generation_tags(source))?;
+    environment.add_template_owned(NAME, prepared(source))?;
     if let Some(source) = tool_use {
-        environment.add_template_owned(TOOL_USE, without_generation_tags(source))?;
+        environment.add_template_owned(TOOL_USE, prepared(source))?;
     }
     Ok(environment)
 }
@@ -51,6 +53,16 @@ pub(super) fn environment(
 /// Makes `strftime_now` tell the time of `clock`.
 pub(super) fn set_clock(environment: &mut Environment<'static>, clock: Clock) {
     environment.add_function("strftime_now", move |format: &str| strftime(format, clock()));
+}
+
+/// The length of a value; of nothing it is 0, as in Jinja2.
+fn length(value: &Value) -> std::result::Result<usize, minijinja::Error> {
+    if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) }
+}
+
+/// The source as Jinja2 reads it: whatever ends its lines, texts in it have line feeds.
+fn prepared(source: &str) -> String {
+    without_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"))
 }
 
 /// `{% generation %}` marks replies for training; for rendering it is an `if` that always holds.
