@@ -20,10 +20,14 @@ from transformers import (
     Cohere2ForCausalLM,
     CohereConfig,
     CohereForCausalLM,
+    Ernie4_5Config,
+    Ernie4_5ForCausalLM,
     Exaone4Config,
     Exaone4ForCausalLM,
     GemmaConfig,
     GemmaForCausalLM,
+    Glm4Config,
+    Glm4ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
     Olmo2Config,
@@ -80,6 +84,8 @@ FAMILIES = {
     ),
     "cohere": (
         CohereForCausalLM,
+    Ernie4_5Config,
+    Ernie4_5ForCausalLM,
         CohereConfig(**SHAPE, num_hidden_layers=2, logit_scale=0.25, use_qk_norm=True, rope_theta=1e4),
         "smollm2", ["layer norms without bias", "parallel blocks", "rope over adjacent pairs", "logit scale",
                     "norm on each head of q and k", "tied"],
@@ -89,6 +95,19 @@ FAMILIES = {
         Cohere2Config(**SHAPE, num_hidden_layers=4, logit_scale=0.25, sliding_window=16, layer_types=PATTERN,
                       rope_theta=1e4),
         "smollm2", ["layer norms without bias", "parallel blocks", "3:1 sliding/full, full without rope", "tied"],
+    ),
+    "glm4": (
+        Glm4ForCausalLM,
+        Glm4Config(**SHAPE, num_hidden_layers=2, head_dim=32, partial_rotary_factor=0.5, attention_bias=True,
+                   rope_theta=1e4),
+        "smollm2", ["norms before and behind the blocks", "partial rope over adjacent pairs", "qkv bias",
+                    "fused gate_up"],
+    ),
+    "ernie": (
+        Ernie4_5ForCausalLM,
+        Ernie4_5Config(**SHAPE, num_hidden_layers=2, head_dim=16, use_bias=False, rope_theta=5e5,
+                       tie_word_embeddings=True),
+        "smollm2", ["rope over adjacent pairs", "tied"],
     ),
 }
 

@@ -13,8 +13,10 @@
 mod bert;
 mod cohere;
 mod common;
+mod ernie;
 mod exaone;
 mod gemma;
+mod glm4;
 mod gpt_oss;
 mod granite;
 mod llama;
@@ -56,9 +58,11 @@ pub struct Family {
 pub static FAMILIES: &[Family] = &[
     bert::FAMILY,
     cohere::FAMILY,
+    ernie::FAMILY,
     exaone::FAMILY,
     gemma::FAMILY,
     gemma::FIRST,
+    glm4::FAMILY,
     gpt_oss::FAMILY,
     granite::FAMILY,
     llama::FAMILY,
