@@ -5,7 +5,7 @@ import type { Outcome, Requests, WireSampling, WireSource, WorkerEvent } from '.
 import { chunkStream, type ChunkSink } from './stream.js';
 import {
   LamplightError,
-  type ChatCompletion, type ChatCompletionChunk, type ChatMessage, type ChatRequest, type ChunkStream, type Completion,
+  type AdapterPart, type AdapterSource, type ChatCompletion, type ChatCompletionChunk, type ChatMessage, type ChatRequest, type ChunkStream, type Completion,
   type CompletionRequest, type EmbeddingRequest, type EmbeddingResponse, type Engine, type EngineInfo, type EngineOptions, type FinishReason, type Progress,
   type SamplingOptions, type Usage,
 } from './types.js';
@@ -246,9 +246,53 @@ class WorkerEngine implements Engine {
     return this.#client.call('forward', { ids: tokenIds(ids, 'ids'), all: options.all ?? false }, call);
   }
 
+  async loadAdapter(
+    source: AdapterSource, options: { scale?: number; signal?: AbortSignal } = {},
+  ): Promise<number> {
+    const { scale = 1, signal } = options;
+    const parts = isPeft(source)
+      ? { config: await bytesOf(source.config, 'config', signal), tensors: await bytesOf(source.tensors, 'tensors', signal) }
+      : { gguf: await bytesOf(source, 'source', signal) };
+    return this.#client.call('loadAdapter', { ...parts, scale }, { signal });
+  }
+
+  async removeAdapter(id: number): Promise<void> {
+    await this.#client.call('removeAdapter', { id });
+  }
+
+  async setAdapters(adapters: { id: number; scale: number }[]): Promise<void> {
+    if (!Array.isArray(adapters)) throw invalid('setAdapters needs an array of { id, scale }', 'adapters');
+    await this.#client.call('setAdapters', { scales: adapters.map(({ id, scale }) => [id, scale]) });
+  }
+
   async dispose(): Promise<void> {
     this.#client.close(new LamplightError('disposed', 'the engine was disposed; create a new one'));
   }
+}
+
+function isPeft(source: AdapterSource): source is { config: AdapterPart; tensors: AdapterPart } {
+  return typeof source === 'object' && source !== null && 'config' in source && 'tensors' in source;
+}
+
+/** What is in a file of an adapter; adapters are small enough to be held whole. */
+async function bytesOf(part: AdapterPart, field: string, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  if (part instanceof Uint8Array) return part;
+  if (part instanceof ArrayBuffer) return new Uint8Array(part);
+  if (part instanceof Blob) return new Uint8Array(await part.arrayBuffer());
+  if (typeof part !== 'string' && !(part instanceof URL)) {
+    throw invalid('a file of an adapter is neither a URL, a Blob nor bytes', field);
+  }
+  let response: Response;
+  try {
+    response = await fetch(part, { signal: signal ?? null });
+    if (response.ok) return new Uint8Array(await response.arrayBuffer());
+  } catch (cause) {
+    if (signal?.aborted) throw abortedError(signal);
+    const error = new LamplightError('network', `the adapter could not be fetched from ${String(part)}`, field);
+    error.cause = cause;
+    throw error;
+  }
+  throw new LamplightError('http-status', `${String(part)} answered with status ${response.status}`, field);
 }
 
 function finish<T>(sink: ChunkSink<T>, last: T): void {

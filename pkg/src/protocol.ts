@@ -66,6 +66,13 @@ export interface Requests {
     result: { text: string; ids: Uint32Array };
   };
   forward: { body: { ids: Uint32Array; all: boolean }; result: { logits: Float32Array; nVocab: number } };
+  /** Either `gguf`, or `config` and `tensors`. */
+  loadAdapter: {
+    body: { gguf?: Uint8Array; config?: Uint8Array; tensors?: Uint8Array; scale: number };
+    result: number;
+  };
+  removeAdapter: { body: { id: number }; result: null };
+  setAdapters: { body: { scales: [id: number, scale: number][] }; result: null };
   models: { body: Record<string, never>; result: CachedModel[] };
   deleteModel: { body: { key: string }; result: null };
   /** Stops the request `target`, running or waiting. Answered at once. */

@@ -278,6 +278,12 @@ export interface CachedModel {
   lastUsed: number;
 }
 
+/** A file: where it is, or what is in it. */
+export type AdapterPart = string | URL | Blob | ArrayBuffer | Uint8Array;
+
+/** A LoRA adapter: a GGUF file, or `adapter_config.json` and `adapter_model.safetensors` of a PEFT folder. */
+export type AdapterSource = AdapterPart | { config: AdapterPart; tensors: AdapterPart };
+
 export interface Engine extends AsyncDisposable {
   readonly info: EngineInfo;
   readonly chat: {
@@ -306,6 +312,15 @@ export interface Engine extends AsyncDisposable {
     ids: ArrayLike<number>,
     options?: { all?: boolean; signal?: AbortSignal },
   ): Promise<{ logits: Float32Array; nVocab: number }>;
+  /**
+   * Loads a LoRA adapter and uses it, times `scale` (1 by default), together with those loaded before. The model's own
+   * weights stay as they are. Resolves to a number that names the adapter.
+   */
+  loadAdapter(source: AdapterSource, options?: { scale?: number; signal?: AbortSignal }): Promise<number>;
+  /** Takes an adapter away and frees it. */
+  removeAdapter(id: number): Promise<void>;
+  /** Sets the factors of loaded adapters; those not named stay loaded and are not used. */
+  setAdapters(adapters: { id: number; scale: number }[]): Promise<void>;
   dispose(): Promise<void>;
 }
 

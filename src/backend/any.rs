@@ -7,6 +7,8 @@ use super::cpu::CpuBackend;
 use super::gpu::GpuBackend;
 use super::{Backend, Counters, Outputs};
 use crate::error::Result;
+use crate::model::graph::Graph;
+use crate::tensor::DType;
 
 /// The CPU or the GPU backend.
 #[allow(clippy::large_enum_variant, reason = "there is one of it per model")]
@@ -51,6 +53,10 @@ impl Backend for AnyBackend {
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         either!(self, backend => backend.forward(tokens, pos, outputs).await)
+    }
+
+    async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {
+        either!(self, backend => backend.replace_graph(graph, dtypes, n_kept).await)
     }
 
     fn use_long_rope(&mut self, long: bool) {

@@ -83,12 +83,19 @@ pub trait Backend {
     /// `weight`. Pieces of one tensor come in order; a piece starts at a multiple of 4.
     fn upload(&mut self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Called once, when all tensors are there: frees staging, waits for pipelines.
+    /// Called when all tensors are there: frees staging, waits for pipelines.
     async fn finish_upload(&mut self) -> Result<()>;
 
     /// Runs `tokens` (at most `n_batch`) at positions `pos..`, and returns the logits asked for, row-major
     /// `[n_outputs, n_vocab]`.
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>>;
+
+    /// Puts `graph` in the place of the one that runs, with formats `dtypes` of its weights. Its first `n_kept` weights
+    /// are those of the old graph and stay where they are, its caches, states and ropes are the same; all other weights
+    /// are to be uploaded, and [`Backend::finish_upload`] called again. What the KV cache holds is lost.
+    /// # Errors
+    /// As when the backend was made; the old graph then stays.
+    async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()>;
 
     /// Sets whether steps from now on belong to a text longer than [`Graph::long_rope_beyond`], and are rotated by the
     /// factors for such. What the KV cache holds was rotated otherwise: the caller computes it again. To begin with it

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
+use super::adapters::Adapters;
 use super::{Engine, text_files};
 use crate::backend::{Backend, ModelPlan};
 use crate::bail;
@@ -45,6 +46,7 @@ pub struct Loading {
     summary: ModelSummary,
     head: HeadSpec,
     shape: SessionShape,
+    adapters: Adapters,
 }
 
 /// Facts of a model, as `EngineInfo.model` of the TypeScript API.
@@ -97,7 +99,8 @@ impl Loading {
         let template = text_files::chat_template(&model, &tokenizer);
         let summary = summarise(&spec, &model, &weights, template.is_ok())?;
         let shape = session_shape(&spec, &graph, options)?;
-        Ok(Self { graph, weights, tokenizer, template, summary, head: spec.head, shape })
+        let adapters = Adapters::new(&model.metadata, graph.clone(), weights.dtypes())?;
+        Ok(Self { graph, weights, tokenizer, template, summary, head: spec.head, shape, adapters })
     }
 
     /// What a backend needs to allocate and plan.
@@ -133,8 +136,8 @@ impl Loading {
     /// The engine over a backend that was made from [`Loading::plan`] and holds all weights.
     pub fn into_engine<B: Backend>(self, backend: B) -> Engine<B> {
         let session = Session::new(backend, self.shape);
-        let Loading { tokenizer, template, summary, head, .. } = self;
-        Engine { session, tokenizer, template, summary, head }
+        let Loading { tokenizer, template, summary, head, adapters, .. } = self;
+        Engine { session, tokenizer, template, summary, head, adapters }
     }
 }
 

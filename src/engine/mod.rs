@@ -3,6 +3,7 @@
 //! Principal types: [`Loading`], what a header says and a backend needs, and [`Engine`], which runs requests. Must
 //! not know the web, nor which backend runs.
 
+mod adapters;
 mod embed;
 mod folder;
 mod loading;
@@ -11,6 +12,7 @@ pub mod native;
 mod request;
 mod text_files;
 
+pub use adapters::{AdapterFile, AdapterId};
 pub use embed::{EmbedRequest, Embeddings};
 pub use folder::{ModelFolder, open_folder};
 pub use loading::{DEFAULT_N_BATCH, DEFAULT_N_CTX, LoadOptions, Loading, ModelSummary, fill};
@@ -37,6 +39,7 @@ pub struct Engine<B> {
     summary: ModelSummary,
     /// Whether it generates text or embeds it.
     head: HeadSpec,
+    adapters: adapters::Adapters,
 }
 
 impl<B: Backend> Engine<B> {

@@ -4,11 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Engine, LoadOptions, Loading, ModelFolder, fill, open_folder};
-use crate::backend::AnyBackend;
+use super::{AdapterFile, AdapterId, Engine, LoadOptions, Loading, ModelFolder, fill, open_folder};
 use crate::backend::cpu::{CpuBackend, CpuMode};
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision};
+use crate::backend::{AnyBackend, Backend};
 use crate::error::{Error, ErrorCode, Result};
 use crate::weights::{self, Checkpoint, FileSource};
 
@@ -92,4 +92,22 @@ pub async fn load(path: &Path, backend: BackendOptions, options: LoadOptions) ->
     };
     fill(&mut backend, &loading, &sources).await?;
     Ok(loading.into_engine(backend))
+}
+
+/// Loads the LoRA adapter at `path` into `engine`: a GGUF file, or a folder of the PEFT library (or the safetensors file
+/// in it).
+/// # Errors
+/// `Io`, and as [`Engine::load_adapter`].
+pub async fn load_adapter<B: Backend>(engine: &mut Engine<B>, path: &Path, scale: f32) -> Result<AdapterId> {
+    let read = |path: &Path| std::fs::read(path).map_err(|error| unreadable(path, error));
+    let tensors = match path.is_dir() {
+        true => path.join("adapter_model.safetensors"),
+        false => path.to_owned(),
+    };
+    if tensors.extension().is_none_or(|extension| extension != "safetensors") {
+        return engine.load_adapter(AdapterFile::Gguf(&read(path)?), scale).await;
+    }
+    let config = read(&tensors.with_file_name("adapter_config.json"))?;
+    let tensors = read(&tensors)?;
+    engine.load_adapter(AdapterFile::Peft { config: &config, tensors: &tensors }, scale).await
 }

@@ -72,6 +72,12 @@ impl<B: Backend> Session<B> {
         &mut self.backend
     }
 
+    /// Forgets what the KV cache holds, and how the backend rotates: its graph is about to be replaced.
+    pub(crate) fn reset(&mut self) {
+        (self.long_rope, self.chunk) = (false, 0);
+        self.tokens.clear();
+    }
+
     /// Positions of the KV cache.
     pub fn n_ctx(&self) -> usize {
         self.shape.n_ctx

@@ -6,6 +6,8 @@ use super::{Pause, SessionShape};
 use crate::backend::{Backend, Counters, Outputs, StepOrder};
 use crate::bail;
 use crate::error::Result;
+use crate::model::graph::Graph;
+use crate::tensor::DType;
 
 /// Logits are a hash of all tokens so far.
 #[derive(Debug)]
@@ -77,6 +79,11 @@ impl Backend for HashBackend {
         let first = tokens.len() - outputs.n_rows(tokens.len());
         let rows = first..tokens.len();
         Ok(rows.flat_map(|row| expected_logits(&self.kv[..=pos + row])).collect())
+    }
+
+    async fn replace_graph(&mut self, _: Graph, _: Vec<DType>, _: usize) -> Result<()> {
+        self.kv.fill(u32::MAX);
+        Ok(())
     }
 
     /// Tokens computed for texts of the other length are of no use.

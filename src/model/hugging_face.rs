@@ -58,6 +58,14 @@ pub fn canonical(
     Ok(canonical)
 }
 
+/// The canonical name of the tensor `name`, if it stands for itself, whole and unchanged.
+pub fn canonical_name(rows: &[HfName], name: &str) -> Option<String> {
+    match targets(rows, name).as_slice() {
+        [Target { name, index: None, how: How::AsIs }] => Some(name.clone()),
+        _ => None,
+    }
+}
+
 /// What a tensor of the file becomes.
 #[derive(Debug, PartialEq)]
 struct Target {

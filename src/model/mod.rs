@@ -7,5 +7,6 @@ pub mod blocks;
 pub mod families;
 pub mod graph;
 pub mod hugging_face;
+pub mod lora;
 pub mod names;
 pub mod spec;

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use js_sys::{Float32Array, Uint32Array};
+use js_sys::{Float32Array, Uint8Array, Uint32Array};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use serde_wasm_bindgen::preserve;
@@ -19,7 +19,7 @@ use super::report::Reporter;
 use super::request::{Abort, Turns};
 use super::store::Store;
 use crate::backend::AnyBackend;
-use crate::engine::{EmbedRequest, Engine, Event};
+use crate::engine::{AdapterFile, AdapterId, EmbedRequest, Engine, Event};
 use crate::error::{Error, ErrorCode, Result};
 use crate::text::{ChatMessage, EncodeOptions};
 
@@ -59,6 +59,34 @@ struct ForwardRequest {
     ids: JsValue,
     /// Logits after every token, not only the last.
     all: bool,
+}
+
+/// Body of `loadAdapter`: one file, or the two of a PEFT folder, each a `Uint8Array`.
+#[derive(Deserialize)]
+struct LoadAdapterRequest {
+    #[serde(with = "preserve", default = "undefined")]
+    gguf: JsValue,
+    #[serde(with = "preserve", default = "undefined")]
+    config: JsValue,
+    #[serde(with = "preserve", default = "undefined")]
+    tensors: JsValue,
+    scale: f32,
+}
+
+fn undefined() -> JsValue {
+    JsValue::UNDEFINED
+}
+
+/// Body of `removeAdapter`.
+#[derive(Deserialize)]
+struct RemoveAdapterRequest {
+    id: AdapterId,
+}
+
+/// Body of `setAdapters`.
+#[derive(Deserialize)]
+struct SetAdaptersRequest {
+    scales: Vec<(AdapterId, f32)>,
 }
 
 /// Body of `deleteModel`.
@@ -150,7 +178,16 @@ async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out)
     }
     if !matches!(
         kind.as_str(),
-        "chat" | "complete" | "embed" | "forward" | "tokenize" | "detokenize" | "template"
+        "chat"
+            | "complete"
+            | "embed"
+            | "forward"
+            | "tokenize"
+            | "detokenize"
+            | "template"
+            | "loadAdapter"
+            | "removeAdapter"
+            | "setAdapters"
     ) {
         let message = format!("the worker knows no request \"{kind}\"");
         return Err(Error::new(ErrorCode::InvalidRequest, message).at("type"));
@@ -164,6 +201,8 @@ async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out)
         "complete" => complete(&mut engine, body, &turns, id, out).await,
         "embed" => embed(&mut engine, body, &turns).await,
         "forward" => forward(&mut engine, body, &turns).await,
+        "loadAdapter" => load_adapter(&mut engine, body).await,
+        "removeAdapter" | "setAdapters" => change_adapters(&mut engine, &kind, body).await,
         _ => text_request(&engine, &kind, body),
     };
     shared.put_engine(engine);
@@ -228,6 +267,37 @@ async fn forward(engine: &mut Engine<AnyBackend>, body: JsValue, turns: &Turns) 
     let logits = Float32Array::from(logits.as_slice());
     let buffer = JsValue::from(logits.buffer());
     Ok(Answer { value: object([("logits", logits.into()), ("nVocab", n_vocab)]), buffer: Some(buffer) })
+}
+
+async fn load_adapter(engine: &mut Engine<AnyBackend>, body: JsValue) -> Result<Answer> {
+    let LoadAdapterRequest { gguf, config, tensors, scale } = decode(body)?;
+    let bytes = |value: &JsValue| value.dyn_ref::<Uint8Array>().map(Uint8Array::to_vec);
+    let id = match (bytes(&gguf), bytes(&config), bytes(&tensors)) {
+        (Some(gguf), None, None) => engine.load_adapter(AdapterFile::Gguf(&gguf), scale).await?,
+        (None, Some(config), Some(tensors)) => {
+            let file = AdapterFile::Peft { config: &config, tensors: &tensors };
+            engine.load_adapter(file, scale).await?
+        }
+        _ => {
+            let message = "an adapter is one GGUF file, or config and tensors, each a Uint8Array";
+            return Err(Error::new(ErrorCode::InvalidRequest, message).at("gguf"));
+        }
+    };
+    Ok(JsValue::from(id).into())
+}
+
+async fn change_adapters(engine: &mut Engine<AnyBackend>, kind: &str, body: JsValue) -> Result<Answer> {
+    match kind {
+        "removeAdapter" => {
+            let RemoveAdapterRequest { id } = decode(body)?;
+            engine.remove_adapter(id).await?;
+        }
+        _ => {
+            let SetAdaptersRequest { scales } = decode(body)?;
+            engine.set_adapters(&scales).await?;
+        }
+    }
+    Ok(JsValue::NULL.into())
 }
 
 /// The requests that only convert between texts and tokens.

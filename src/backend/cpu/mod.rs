@@ -18,8 +18,9 @@ mod simd;
 use crate::backend::{Backend, Counters, ModelPlan, Outputs, StepOrder, Trace, trace_name};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::graph::{Op, RopeDecl, Rows, ValueId, WeightDecl, WeightId};
+use crate::model::graph::{Graph, Op, RopeDecl, Rows, ValueId, WeightDecl, WeightId};
 use crate::model::spec::{Activation, NormSpec};
+use crate::tensor::DType;
 use moe::ExpertMatMul;
 use plan::{Workspace, check};
 use recurrent::{Recurrences, States};
@@ -85,6 +86,9 @@ trait Kernels {
 
     /// The recurrences over a matrix per head.
     fn recurrences(&self) -> &'static Recurrences;
+
+    /// Makes room for the weights of `plan` after the first `n_kept`, which stay.
+    fn replace_weights(&mut self, plan: &ModelPlan, n_kept: usize) -> Result<()>;
 
     /// Told after every op: what was derived from `value` is out of date.
     fn written(&mut self, value: ValueId);
@@ -284,6 +288,19 @@ impl Backend for CpuBackend {
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         self.step(tokens, pos, outputs, None)
+    }
+
+    async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {
+        let plan = ModelPlan { graph, dtypes, ..self.plan };
+        check(&plan)?;
+        let kept = self.plan.graph.weights.get(..n_kept);
+        if kept.is_none() || kept != plan.graph.weights.get(..n_kept) || plan.graph.kv != self.plan.graph.kv {
+            bail!(Internal, "a graph in the place of another does not begin with its weights");
+        }
+        let workspace = Workspace::new(&plan)?;
+        self.kernels.replace_weights(&plan, n_kept)?;
+        (self.plan, self.workspace, self.ready) = (plan, workspace, false);
+        Ok(())
     }
 
     fn use_long_rope(&mut self, long: bool) {

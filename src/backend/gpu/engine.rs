@@ -3,18 +3,20 @@
 //! Principal type: [`GpuBackend`]. Made from a [`Plan`]: every buffer, bind group and pipeline once; a step writes one
 //! small buffer, records the launches and submits them together. Must not know ops beyond their launches.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use web_time::Instant;
 
 use super::device::GpuDevice;
 use super::pipelines::Compiled;
-use super::plan::{Launch, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Stage, Tuning};
+use super::plan::{BufferSpec, Launch, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Stage, Tuning};
 use super::upload::Uploads;
 use crate::backend::{Backend, Counters, ModelPlan, Outputs, StepOrder};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::graph::Rows;
+use crate::model::graph::{Graph, Rows};
+use crate::tensor::DType;
 
 /// What kernels compute with and what the KV cache holds. Sums, norms, softmax and the residual stream are f32 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub struct GpuBackend {
     staging: wgpu::Buffer,
     params: wgpu::Buffer,
     uploads: Uploads,
-    few_rows: usize,
+    tuning: Tuning,
     pub(super) f16: bool,
     pub(super) order: StepOrder,
     /// All weights are there.
@@ -66,7 +68,18 @@ impl GpuBackend {
         model: ModelPlan,
         device: GpuDevice,
         precision: Precision,
+        tuning: Tuning,
+    ) -> Result<GpuBackend> {
+        Self::build(model, device, precision, tuning, None).await
+    }
+
+    /// As [`Self::with_tuning`]; with the first so many weights, the caches and the tables of another backend.
+    async fn build(
+        model: ModelPlan,
+        device: GpuDevice,
+        precision: Precision,
         mut tuning: Tuning,
+        old: Option<(&GpuBackend, usize)>,
     ) -> Result<GpuBackend> {
         if model.dtypes.len() != model.graph.weights.len() || model.n_batch == 0 {
             bail!(Internal, "the model plan has no format for every weight, or no room for a token");
@@ -80,7 +93,9 @@ impl GpuBackend {
         let plan = Planner::plan(&model, precision == Precision::F16, tuning)?;
         check_fit(&plan, limit)?;
         let mut counters = Counters::default();
-        let buffers = allocate(&device, &plan).await?;
+        let kept = old.map_or(HashMap::new(), |(old, n_kept)| plan.kept_buffers(&old.plan, n_kept));
+        let kept = |index: usize| Some(old?.0.buffers[*kept.get(&index)?].clone());
+        let buffers = allocate(&device, &plan, &kept).await?;
         let staging_bytes = (plan.n_outputs * plan.n_vocab * 4) as u64;
         let staging = device
             .guarded("the read-back buffer", ErrorCode::Internal, || {
@@ -99,11 +114,10 @@ impl GpuBackend {
             })
             .await?;
         counters.bind_groups = bind_groups.len() as u64;
-        let uploads = Uploads::new(&model, &plan);
+        let uploads = Uploads::new(&model, &plan, old.map(|(old, n_kept)| (&old.uploads, n_kept)));
         let memory_bytes =
             plan.buffers.iter().map(|buffer| buffer.bytes).sum::<u64>() + staging_bytes + params_bytes;
         let step = Vec::with_capacity(STEP_WORDS + model.n_batch);
-        let few_rows = tuning.few_rows;
         let order = StepOrder::new(!model.graph.states.is_empty());
         Ok(GpuBackend {
             device,
@@ -115,7 +129,7 @@ impl GpuBackend {
             staging,
             params,
             uploads,
-            few_rows,
+            tuning,
             f16: precision == Precision::F16,
             order,
             ready: false,
@@ -241,7 +255,7 @@ impl GpuBackend {
                 Rows::Tokens => n_tokens,
                 Rows::Outputs => n_outputs,
             };
-            let stage = stage_for(launch, rows, self.few_rows);
+            let stage = stage_for(launch, rows, self.tuning.few_rows);
             if current != stage.variant {
                 current = stage.variant;
                 pass.set_pipeline(&self.pipelines[current]);
@@ -339,6 +353,28 @@ impl Backend for GpuBackend {
         Ok(logits)
     }
 
+    async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {
+        self.device.check()?;
+        let kept = self.model.graph.weights.get(..n_kept);
+        if kept.is_none() || kept != graph.weights.get(..n_kept) || graph.kv != self.model.graph.kv {
+            bail!(Internal, "a graph in the place of another does not begin with its weights");
+        }
+        let model = ModelPlan { graph, dtypes, ..self.model };
+        let precision = if self.f16 { Precision::F16 } else { Precision::F32 };
+        let old = Some((&*self, n_kept));
+        let mut new = Self::build(model, self.device.clone(), precision, self.tuning, old).await?;
+        new.counters = Counters {
+            buffers: self.counters.buffers + new.counters.buffers,
+            bind_groups: self.counters.bind_groups + new.counters.bind_groups,
+            queue_writes: self.counters.queue_writes + new.counters.queue_writes,
+            ..self.counters
+        };
+        std::mem::swap(self, &mut new);
+        // What both have must outlive the old one, which frees its buffers.
+        new.buffers.retain(|buffer| !self.buffers.contains(buffer));
+        Ok(())
+    }
+
     fn use_long_rope(&mut self, long: bool) {
         self.write_tables(long, false);
     }
@@ -398,12 +434,20 @@ fn check_fit(plan: &Plan, limit: u64) -> Result<()> {
     }
 }
 
-async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu::Buffer>> {
+/// All buffers of a plan but those that `kept` gives.
+async fn allocate(
+    device: &GpuDevice,
+    plan: &Plan,
+    kept: &impl Fn(usize) -> Option<wgpu::Buffer>,
+) -> Result<Vec<wgpu::Buffer>> {
     let total: u64 = plan.buffers.iter().map(|buffer| buffer.bytes).sum();
     let what = format!("{} buffers of {total} bytes in all", plan.buffers.len());
     device
         .guarded(&what, ErrorCode::Internal, || {
-            plan.buffers.iter().map(|spec| make_buffer(device, &spec.label, spec.bytes, STORAGE)).collect()
+            let buffer = |(index, spec): (usize, &BufferSpec)| {
+                kept(index).unwrap_or_else(|| make_buffer(device, &spec.label, spec.bytes, STORAGE))
+            };
+            plan.buffers.iter().enumerate().map(buffer).collect()
         })
         .await
 }

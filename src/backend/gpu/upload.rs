@@ -45,7 +45,8 @@ pub(super) struct Write {
 }
 
 impl Uploads {
-    pub(super) fn new(model: &ModelPlan, plan: &Plan) -> Uploads {
+    /// For all weights of a model; the first so many are as they are in `old`.
+    pub(super) fn new(model: &ModelPlan, plan: &Plan, old: Option<(&Uploads, usize)>) -> Uploads {
         let mut weights = Vec::with_capacity(plan.homes.len());
         for ((decl, dtype), home) in model.graph.weights.iter().zip(&model.dtypes).zip(&plan.homes) {
             let (total, target) = match home {
@@ -63,6 +64,15 @@ impl Uploads {
                 }
             };
             weights.push(Upload { name: decl.name.clone(), received: 0, total, target });
+        }
+        let (old, n_kept) = old.map_or((&[][..], 0), |(old, n_kept)| (old.weights.as_slice(), n_kept));
+        for (upload, old) in weights.iter_mut().zip(old).take(n_kept) {
+            upload.received = old.received;
+            if let (Target::Vector { values, .. }, Target::Vector { values: held, .. }) =
+                (&mut upload.target, &old.target)
+            {
+                values.clone_from(held);
+            }
         }
         Uploads { weights, unflushed: 0 }
     }

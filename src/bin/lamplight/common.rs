@@ -30,6 +30,23 @@ pub(crate) struct ModelArgs {
     /// Most tokens of one prefill step
     #[arg(long, value_name = "N")]
     pub(crate) batch: Option<usize>,
+    /// A LoRA adapter, a GGUF file or a PEFT folder, and its factor (1 if not given); may be repeated
+    #[arg(long, value_name = "FILE[=SCALE]", value_parser = parse_lora)]
+    pub(crate) lora: Vec<Lora>,
+}
+
+/// An adapter to load with the model.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Lora {
+    path: PathBuf,
+    scale: f32,
+}
+
+/// `FILE[=SCALE]`; what follows the last `=` is part of the file's name unless it is a number.
+fn parse_lora(text: &str) -> std::result::Result<Lora, std::convert::Infallible> {
+    let split = text.rsplit_once('=').and_then(|(path, scale)| Some((path, scale.parse().ok()?)));
+    let (path, scale) = split.unwrap_or((text, 1.0));
+    Ok(Lora { path: path.into(), scale })
 }
 
 /// A backend by name.
@@ -53,7 +70,11 @@ impl ModelArgs {
     /// Loads the model with room for at least `n_ctx` positions unless `--ctx` says otherwise.
     pub(crate) fn load(&self, n_ctx: Option<usize>) -> Result<Engine<AnyBackend>> {
         let options = LoadOptions { n_ctx: self.ctx.or(n_ctx), n_batch: self.batch };
-        pollster::block_on(native::load(&self.model, self.backend_options()?, options))
+        let mut engine = pollster::block_on(native::load(&self.model, self.backend_options()?, options))?;
+        for Lora { path, scale } in &self.lora {
+            pollster::block_on(native::load_adapter(&mut engine, path, *scale))?;
+        }
+        Ok(engine)
     }
 
     fn backend_options(&self) -> Result<BackendOptions> {
@@ -99,4 +120,18 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Writes one JSON value and a line end to stdout.
 pub(crate) fn print_json(value: &Value) -> Result<()> {
     print(&format!("{value}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_may_have_a_factor() {
+        let lora = |path: &str, scale| Ok(Lora { path: path.into(), scale });
+        assert_eq!(parse_lora("a.gguf"), lora("a.gguf", 1.0));
+        assert_eq!(parse_lora("a.gguf=0.5"), lora("a.gguf", 0.5));
+        assert_eq!(parse_lora("a=b.gguf"), lora("a=b.gguf", 1.0));
+        assert_eq!(parse_lora("a=b.gguf=-2"), lora("a=b.gguf", -2.0));
+    }
 }

@@ -33,8 +33,9 @@ mod stablelm;
 use serde_json::Value as Json;
 
 use super::names::HfName;
-use super::spec::{Activation, HeadSpec, ModelSpec, Pooling};
+use super::spec::{Activation, HeadSpec, MixerSpec, ModelSpec, Pooling, RopeLayout};
 use crate::error::{Error, ErrorCode, Result};
+use crate::formats::metadata::{Container, Value};
 use crate::formats::{Metadata, config_json};
 use common::Decoder;
 
@@ -114,6 +115,37 @@ pub fn of_config(config: &Json) -> Result<(&'static Family, &'static str)> {
     let message =
         format!("config.json names {found}, which is not supported; supported are: {}", known.join(", "));
     Err(Error::new(ErrorCode::UnsupportedArchitecture, message).at("config.architectures"))
+}
+
+/// Names of tensors in Hugging Face files of an architecture, beyond the general ones.
+pub fn hf_names(architecture: &str) -> &'static [HfName] {
+    let family = FAMILIES.iter().find(|family| family.architectures.contains(&architecture));
+    family.map_or(&[], |family| family.hf_names)
+}
+
+/// Whether GGUF files of the model have the rows of q and k in another order than Hugging Face files: if so, they
+/// rotate adjacent pairs, and only they.
+/// # Errors
+/// As [`spec`].
+pub fn permutes_rows(metadata: &Metadata) -> Result<bool> {
+    let architecture = metadata.str("general.architecture")?.unwrap_or_default();
+    let layout = |container: Container| -> Result<Option<RopeLayout>> {
+        // Without the vocabulary, which is most of it.
+        let mut small = Metadata::default();
+        small.container = container;
+        let keys = metadata.iter().filter(|(key, _)| !key.starts_with("tokenizer."));
+        let vocab_size = format!("{architecture}.vocab_size");
+        for (key, value) in keys.chain([(vocab_size.as_str(), &Value::Uint(1))]) {
+            // The model's own size, where it has one, came first.
+            let _ = small.insert(key.to_owned(), value.clone());
+        }
+        let spec = spec(&small)?;
+        Ok(spec.layers.iter().find_map(|layer| match &layer.mixer {
+            MixerSpec::Attention(attention) => attention.rope.as_ref().map(|rope| rope.layout),
+            _ => None,
+        }))
+    };
+    Ok(layout(Container::Gguf)? != layout(Container::HuggingFace)?)
 }
 
 /// Size of the vocabulary: its key, or else the number of tokens.

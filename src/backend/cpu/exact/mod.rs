@@ -18,6 +18,7 @@ use crate::model::graph::ValueId;
 use crate::model::graph::{KvDecl, WeightDecl, WeightId, WeightKind};
 use crate::model::spec::Activation;
 use crate::quant::{self, Format};
+use crate::tensor::DType;
 
 /// Partial sums of a dot product: element `i` goes to sum `i % LANES`, and the sums are added pairwise. A fixed number
 /// makes results independent of the machine's vector width.
@@ -52,26 +53,34 @@ struct Cache {
 
 impl Exact {
     pub(super) fn new(plan: &ModelPlan) -> Result<Exact> {
-        let mut weights = Vec::new();
-        for (decl, dtype) in plan.graph.weights.iter().zip(&plan.dtypes) {
-            let format = quant::format(*dtype);
-            let n_bytes = decl.n_cols / format.block_len * format.block_bytes * decl.n_rows;
-            let weight =
-                FileWeight { decl: decl.clone(), format, bytes: Vec::new(), n_bytes, vector: Vec::new() };
-            weights.push(weight);
-        }
+        let weights = FileWeight::all(plan, 0);
         let mut caches = Vec::new();
         for decl in &plan.graph.kv {
             let len = plan.n_ctx * decl.n_kv_heads * decl.head_dim;
             caches.push(Cache { decl: *decl, k: zeroed(len, "KV cache")?, v: zeroed(len, "KV cache")? });
         }
-        let widest = plan.graph.weights.iter().map(|decl| decl.n_cols).max().unwrap_or(0);
+        let widest = widest_row(plan);
         let (row, scores) = (zeroed(widest, "workspace")?, zeroed(plan.n_ctx, "workspace")?);
         Ok(Exact { weights, caches, row, scores })
     }
 }
 
+/// Elements of the longest row of any weight.
+fn widest_row(plan: &ModelPlan) -> usize {
+    plan.graph.weights.iter().map(|decl| decl.n_cols).max().unwrap_or(0)
+}
+
 impl FileWeight {
+    /// The weights of `plan` from `first` on, with nothing in them.
+    fn all(plan: &ModelPlan, first: usize) -> Vec<FileWeight> {
+        let empty = |(decl, dtype): (&WeightDecl, &DType)| {
+            let format = quant::format(*dtype);
+            let n_bytes = decl.n_cols / format.block_len * format.block_bytes * decl.n_rows;
+            FileWeight { decl: decl.clone(), format, bytes: Vec::new(), n_bytes, vector: Vec::new() }
+        };
+        plan.graph.weights.iter().zip(&plan.dtypes).skip(first).map(empty).collect()
+    }
+
     /// Decodes row `index` into `row: [n_cols]`.
     fn decode(&self, index: usize, row: &mut [f32]) {
         let row_bytes = self.n_bytes / self.decl.n_rows;
@@ -163,6 +172,13 @@ impl Kernels for Exact {
 
     fn recurrences(&self) -> &'static Recurrences {
         &recurrent::RECURRENCES
+    }
+
+    fn replace_weights(&mut self, plan: &ModelPlan, n_kept: usize) -> Result<()> {
+        self.row = zeroed(widest_row(plan), "workspace")?;
+        self.weights.truncate(n_kept);
+        self.weights.extend(FileWeight::all(plan, n_kept));
+        Ok(())
     }
 
     fn written(&mut self, _: ValueId) {}

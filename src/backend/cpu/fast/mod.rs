@@ -44,19 +44,10 @@ pub(super) struct Fast {
 
 impl Fast {
     pub(super) fn new(plan: &ModelPlan) -> Result<Fast> {
-        let mut n_sections = vec![1; plan.graph.weights.len()];
-        for op in &plan.graph.ops {
-            if let Op::ExpertMatMul { weight, n_experts, .. } = op {
-                n_sections[weight.0] = *n_experts;
-            }
-        }
-        let decls = plan.graph.weights.iter().zip(&plan.dtypes).zip(n_sections);
-        let weights = decls.map(|((decl, dtype), n_sections)| Weight::new(decl, *dtype, n_sections));
-        let weights: Vec<Weight> = weights.collect();
+        let weights = empty_weights(plan);
         let caches = plan.graph.kv.iter().map(|decl| Cache::new(*decl, plan.n_ctx));
         let caches = caches.collect::<Result<Vec<_>>>()?;
-        let matrices = weights.iter().filter(|weight| weight.decl.kind != WeightKind::Vector);
-        let widest = matrices.map(|weight| weight.decl.n_cols).max().unwrap_or(0);
+        let widest = widest_matrix(plan);
         Ok(Fast {
             activations: Activations::new(widest, plan.n_batch)?,
             scratch: Scratch::new(&caches)?,
@@ -67,6 +58,24 @@ impl Fast {
             caches,
         })
     }
+}
+
+/// The weights of `plan` with nothing in them.
+fn empty_weights(plan: &ModelPlan) -> Vec<Weight> {
+    let mut n_sections = vec![1; plan.graph.weights.len()];
+    for op in &plan.graph.ops {
+        if let Op::ExpertMatMul { weight, n_experts, .. } = op {
+            n_sections[weight.0] = *n_experts;
+        }
+    }
+    let decls = plan.graph.weights.iter().zip(&plan.dtypes).zip(n_sections);
+    decls.map(|((decl, dtype), n_sections)| Weight::new(decl, *dtype, n_sections)).collect()
+}
+
+/// Elements of the longest row of any matrix.
+fn widest_matrix(plan: &ModelPlan) -> usize {
+    let matrices = plan.graph.weights.iter().filter(|decl| decl.kind != WeightKind::Vector);
+    matrices.map(|decl| decl.n_cols).max().unwrap_or(0)
 }
 
 /// The f32 content of a vector.
@@ -137,6 +146,16 @@ impl Kernels for Fast {
 
     fn recurrences(&self) -> &'static Recurrences {
         &recurrent::RECURRENCES
+    }
+
+    fn replace_weights(&mut self, plan: &ModelPlan, n_kept: usize) -> Result<()> {
+        let widest = widest_matrix(plan);
+        self.activations = Activations::new(widest, plan.n_batch)?;
+        self.unpacked = zeroed(widest.div_ceil(BLOCK), "workspace")?;
+        self.row = zeroed(widest, "workspace")?;
+        self.weights.truncate(n_kept);
+        self.weights.extend(empty_weights(plan).into_iter().skip(n_kept));
+        Ok(())
     }
 
     fn written(&mut self, value: ValueId) {

@@ -9,6 +9,8 @@ mod matmul;
 mod moe;
 mod recurrent;
 
+use std::collections::HashMap;
+
 use super::kernels::Variant;
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
@@ -129,6 +131,31 @@ pub(super) struct Plan {
     pub(super) n_embeddings: usize,
     /// Rows of logits computed at once.
     pub(super) n_outputs: usize,
+}
+
+impl Plan {
+    /// Which buffers of `old` go on as buffers of this plan: those of the first `n_kept` weights, the caches and the
+    /// tables; by index, the new one first.
+    pub(super) fn kept_buffers(&self, old: &Plan, n_kept: usize) -> HashMap<usize, usize> {
+        let mut kept = HashMap::new();
+        for homes in self.homes.iter().zip(&old.homes).take(n_kept) {
+            match homes {
+                (Home::Matrix { parts, .. }, Home::Matrix { parts: old, .. }) => {
+                    kept.extend(parts.iter().zip(old).map(|((_, new), (_, old))| (*new, *old)));
+                }
+                (Home::Vector { buffer }, Home::Vector { buffer: old }) => {
+                    kept.insert(*buffer, *old);
+                }
+                _ => {}
+            }
+        }
+        kept.extend(self.tables.iter().zip(&old.tables).map(|(new, old)| (new.buffer, old.buffer)));
+        for (new, old) in self.caches.iter().zip(&old.caches) {
+            kept.extend([(new.0, old.0), (new.1, old.1)]);
+        }
+        kept.retain(|new, old_index| self.buffers[*new].bytes == old.buffers[*old_index].bytes);
+        kept
+    }
 }
 
 pub(super) struct Planner<'a> {
