@@ -11,7 +11,7 @@ use lamplight::backend::cpu::CpuMode;
 use lamplight::backend::gpu::Precision;
 use lamplight::backend::{AnyBackend, Backend, Outputs};
 use lamplight::engine::native::{BackendOptions, load};
-use lamplight::engine::{Engine, LoadOptions, NoPause};
+use lamplight::engine::{EmbedRequest, Engine, LoadOptions, NoPause};
 use lamplight::error::ErrorCode;
 use lamplight::generate::argmax;
 use pollster::block_on;
@@ -34,9 +34,19 @@ struct Golden {
     file: String,
     reference: String,
     prompts: Vec<GoldenPrompt>,
+    /// Whether tokens see only earlier ones, so that prompts can be cut into steps.
+    #[serde(default = "yes")]
+    causal: bool,
+    /// Of embedding models, the texts of the prompts.
+    #[serde(default)]
+    texts: Vec<String>,
     tolerance_f32: f32,
     tolerance_f16: f32,
     top1_min_f16: f32,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -158,12 +168,13 @@ fn logits_in_steps(engine: &mut Engine<AnyBackend>, ids: &[u32], first: usize, n
 /// tokens are what decoding computes), then greedy continuations.
 fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
     let mut wrong = Vec::new();
+    let mut results = serde_json::Map::new();
     for (name, golden) in sets() {
         let dir = golden_dir().join(&name);
         let reference = Reference(fs::read(dir.join(&golden.reference)).unwrap());
         let options = LoadOptions { n_ctx: Some(128), n_batch: None };
         let Some(mut engine) = engine(&dir.join(&golden.file), backend, options) else { return };
-        let n_vocab = engine.summary().n_vocab;
+        let n_vocab = engine.session().width();
         let (tolerance, top1_min) = match fidelity {
             Fidelity::Float32 => (golden.tolerance_f32, 1.0),
             Fidelity::Half => (golden.tolerance_f16, golden.top1_min_f16),
@@ -173,7 +184,8 @@ fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
             let ids = reference.ids(&format!("prompt{index}.input_ids"));
             // In one go; in steps of 64, 7 and 1; and decoding on from a prompt.
             let steps = [(128, 128), (64, 64), (7, 7), (1, 1), (ids.len() / 2, 1)];
-            for (first, n) in steps.into_iter().filter(|(first, _)| has_logits && *first > 0) {
+            let n_steps = if golden.causal { steps.len() } else { 1 };
+            for (first, n) in steps.into_iter().take(n_steps).filter(|(first, _)| has_logits && *first > 0) {
                 let logits = logits_in_steps(&mut engine, &ids, first, n);
                 let expected = reference.floats(&format!("prompt{index}.logits"));
                 let (gap, share) = compare(&logits, &expected, n_vocab);
@@ -181,7 +193,12 @@ fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
                 rows += ids.len() as f32;
                 equal += share * ids.len() as f32;
             }
-            if fidelity == Fidelity::Float32 {
+            if let Some(text) = golden.texts.get(index) {
+                let request = EmbedRequest { input: vec![text.clone()], dimensions: None };
+                let found = block_on(engine.embed(&request, &NoPause)).unwrap().vectors.remove(0);
+                let expected = reference.floats(&format!("prompt{index}.embedding"));
+                worst = worst.max(compare(&found, &expected, expected.len()).0);
+            } else if fidelity == Fidelity::Float32 {
                 let expected = reference.ids(&format!("prompt{index}.greedy_ids"));
                 let chosen = greedy(&mut engine, &ids, expected.len());
                 if chosen != expected {
@@ -191,7 +208,8 @@ fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
                 }
             }
         }
-        let top1 = equal / rows;
+        let top1 = if rows > 0.0 { equal / rows } else { 1.0 };
+        results.insert(name.clone(), result(&engine, worst, tolerance, top1));
         println!("{name:16} worst {worst:.6} (allowed {tolerance:.6}), best token equal {top1:.3}");
         if worst > tolerance || top1 < top1_min {
             wrong
@@ -199,6 +217,47 @@ fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    keep_results(backend, results);
+}
+
+/// What README.md's support matrix says of a set.
+fn result(engine: &Engine<AnyBackend>, worst: f32, tolerance: f32, top1: f32) -> Value {
+    let two_digits = |x: f32| format!("{x:.1e}").parse::<f64>().unwrap();
+    let summary = engine.summary();
+    serde_json::json!({
+        "architecture": summary.architecture,
+        "formats": summary.formats.keys().collect::<Vec<_>>(),
+        "worst": two_digits(worst),
+        "allowed": two_digits(tolerance),
+        "top1": (f64::from(top1) * 1e3).round() / 1e3,
+    })
+}
+
+/// `UPDATE_GOLDEN=1` writes what was measured to tests/golden/results, from which the support matrix is made.
+fn keep_results(backend: BackendOptions, results: serde_json::Map<String, Value>) {
+    let name = match backend {
+        BackendOptions::Cpu(CpuMode::Exact) => "cpu-exact",
+        BackendOptions::Cpu(CpuMode::Fast) => "cpu",
+        #[cfg(feature = "gpu")]
+        BackendOptions::Gpu(Some(Precision::F32)) => "webgpu-f32",
+        #[cfg(feature = "gpu")]
+        BackendOptions::Gpu(_) => "webgpu-f16",
+    };
+    let path = golden_dir().join(format!("results/{name}.json"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text = serde_json::to_string_pretty(&Value::Object(results)).unwrap();
+        return fs::write(path, text + "\n").unwrap();
+    }
+    if std::env::var_os("LAMPLIGHT_GOLDEN").is_none() {
+        let kept: serde_json::Map<String, Value> =
+            serde_json::from_str(&fs::read_to_string(&path).unwrap_or_default()).unwrap_or_default();
+        let (kept, found): (Vec<_>, Vec<_>) = (kept.keys().collect(), results.keys().collect());
+        assert_eq!(
+            kept, found,
+            "run UPDATE_GOLDEN=1 cargo test --test golden, then UPDATE_README=1 cargo test --test readme"
+        );
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
+use super::pooling::read_pooling;
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::config_json::{self, MAX_CONFIG_BYTES};
 use crate::formats::safetensors::parse_index;
@@ -64,7 +65,7 @@ pub async fn open_folder<F: ModelFolder>(folder: &F) -> Result<(Vec<F::File>, Ch
     let (family, arch) = families::of_config(&config)?;
     let generation =
         side_files.get("generation_config.json").and_then(|bytes| serde_json::from_slice(bytes).ok());
-    let metadata = config_json::metadata(&config, generation.as_ref(), arch)?;
+    let mut metadata = config_json::metadata(&config, generation.as_ref(), arch)?;
     let mut files = Vec::new();
     let mut shards = Vec::new();
     for (file, name) in weight_files(folder).await?.iter().enumerate() {
@@ -73,12 +74,13 @@ pub async fn open_folder<F: ModelFolder>(folder: &F) -> Result<(Vec<F::File>, Ch
         shards.push(ShardHeader { file, header });
         files.push(source);
     }
-    let tensors = hugging_face::canonical(family.hf_names, &metadata, stored_tensors(&shards)?)?;
-    let data_ends = shards.iter().map(|shard| shard.header.data_end).collect();
+    let mut tensors = hugging_face::canonical(family.hf_names, &metadata, stored_tensors(&shards)?)?;
+    let mut data_ends: Vec<u64> = shards.iter().map(|shard| shard.header.data_end).collect();
     let container = match files.len() {
         1 => "safetensors".to_owned(),
         n => format!("{n} safetensors files"),
     };
+    data_ends.extend(read_pooling(folder, arch, &mut metadata, &mut files, &mut tensors).await?);
     Ok((files, Checkpoint { container, metadata, side_files, tensors, data_ends }))
 }
 
@@ -110,7 +112,7 @@ async fn weight_files(folder: &impl ModelFolder) -> Result<Vec<String>> {
     }
 }
 
-fn json(name: &str, bytes: &[u8]) -> Result<Json> {
+pub(super) fn json(name: &str, bytes: &[u8]) -> Result<Json> {
     if bytes.len() > MAX_CONFIG_BYTES {
         let message = format!("has {} bytes; at most {MAX_CONFIG_BYTES} are accepted", bytes.len());
         return Err(Error::new(ErrorCode::LimitExceeded, message).at(name));

@@ -9,6 +9,7 @@ mod folder;
 mod loading;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod native;
+mod pooling;
 mod request;
 mod text_files;
 

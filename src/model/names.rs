@@ -72,6 +72,7 @@ pub const PREFIXES: &[&str] = &[
     "model.",
     "transformer.",
     "backbone.",
+    "bert.",
 ];
 
 /// A row for a tensor that is used as it is.

@@ -129,7 +129,7 @@ def make(oracle, name, model, tokenizer_of, pooling, dense, note):
             tensors[f"prompt{index}.logits"] = states.contiguous()
     save_file(tensors, folder / "reference.safetensors")
     golden = {
-        "name": name, "model": ".", "reference": "reference.safetensors",
+        "name": name, "file": ".", "reference": "reference.safetensors",
         "oracle": f"transformers {__import__('transformers').__version__} / torch {torch.__version__}, float32, eager",
         "peculiarities": [note], "causal": pooling == "lasttoken", "texts": TEXTS,
         "prompts": [{"index": i, "has_logits": not dense} for i in range(len(TEXTS))],
@@ -204,7 +204,6 @@ def write_gguf(name, arch):
     shutil.copy(source / "reference.safetensors", folder)
     golden = json.loads((source / "golden.json").read_text())
     golden.update(name=folder.name)
-    golden.pop("model")
     golden["file"] = "model.gguf"
     (folder / "golden.json").write_text(json.dumps(golden, indent=1, ensure_ascii=False))
 

@@ -4,6 +4,7 @@
 use super::{Decoder, Family};
 use crate::error::Result;
 use crate::formats::Metadata;
+use crate::model::names::same;
 use crate::model::spec::{
     Activation, HeadSpec, LayerSpec, ModelSpec, NormKind, Pooling, PostNorms, RopeLayout,
 };
@@ -12,8 +13,29 @@ pub(super) const FAMILY: Family = Family {
     name: "bert",
     models: "BERT, MiniLM, BGE, E5, GTE; nomic-embed-text (embeddings)",
     architectures: &["bert", "nomic-bert"],
-    hf_architectures: &[],
-    hf_names: &[],
+    hf_architectures: &[("BertModel", "bert"), ("BertForMaskedLM", "bert"), ("NomicBertModel", "nomic-bert")],
+    hf_names: &[
+        same("embeddings.word_embeddings", "token_embd"),
+        same("embeddings.position_embeddings", "position_embd"),
+        same("embeddings.token_type_embeddings", "token_types"),
+        same("embeddings.LayerNorm", "token_embd_norm"),
+        same("emb_ln", "token_embd_norm"),
+        same("encoder.layer.{}.attention.self.query", "blk.{}.attn_q"),
+        same("encoder.layer.{}.attention.self.key", "blk.{}.attn_k"),
+        same("encoder.layer.{}.attention.self.value", "blk.{}.attn_v"),
+        same("encoder.layer.{}.attention.output.dense", "blk.{}.attn_output"),
+        same("encoder.layer.{}.attention.output.LayerNorm", "blk.{}.attn_output_norm"),
+        same("encoder.layer.{}.intermediate.dense", "blk.{}.ffn_up"),
+        same("encoder.layer.{}.output.dense", "blk.{}.ffn_down"),
+        same("encoder.layer.{}.output.LayerNorm", "blk.{}.layer_output_norm"),
+        same("encoder.layers.{}.attn.Wqkv", "blk.{}.attn_qkv"),
+        same("encoder.layers.{}.attn.out_proj", "blk.{}.attn_output"),
+        same("encoder.layers.{}.norm1", "blk.{}.attn_output_norm"),
+        same("encoder.layers.{}.norm2", "blk.{}.layer_output_norm"),
+        same("encoder.layers.{}.mlp.fc11", "blk.{}.ffn_up"),
+        same("encoder.layers.{}.mlp.fc12", "blk.{}.ffn_gate"),
+        same("encoder.layers.{}.mlp.fc2", "blk.{}.ffn_down"),
+    ],
     spec,
 };
 
@@ -28,8 +50,13 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
             true => decoder.plain(layer, Activation::Gelu)?,
             false => decoder.gated(layer, Activation::Silu)?,
         };
-        if learned_positions {
-            attention.rope = None;
+        match &mut attention.rope {
+            rope if learned_positions => *rope = None,
+            // What transformers takes where config.json is silent.
+            Some(rope) if meta.is_hugging_face() && decoder.f32("rope.freq_base")?.is_none() => {
+                rope.theta = 1000.0
+            }
+            _ => {}
         }
         layers.push(LayerSpec {
             attn_norm: None,

@@ -32,6 +32,7 @@ pub(super) const FAMILY: Family = Family {
         ("Gemma2ForCausalLM", "gemma2"),
         ("Gemma3ForCausalLM", "gemma3"),
         ("Gemma3ForConditionalGeneration", "gemma3"),
+        ("Gemma3TextModel", "gemma-embedding"),
         ("gemma2", "gemma2"),
         ("gemma3", "gemma3"),
         ("gemma3_text", "gemma3"),
@@ -86,6 +87,13 @@ fn spec(meta: &Metadata) -> Result<ModelSpec> {
             attention.scale = 1.0 / ((decoder.n_embd / attention.n_heads) as f32).sqrt();
         }
         attention.window = window;
+        if decoder.arch == "gemma-embedding"
+            && meta.bool("config.use_bidirectional_attention")? != Some(false)
+        {
+            // An encoder: half of the window on either side.
+            attention.causal = false;
+            attention.window = window.map(|window| window / 2 + 1);
+        }
         attention.softcap = decoder.f32("attn_logit_softcapping")?.filter(|cap| *cap > 0.0);
         attention.qk_norm = qk_norm;
         // Whatever hidden_act says: transformers reads another field, whose default this is.

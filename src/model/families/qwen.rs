@@ -12,6 +12,7 @@ pub(super) const FAMILY: Family = Family {
     hf_architectures: &[
         ("Qwen2ForCausalLM", "qwen2"),
         ("Qwen3ForCausalLM", "qwen3"),
+        ("Qwen3Model", "qwen3"),
         ("qwen2", "qwen2"),
         ("qwen3", "qwen3"),
     ],
