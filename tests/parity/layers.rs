@@ -118,6 +118,7 @@ fn case_shapes() -> Vec<Shape> {
 }
 
 /// Runs every case on what `start` makes of it.
+#[allow(clippy::print_stdout, reason = "a failing test shows its seed")]
 fn check<F>(tolerance: f32, start: impl Fn(&Model, &mut Rng) -> F)
 where
     F: FnMut(&[u32], usize) -> Trace,
