@@ -191,3 +191,21 @@ fn wrong_usage_is_exit_status_2() {
         assert!(!fails(args, 2).is_empty());
     }
 }
+
+#[test]
+fn quantize_writes_a_file_that_runs() {
+    let out = temp("quantised.gguf");
+    let out = out.to_str().unwrap();
+    let text = ok(&["quantize", &model(), out, "--type", "Q8_0"]);
+    assert!(text.contains("q8_0") && text.contains("f32"), "{text}");
+    let report = json(&["inspect", out, "--json"]);
+    assert_eq!(report["supported"], true);
+    let prompt = ["--prompt", "Once", "--max-tokens", "8"];
+    let from_file = ok(&[&["generate", out], &prompt[..]].concat());
+    let at_load = ok(&[&["generate", &model(), "--quantize", "q8_0"], &prompt[..]].concat());
+    assert_eq!(from_file, at_load);
+    let error = fails(&["quantize", &model(), out, "--type", "iq1_s"], 1);
+    assert!(error.contains("invalid-request") && error.contains("q4_k"), "{error}");
+    let error = fails(&["quantize", &model(), &model(), "--type", "q8_0"], 1);
+    assert!(error.contains("overwritten"), "{error}");
+}

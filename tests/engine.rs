@@ -22,7 +22,7 @@ fn golden(file: &str) -> PathBuf {
 }
 
 fn engine(n_ctx: usize) -> Engine<AnyBackend> {
-    let options = LoadOptions { n_ctx: Some(n_ctx), n_batch: Some(16) };
+    let options = LoadOptions { n_ctx: Some(n_ctx), n_batch: Some(16), ..LoadOptions::default() };
     block_on(load(&golden("smollm2/model.gguf"), BackendOptions::Cpu(CpuMode::Exact), options)).unwrap()
 }
 
@@ -167,9 +167,9 @@ fn chats_become_the_references_prompts() {
 #[test]
 fn impossible_load_options_are_refused() {
     for (options, field) in [
-        (LoadOptions { n_ctx: Some(0), n_batch: None }, "n_ctx"),
-        (LoadOptions { n_ctx: None, n_batch: Some(0) }, "n_batch"),
-        (LoadOptions { n_ctx: Some(usize::MAX), n_batch: None }, "n_ctx"),
+        (LoadOptions { n_ctx: Some(0), ..LoadOptions::default() }, "n_ctx"),
+        (LoadOptions { n_ctx: None, n_batch: Some(0), ..LoadOptions::default() }, "n_batch"),
+        (LoadOptions { n_ctx: Some(usize::MAX), ..LoadOptions::default() }, "n_ctx"),
     ] {
         let result =
             block_on(load(&golden("smollm2/model.gguf"), BackendOptions::Cpu(CpuMode::Exact), options));

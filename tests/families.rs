@@ -65,7 +65,7 @@ fn a_text_that_outgrows_the_original_context_is_as_if_given_whole() {
     #[cfg(feature = "gpu")]
     backends.push(BackendOptions::Gpu(Some(lamplight::backend::gpu::Precision::F32)));
     for backend in backends {
-        let options = LoadOptions { n_ctx: Some(96), n_batch: Some(16) };
+        let options = LoadOptions { n_ctx: Some(96), n_batch: Some(16), ..LoadOptions::default() };
         let mut engine = match block_on(load(&path, backend, options)) {
             Ok(engine) => engine,
             Err(error) => {

@@ -172,7 +172,7 @@ fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
     for (name, golden) in sets() {
         let dir = golden_dir().join(&name);
         let reference = Reference(fs::read(dir.join(&golden.reference)).unwrap());
-        let options = LoadOptions { n_ctx: Some(128), n_batch: None };
+        let options = LoadOptions { n_ctx: Some(128), ..LoadOptions::default() };
         let Some(mut engine) = engine(&dir.join(&golden.file), backend, options) else { return };
         let n_vocab = engine.session().width();
         let (tolerance, top1_min) = match fidelity {
@@ -300,7 +300,7 @@ fn demo_model() -> Option<PathBuf> {
 /// LAMPLIGHT_LONG is set: a test build takes its time.
 fn check_demo_model(backend: BackendOptions, bound: f64, max_steps: usize) {
     let Some(model) = demo_model() else { return };
-    let options = LoadOptions { n_ctx: Some(256), n_batch: None };
+    let options = LoadOptions { n_ctx: Some(256), ..LoadOptions::default() };
     let Some(mut engine) = engine(&model, backend, options) else { return };
     let text = fs::read_to_string(golden_dir().join("real/smollm2-135m-instruct-q4_1.json")).unwrap();
     let reference: Value = serde_json::from_str(&text).unwrap();

@@ -70,7 +70,7 @@ fn check(engine: &mut Engine<AnyBackend>, case: &str, tolerance: f32) {
 /// The model from a GGUF file (rows of q and k permuted) and from a Hugging Face folder, with both kinds of adapters.
 fn check_backend(backend: BackendOptions, tolerance: f32) {
     for base in ["llama31/model.gguf", "hf/llama31"] {
-        let options = LoadOptions { n_ctx: Some(128), n_batch: Some(32) };
+        let options = LoadOptions { n_ctx: Some(128), n_batch: Some(32), ..LoadOptions::default() };
         let mut engine = match block_on(load(&golden().join(base), backend, options)) {
             Ok(engine) => engine,
             Err(error) if matches!(error.code(), ErrorCode::GpuUnavailable | ErrorCode::InvalidRequest) => {
@@ -130,7 +130,7 @@ fn adapters_on_the_gpu_in_f16() {
 /// What is refused says which setting or tensor it is, and the model goes on as before.
 #[test]
 fn unfit_adapters_are_typed_errors() {
-    let options = LoadOptions { n_ctx: Some(128), n_batch: None };
+    let options = LoadOptions { n_ctx: Some(128), ..LoadOptions::default() };
     let backend = BackendOptions::Cpu(CpuMode::Fast);
     let mut engine = block_on(load(&golden().join("llama31/model.gguf"), backend, options)).unwrap();
     let before = logits(&mut engine);

@@ -35,3 +35,35 @@ fn dequant_is_bit_exact() {
     }
     assert_eq!(n_checked, 31 + 25, "plain and random blocks of every format");
 }
+
+/// Rows and what ggml's C code makes of them in every format that it and we quantise to.
+const QUANTISED: &[u8] = include_bytes!("golden/quant/quantised.safetensors");
+
+#[test]
+fn quantised_rows_are_those_of_ggml() {
+    let file = SafeTensors::deserialize(QUANTISED).unwrap();
+    let floats = |name: &str| -> Vec<f32> {
+        let tensor = file.tensor(name).unwrap();
+        tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    };
+    let (source, importance) = (floats("source"), floats("importance"));
+    let mut n_checked = 0;
+    for format in FORMATS {
+        let Some(quantize) = format.quantize else { continue };
+        for (suffix, importance) in [("", None), (".importance", Some(importance.as_slice()))] {
+            let name = format!("{}{suffix}", format.name.to_uppercase());
+            let Ok(expected) = file.tensor(&name) else { continue };
+            let n_bytes = 512 / format.block_len * format.block_bytes;
+            for (index, (row, expected)) in
+                source.chunks(512).zip(expected.data().chunks(n_bytes)).enumerate()
+            {
+                let mut out = vec![0; n_bytes];
+                quantize(row, importance, &mut out);
+                let at = out.iter().zip(expected).position(|(a, b)| a != b);
+                assert_eq!(at, None, "{name}, row {index}: first different byte");
+            }
+            n_checked += 1;
+        }
+    }
+    assert_eq!(n_checked, 2 * 12 + 2);
+}

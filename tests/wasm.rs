@@ -74,7 +74,7 @@ impl Golden {
 
     async fn loading(&self) -> Loading {
         let header = read_header(&MemorySource(self.file.to_vec())).await.expect("the header is good");
-        Loading::new(header, LoadOptions { n_ctx: Some(128), n_batch: Some(16) })
+        Loading::new(header, LoadOptions { n_ctx: Some(128), n_batch: Some(16), ..LoadOptions::default() })
             .expect("the model is supported")
     }
 

@@ -17,8 +17,9 @@ use crate::model::families;
 use crate::model::graph::{Graph, Op, WeightDecl, WeightKind};
 use crate::model::spec::{HeadSpec, ModelSpec};
 use crate::quant;
+use crate::tensor::DType;
 use crate::text::{ChatTemplate, Tokenizer};
-use crate::weights::{Assembler, ByteSource, Checkpoint, Need, PART_BYTES, StoredTensor, WeightMap};
+use crate::weights::{Assembler, ByteSource, Checkpoint, Need, PART_BYTES, Recipe, StoredTensor, WeightMap};
 
 /// How much room a model gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct LoadOptions {
     pub n_ctx: Option<usize>,
     /// Most tokens of one step; [`DEFAULT_N_BATCH`] by default.
     pub n_batch: Option<usize>,
+    /// The format that F32, F16 and BF16 matrices are turned into as they arrive; their own by default.
+    pub quantize: Option<DType>,
 }
 
 /// Largest context by default: enough for a chat, and a KV cache that fits everywhere.
@@ -94,7 +97,10 @@ impl Loading {
         let names: HashSet<&str> = model.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         let graph = build_graph(&spec, |name| names.contains(name));
         let needs: Vec<Need> = graph.weights.iter().map(need).collect();
-        let weights = WeightMap::resolve(&needs, &model)?;
+        let mut weights = WeightMap::resolve(&needs, &model)?;
+        if let Some(dtype) = options.quantize {
+            weights.requantize(Recipe::new(dtype)?)?;
+        }
         let tokenizer = text_files::tokenizer(&model)?;
         let template = text_files::chat_template(&model, &tokenizer);
         let summary = summarise(&spec, &model, &weights, template.is_ok())?;
@@ -240,7 +246,7 @@ fn summarise(
     };
     let mut formats = BTreeMap::new();
     for (index, dtype) in weights.dtypes().into_iter().enumerate() {
-        *formats.entry(quant::format(dtype).name).or_default() += weights.weight(index).n_bytes();
+        *formats.entry(quant::format(dtype).name).or_default() += weights.given_bytes(index);
     }
     Ok(ModelSummary {
         name: name.unwrap_or_else(|| architecture.clone()),

@@ -10,6 +10,8 @@ mod loading;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod native;
 mod pooling;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod quantize;
 mod request;
 mod text_files;
 

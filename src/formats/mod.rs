@@ -3,8 +3,10 @@
 
 pub mod config_json;
 pub mod gguf;
+mod imatrix;
 pub mod metadata;
 pub mod safetensors;
 pub mod tokenizer_json;
 
+pub use imatrix::Imatrix;
 pub use metadata::{Container, Metadata, StringArray, Value};

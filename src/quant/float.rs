@@ -17,6 +17,7 @@ pub(super) const F32: Format = Format {
     chunks: |_, _| {},
     packing: Packing::Float,
     non_finite: |bytes| first_block(bytes, |x: &[u8; 4]| f32::from_le_bytes(*x).is_finite()),
+    quantize: Some(|row, _, out| each_float(row, out, f32::to_le_bytes)),
     table: &[],
     wgsl: include_str!("../../shaders/quant/f32.wgsl"),
 };
@@ -32,6 +33,7 @@ pub(super) const F16: Format = Format {
     chunks: |_, _| {},
     packing: Packing::Float,
     non_finite: |bytes| first_block(bytes, |x: &[u8; 2]| f16_is_finite(*x)),
+    quantize: Some(|row, _, out| each_float(row, out, |x| half::f16::from_f32(x).to_le_bytes())),
     table: &[],
     wgsl: include_str!("../../shaders/quant/f16.wgsl"),
 };
@@ -47,6 +49,7 @@ pub(super) const BF16: Format = Format {
     chunks: |_, _| {},
     packing: Packing::Float,
     non_finite: |bytes| first_block(bytes, |x: &[u8; 2]| bf16_value(*x).is_finite()),
+    quantize: Some(|row, _, out| each_float(row, out, |x| half::bf16::from_f32(x).to_le_bytes())),
     table: &[],
     wgsl: include_str!("../../shaders/quant/bf16.wgsl"),
 };
@@ -64,6 +67,7 @@ pub(super) const F64: Format = Format {
     chunks: |_, _| {},
     packing: Packing::Float,
     non_finite: |bytes| first_block(bytes, |x: &[u8; 8]| (f64::from_le_bytes(*x) as f32).is_finite()),
+    quantize: None,
     table: &[],
     wgsl: include_str!("../../shaders/quant/f64.wgsl"),
 };
@@ -79,6 +83,7 @@ pub(super) const F8_E4M3: Format = Format {
     chunks: |_, _| {},
     packing: Packing::Float,
     non_finite: |bytes| first_block(bytes, |x: &[u8; 1]| (e4m3_value(x[0])).is_finite()),
+    quantize: None,
     table: &[],
     wgsl: include_str!("../../shaders/quant/f8_e4m3.wgsl"),
 };
@@ -94,6 +99,7 @@ pub(super) const F8_E5M2: Format = Format {
     chunks: |_, _| {},
     packing: Packing::Float,
     non_finite: |bytes| first_block(bytes, |x: &[u8; 1]| (f16_value([0, x[0]])).is_finite()),
+    quantize: None,
     table: &[],
     wgsl: include_str!("../../shaders/quant/f8_e5m2.wgsl"),
 };
@@ -110,4 +116,11 @@ fn e4m3_value(bits: u8) -> f32 {
         _ => f32::from_bits(u32::from(exponent + 127 - 7) << 23 | u32::from(fraction) << 20),
     };
     if bits & 0x80 == 0 { magnitude } else { -magnitude }
+}
+
+/// Stores each number of a row as `N` bytes.
+fn each_float<const N: usize>(row: &[f32], out: &mut [u8], bytes: impl Fn(f32) -> [u8; N]) {
+    for (x, out) in row.iter().zip(out.as_chunks_mut::<N>().0) {
+        *out = bytes(*x);
+    }
 }

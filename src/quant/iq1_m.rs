@@ -31,6 +31,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::BytesHalves,
     non_finite: |bytes| first_block(bytes, |block: &BlockIq1M| f16_is_finite(d(block))),
+    quantize: None,
     table: &grids::IQ1,
     wgsl: include_str!("../../shaders/quant/iq1_m.wgsl"),
 };

@@ -31,6 +31,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::Bytes,
     non_finite: |bytes| first_block(bytes, |block: &BlockIq1S| f16_is_finite(block.d)),
+    quantize: None,
     table: &grids::IQ1,
     wgsl: include_str!("../../shaders/quant/iq1_s.wgsl"),
 };

@@ -34,6 +34,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::BytesHalves,
     non_finite: |bytes| first_block(bytes, |block: &BlockIq2S| f16_is_finite(block.d)),
+    quantize: None,
     table: &grids::IQ2_S,
     wgsl: include_str!("../../shaders/quant/iq2_s.wgsl"),
 };

@@ -30,6 +30,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::BytesHalves,
     non_finite: |bytes| first_block(bytes, |block: &BlockIq2Xs| f16_is_finite(block.d)),
+    quantize: None,
     table: &grids::IQ2_XS,
     wgsl: include_str!("../../shaders/quant/iq2_xs.wgsl"),
 };

@@ -28,6 +28,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::Bytes,
     non_finite: |bytes| first_block(bytes, |block: &BlockIq2Xxs| f16_is_finite(block.d)),
+    quantize: None,
     table: &grids::IQ2_XXS,
     wgsl: include_str!("../../shaders/quant/iq2_xxs.wgsl"),
 };

@@ -35,6 +35,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::Bytes,
     non_finite: |bytes| first_block(bytes, |block: &BlockIq3S| f16_is_finite(block.d)),
+    quantize: None,
     table: &grids::IQ3_S,
     wgsl: include_str!("../../shaders/quant/iq3_s.wgsl"),
 };

@@ -30,6 +30,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::Bytes,
     non_finite: |bytes| first_block(bytes, |block: &BlockIq3Xxs| f16_is_finite(block.d)),
+    quantize: None,
     table: &grids::IQ3_XXS,
     wgsl: include_str!("../../shaders/quant/iq3_xxs.wgsl"),
 };

@@ -32,6 +32,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::Bytes,
     non_finite: |bytes| first_block(bytes, |block: &BlockIq4Xs| f16_is_finite(block.d)),
+    quantize: None,
     table: &[],
     wgsl: include_str!("../../shaders/quant/iq4_xs.wgsl"),
 };

@@ -33,6 +33,7 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod search;
 mod tq1_0;
 mod tq2_0;
 
@@ -42,6 +43,9 @@ use chunk::{decode_chunks, each_chunk, nibbles, nibbles_and_bit};
 use k_scales::k_scale_min;
 
 use crate::tensor::DType;
+
+/// See [`Format::quantize`].
+pub type Quantize = fn(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]);
 
 /// A weight format.
 pub struct Format {
@@ -64,6 +68,10 @@ pub struct Format {
     /// Index of the first block whose scales (or values, for floats) are not all finite; bytes beyond the last whole
     /// block are not looked at. See [`Format::first_non_finite`].
     non_finite: fn(bytes: &[u8]) -> Option<usize>,
+    /// Encodes a row as ggml's own quantiser does, byte for byte; `None` for formats that are only read. The row is
+    /// whole blocks, finite, and `out` has room for exactly them. `importance`, one number a column, says how much its
+    /// rounding errors matter (the mean of the squared inputs).
+    pub quantize: Option<Quantize>,
     /// What the fragment looks codes up in: these words stand before the weights of every GPU buffer of the format. An
     /// even number of them.
     pub table: &'static [u16],

@@ -1,6 +1,8 @@
 //! MXFP4: 32 weights of 4 bits, floats themselves, with a power of two as scale. Knows only its own layout.
 
-use super::{Chunk, Format, Packing, decode_chunks, each_chunk, first_block, nibbles};
+use super::{
+    Chunk, Format, Packing, decode_chunks, each_chunk, first_block, nibbles, search, search::each_block,
+};
 use crate::tensor::DType;
 
 /// Twice the values of the 4-bit floats (E2M1), sign in the highest bit. NVFP4 has the same.
@@ -28,6 +30,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::Bytes,
     non_finite: |bytes| first_block(bytes, |block: &BlockMxfp4| block.e != 255),
+    quantize: Some(quantize),
     table: &[],
     wgsl: include_str!("../../shaders/quant/mxfp4.wgsl"),
 };
@@ -42,4 +45,18 @@ pub(super) fn scale(e: u8) -> f32 {
 
 fn chunks(block: &BlockMxfp4) -> [Chunk; 1] {
     [Chunk::new(scale(block.e), nibbles(&block.qs).map(|code| VALUES[code as usize]))]
+}
+
+/// As ggml's `quantize_row_mxfp4_ref`; the importance of columns has no say.
+fn quantize(row: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    each_block(row, None, out, |x: &[f32; 32], _| {
+        let largest = search::extreme(x).1;
+        let e = if largest > 0.0 { (largest.log2().floor() - 2.0 + 127.0) as u8 } else { 0 };
+        let d = scale(e);
+        let best = |x: f32| {
+            let error = |index: usize| (f32::from(VALUES[index]) * d - x).abs();
+            (1..16).fold(0, |best, index| if error(index) < error(best) { index } else { best }) as u8
+        };
+        BlockMxfp4 { e, qs: search::pack_nibbles(&x.map(best)) }
+    });
 }

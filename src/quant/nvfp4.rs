@@ -28,6 +28,7 @@ pub(super) const FORMAT: Format = Format {
     packing: Packing::BytesHalves,
     // An unsigned number has no sign bit; with it, the largest is the NaN of E4M3.
     non_finite: |bytes| first_block(bytes, |block: &BlockNvfp4| !block.d.contains(&0xff)),
+    quantize: None,
     table: &[],
     wgsl: include_str!("../../shaders/quant/nvfp4.wgsl"),
 };

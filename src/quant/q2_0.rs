@@ -25,6 +25,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::SignedNibbles,
     non_finite: |bytes| first_block(bytes, |block: &BlockQ2_0| f16_is_finite(block.d)),
+    quantize: None,
     table: &[],
     wgsl: include_str!("../../shaders/quant/q2_0.wgsl"),
 };

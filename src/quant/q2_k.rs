@@ -1,6 +1,9 @@
 //! Q2_K: 256 weights of 2 bits in sixteen sub-blocks with four-bit scales and minima. Knows only its own layout.
 
-use super::{Chunk, Format, Packing, decode_chunks, each_chunk, f16_is_finite, f16_value, first_block};
+use super::{
+    Chunk, Format, Packing, decode_chunks, each_chunk, f16_is_finite, f16_value, first_block, search,
+    search::Steps, search::each_block,
+};
 use crate::tensor::DType;
 
 /// 256 weights in 16 sub-blocks of 16: an element of sub-block `j` is `d * (scales[j] & 15) * q - dmin * (scales[j] >> 4)`.
@@ -33,6 +36,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| {
         first_block(bytes, |block: &BlockQ2K| f16_is_finite(block.d) && f16_is_finite(block.dmin))
     },
+    quantize: Some(quantize),
     table: &[],
     wgsl: include_str!("../../shaders/quant/q2_k.wgsl"),
 };
@@ -49,4 +53,54 @@ fn chunks(block: &BlockQ2K) -> [Chunk; 8] {
             codes,
         }
     })
+}
+
+/// As ggml's `quantize_q2_K`.
+fn quantize(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    each_block(row, importance, out, |x: &[f32; 256], importance| {
+        let groups: &[[f32; 16]; 16] = bytemuck::cast_ref(x);
+        let mut codes = [[0u8; 16]; 16];
+        let (mut scales, mut mins, mut group_weights) = ([0.0; 16], [0.0; 16], [0.0f32; 16]);
+        let sigma2 = search::square_sum(x) / 256.0;
+        for (j, x) in groups.iter().enumerate() {
+            let (weights, steps) = match importance {
+                Some(importance) => {
+                    let steps = Steps { first: -0.9, step: 0.05, n: 36, by_magnitude: false };
+                    (search::weights(&importance[16 * j..], sigma2, x), steps)
+                }
+                None => (x.map(f32::abs), Steps { first: -0.5, step: 0.1, n: 15, by_magnitude: true }),
+            };
+            group_weights[j] = weights.iter().fold(0.0, |sum, weight| sum + weight);
+            (scales[j], mins[j], codes[j]) = search::affine(3, x, &weights, steps);
+        }
+        let ((scale, scales), (min, mins)) = match importance {
+            Some(_) => {
+                (search::positive(15, &scales, &group_weights), search::positive(15, &mins, &group_weights))
+            }
+            None => (largest_as_15(&scales), largest_as_15(&mins)),
+        };
+        let ((d, scale), (dmin, min)) = (search::half(scale), search::half(min));
+        for (j, (x, codes)) in groups.iter().zip(&mut codes).enumerate() {
+            let (scale, min) = (scale * f32::from(scales[j]), min * f32::from(mins[j]));
+            if scale != 0.0 {
+                *codes = x.map(|x| search::nearest((x + min) / scale).clamp(0, 3) as u8);
+            }
+        }
+        let codes: [u8; 256] = bytemuck::cast(codes);
+        let qs = std::array::from_fn(|i| {
+            let at = i / 32 * 128 + i % 32;
+            (0..4).fold(0, |bits, run| bits | (codes[at + 32 * run] & 3) << (2 * run))
+        });
+        BlockQ2K { scales: std::array::from_fn(|j| scales[j] | mins[j] << 4), qs, d, dmin }
+    });
+}
+
+/// Four-bit codes of numbers that are not negative, the largest as 15, and their scale.
+fn largest_as_15(x: &[f32; 16]) -> (f32, [u8; 16]) {
+    let max = x.iter().fold(0.0f32, |max, x| if *x > max { *x } else { max });
+    if max <= 0.0 {
+        return (0.0, [0; 16]);
+    }
+    let inverse = 15.0 / max;
+    (max / 15.0, x.map(|x| search::nearest(inverse * x) as u8))
 }

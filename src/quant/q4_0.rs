@@ -1,6 +1,9 @@
 //! Q4_0: 32 weights of 4 bits with one scale. Knows only its own layout.
 
-use super::{Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, nibbles};
+use super::{
+    Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, nibbles, search,
+    search::each_block,
+};
 use crate::tensor::DType;
 
 /// 32 weights: element `i` is `d * (q - 8)`, where `q` is the low nibble of `qs[i]` for `i < 16` and the high nibble
@@ -26,6 +29,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::SignedNibbles,
     non_finite: |bytes| first_block(bytes, |block: &BlockQ4_0| f16_is_finite(block.d)),
+    quantize: Some(quantize),
     table: &[],
     wgsl: include_str!("../../shaders/quant/q4_0.wgsl"),
 };
@@ -41,4 +45,20 @@ fn dequant(block: &BlockQ4_0, out: &mut [f32; 32]) {
 fn chunks(block: &BlockQ4_0) -> [Chunk; 1] {
     let codes = nibbles(&block.qs).map(|code| code - 8);
     [Chunk::new(f16_value(block.d), codes)]
+}
+
+/// As ggml's `quantize_q4_0`.
+fn quantize(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let sigma2 = search::square_sum(row) / row.len() as f32;
+    each_block(row, importance, out, |x: &[f32; 32], importance| {
+        let (d, codes) = match importance {
+            Some(importance) => search::symmetric(8, x, Some(&search::weights(importance, sigma2, x))),
+            None => {
+                let d = search::extreme(x).0 / -8.0;
+                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                (d, x.map(|x| ((x * inverse + 8.5) as u8).min(15)))
+            }
+        };
+        BlockQ4_0 { d: search::half(d).0, qs: search::pack_nibbles(&codes) }
+    });
 }

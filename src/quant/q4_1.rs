@@ -1,6 +1,9 @@
 //! Q4_1: 32 weights of 4 bits with a scale and a minimum. Knows only its own layout.
 
-use super::{Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, nibbles};
+use super::{
+    Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, nibbles, search,
+    search::Steps, search::each_block,
+};
 use crate::tensor::DType;
 
 /// 32 weights: element `i` is `d * q + m`, where `q` is the low nibble of `qs[i]` for `i < 16` and the high nibble
@@ -30,6 +33,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| {
         first_block(bytes, |block: &BlockQ4_1| f16_is_finite(block.d) && f16_is_finite(block.m))
     },
+    quantize: Some(quantize),
     table: &[],
     wgsl: include_str!("../../shaders/quant/q4_1.wgsl"),
 };
@@ -45,4 +49,25 @@ fn dequant(block: &BlockQ4_1, out: &mut [f32; 32]) {
 fn chunks(block: &BlockQ4_1) -> [Chunk; 1] {
     let offsets = [f16_value(block.m); 2];
     [Chunk { offsets, ..Chunk::new(f16_value(block.d), nibbles(&block.qs)) }]
+}
+
+/// As ggml's `quantize_q4_1`.
+fn quantize(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let sigma2 = search::square_sum(row) / row.len() as f32;
+    each_block(row, importance, out, |x: &[f32; 32], importance| {
+        let (d, minimum, codes) = match importance {
+            Some(importance) => {
+                let steps = Steps { first: -0.9, step: 0.05, n: 36, by_magnitude: false };
+                search::affine(15, x, &search::weights(importance, sigma2, x), steps)
+            }
+            None => {
+                let min = x.iter().fold(f32::MAX, |min, x| if *x < min { *x } else { min });
+                let max = x.iter().fold(f32::MIN, |max, x| if *x > max { *x } else { max });
+                let d = (max - min) / 15.0;
+                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                (d, -min, x.map(|x| (((x - min) * inverse + 0.5) as u8).min(15)))
+            }
+        };
+        BlockQ4_1 { d: search::half(d).0, m: search::half(-minimum).0, qs: search::pack_nibbles(&codes) }
+    });
 }

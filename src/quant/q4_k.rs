@@ -1,6 +1,9 @@
 //! Q4_K: 256 weights of 4 bits in eight sub-blocks with six-bit scales and minima. Knows only its own layout.
 
-use super::{Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, k_scale_min};
+use super::{
+    Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, k_scale_min,
+    k_scales::KBlock, k_scales::k_block, search::Steps, search::each_block,
+};
 use crate::tensor::DType;
 
 /// 256 weights in 8 sub-blocks of 32: an element of sub-block `j` is `d * scale[j] * q - dmin * min[j]`.
@@ -32,6 +35,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| {
         first_block(bytes, |block: &BlockQ4K| f16_is_finite(block.d) && f16_is_finite(block.dmin))
     },
+    quantize: Some(quantize),
     table: &[],
     wgsl: include_str!("../../shaders/quant/q4_k.wgsl"),
 };
@@ -58,4 +62,17 @@ fn chunks(block: &BlockQ4K) -> [Chunk; 8] {
         let offsets = [-(dmin * f32::from(min)); 2];
         Chunk { offsets, ..Chunk::new(d * f32::from(scale), codes) }
     })
+}
+
+/// As ggml's `quantize_q4_K`.
+fn quantize(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    each_block(row, importance, out, |x: &[f32; 256], importance| {
+        let steps = Steps { first: -1e+00, step: 0.1, n: 20, by_magnitude: false };
+        let KBlock { d, dmin, scales, codes } = k_block(15, x, importance, steps);
+        let qs = std::array::from_fn(|i| {
+            let at = i / 32 * 64 + i % 32;
+            codes[at] & 15 | codes[at + 32] << 4
+        });
+        BlockQ4K { d, dmin, scales, qs }
+    });
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, nibbles_and_bit,
+    search, search::each_block,
 };
 use crate::tensor::DType;
 
@@ -30,6 +31,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::Bytes,
     non_finite: |bytes| first_block(bytes, |block: &BlockQ5_0| f16_is_finite(block.d)),
+    quantize: Some(quantize),
     table: &[],
     wgsl: include_str!("../../shaders/quant/q5_0.wgsl"),
 };
@@ -53,4 +55,24 @@ pub(super) fn quants(qh: [u8; 4], qs: &[u8; 16], out: &mut [f32; 32], value: imp
 fn chunks(block: &BlockQ5_0) -> [Chunk; 1] {
     let codes = nibbles_and_bit(&block.qs, block.qh).map(|code| code - 16);
     [Chunk::new(f16_value(block.d), codes)]
+}
+
+/// As ggml's `quantize_q5_0`.
+fn quantize(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let sigma2 = search::square_sum(row) / row.len() as f32;
+    each_block(row, importance, out, |x: &[f32; 32], importance| {
+        let (d, codes) = match importance {
+            Some(importance) => search::symmetric(16, x, Some(&search::weights(importance, sigma2, x))),
+            None => {
+                let d = search::extreme(x).0 / -16.0;
+                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                (d, x.map(|x| ((x * inverse + 16.5) as u8).min(31)))
+            }
+        };
+        BlockQ5_0 {
+            d: search::half(d).0,
+            qh: search::pack_fifth_bits(&codes),
+            qs: search::pack_nibbles(&codes),
+        }
+    });
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, nibbles_and_bit, q5_0,
+    search, search::Steps, search::each_block,
 };
 use crate::tensor::DType;
 
@@ -34,6 +35,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| {
         first_block(bytes, |block: &BlockQ5_1| f16_is_finite(block.d) && f16_is_finite(block.m))
     },
+    quantize: Some(quantize),
     table: &[],
     wgsl: include_str!("../../shaders/quant/q5_1.wgsl"),
 };
@@ -46,4 +48,30 @@ fn dequant(block: &BlockQ5_1, out: &mut [f32; 32]) {
 fn chunks(block: &BlockQ5_1) -> [Chunk; 1] {
     let codes = nibbles_and_bit(&block.qs, block.qh);
     [Chunk { offsets: [f16_value(block.m); 2], ..Chunk::new(f16_value(block.d), codes) }]
+}
+
+/// As ggml's `quantize_q5_1`.
+fn quantize(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let sigma2 = search::square_sum(row) / row.len() as f32;
+    each_block(row, importance, out, |x: &[f32; 32], importance| {
+        let (d, minimum, codes) = match importance {
+            Some(importance) => {
+                let steps = Steps { first: -0.9, step: 0.05, n: 36, by_magnitude: false };
+                search::affine(31, x, &search::weights(importance, sigma2, x), steps)
+            }
+            None => {
+                let min = x.iter().fold(f32::MAX, |min, x| if *x < min { *x } else { min });
+                let max = x.iter().fold(f32::MIN, |max, x| if *x > max { *x } else { max });
+                let d = (max - min) / 31.0;
+                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                (d, -min, x.map(|x| (((x - min) * inverse + 0.5) as u8).min(31)))
+            }
+        };
+        BlockQ5_1 {
+            d: search::half(d).0,
+            m: search::half(-minimum).0,
+            qh: search::pack_fifth_bits(&codes),
+            qs: search::pack_nibbles(&codes),
+        }
+    });
 }

@@ -1,6 +1,9 @@
 //! Q6_K: 256 weights of 6 bits in sixteen sub-blocks with signed byte scales. Knows only its own layout.
 
-use super::{Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block};
+use super::{
+    Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, search,
+    search::each_block,
+};
 use crate::tensor::DType;
 
 /// 256 weights in 16 sub-blocks of 16: an element of sub-block `j` is `d * scales[j] * (q - 32)`.
@@ -32,6 +35,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::BytesHalves,
     non_finite: |bytes| first_block(bytes, |block: &BlockQ6K| f16_is_finite(block.d)),
+    quantize: Some(quantize),
     table: &[],
     wgsl: include_str!("../../shaders/quant/q6_k.wgsl"),
 };
@@ -58,4 +62,40 @@ fn chunks(block: &BlockQ6K) -> [Chunk; 8] {
         let scale = |index: usize| d * f32::from(block.scales[2 * part + index]);
         Chunk::halves([scale(0), scale(1)], codes)
     })
+}
+
+/// As ggml's `quantize_q6_K`.
+fn quantize(row: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    each_block(row, importance, out, |x: &[f32; 256], importance| {
+        let groups: &[[f32; 16]; 16] = bytemuck::cast_ref(x);
+        let mut codes = [[0u8; 16]; 16];
+        let mut group_scales = [0.0; 16];
+        for (j, x) in groups.iter().enumerate() {
+            let importance = importance.map(|importance| &importance[16 * j..][..16]);
+            (group_scales[j], codes[j]) = search::symmetric(32, x, importance);
+        }
+        let (extreme, magnitude) = search::extreme(&group_scales);
+        if magnitude < search::NOTHING {
+            return bytemuck::Zeroable::zeroed();
+        }
+        let inverse = -128.0 / extreme;
+        let (d, scale) = search::half(1.0 / inverse);
+        let scales = group_scales.map(|scale| search::nearest(inverse * scale).min(127) as i8);
+        for (j, (x, codes)) in groups.iter().zip(&mut codes).enumerate() {
+            let scale = scale * f32::from(scales[j]);
+            if scale != 0.0 {
+                *codes = x.map(|x| (search::nearest(x / scale).clamp(-32, 31) + 32) as u8);
+            }
+        }
+        let codes: [u8; 256] = bytemuck::cast(codes);
+        let ql = std::array::from_fn(|i| {
+            let at = i / 64 * 128 + i % 64;
+            codes[at] & 15 | codes[at + 64] << 4
+        });
+        let qh = std::array::from_fn(|i| {
+            let at = i / 32 * 128 + i % 32;
+            (0..4).fold(0, |bits, run| bits | codes[at + 32 * run] >> 4 << (2 * run))
+        });
+        BlockQ6K { ql, qh, scales, d }
+    });
 }

@@ -1,6 +1,9 @@
 //! Q8_0: 32 signed bytes with one scale. Knows only its own layout.
 
-use super::{Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block};
+use super::{
+    Chunk, Format, Packing, decode, each_chunk, f16_is_finite, f16_value, first_block, search,
+    search::each_block,
+};
 use crate::tensor::DType;
 
 /// 32 weights: element `i` is `d * qs[i]`.
@@ -25,6 +28,7 @@ pub(super) const FORMAT: Format = Format {
     chunks: |bytes, store| each_chunk(bytes, store, chunks),
     packing: Packing::Bytes,
     non_finite: |bytes| first_block(bytes, |block: &BlockQ8_0| f16_is_finite(block.d)),
+    quantize: Some(quantize),
     table: &[],
     wgsl: include_str!("../../shaders/quant/q8_0.wgsl"),
 };
@@ -38,4 +42,13 @@ fn dequant(block: &BlockQ8_0, out: &mut [f32; 32]) {
 
 fn chunks(block: &BlockQ8_0) -> [Chunk; 1] {
     [Chunk::new(f16_value(block.d), block.qs)]
+}
+
+/// As ggml's `quantize_row_q8_0_ref`; the importance of columns has no say.
+fn quantize(row: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+    each_block(row, None, out, |x: &[f32; 32], _| {
+        let d = search::extreme(x).1 / 127.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        BlockQ8_0 { d: search::half(d).0, qs: x.map(|x| (x * inverse).round() as i8) }
+    });
 }

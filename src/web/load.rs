@@ -232,7 +232,7 @@ async fn attempt(
     }
     let header = file.header().await?;
     let n_ctx = request.context_length.map(|n| n as usize);
-    let loading = Loading::new(header, LoadOptions { n_ctx, n_batch: None })?;
+    let loading = Loading::new(header, LoadOptions { n_ctx, ..LoadOptions::default() })?;
     let parts = loading.weights().parts(PART_BYTES);
     let data_end = parts.last().map_or(0, |part| part.range.end);
     reporter.total(data_end);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::checkpoint::{Step, Unit};
 use super::map::{Piece, WeightMap};
+use super::requantize::Requantizer;
 use crate::error::{Error, ErrorCode, Result};
 
 /// Weights are written to the GPU in whole 32-bit words.
@@ -21,6 +22,8 @@ impl<F: FnMut(usize, u64, &[u8]) -> Result<()>> Sink for F {}
 pub struct Assembler<'a> {
     map: &'a WeightMap,
     weights: Vec<Progress>,
+    /// Away while it is at work.
+    requantizer: Option<Requantizer>,
 }
 
 /// How far a weight is.
@@ -41,13 +44,34 @@ struct Progress {
 impl<'a> Assembler<'a> {
     /// Nothing has come yet.
     pub fn new(map: &'a WeightMap) -> Self {
-        Self { map, weights: (0..map.len()).map(|_| Progress::default()).collect() }
+        let weights = (0..map.len()).map(|_| Progress::default()).collect();
+        Self { map, weights, requantizer: Some(Requantizer::default()) }
     }
 
     /// Takes the bytes of `piece`, and hands on what is due.
     /// # Errors
     /// What a conversion or the sink says; `Internal` for pieces out of order, `OutOfMemory`.
     pub fn take(&mut self, piece: &Piece, bytes: &[u8], sink: &mut impl Sink) -> Result<()> {
+        self.requantized(sink, |this, sink| this.assemble(piece, bytes, sink))
+    }
+
+    /// Runs `what` with a sink that changes formats before it hands on to `sink`.
+    fn requantized(
+        &mut self,
+        sink: &mut impl Sink,
+        what: impl FnOnce(&mut Self, &mut dyn FnMut(usize, u64, &[u8]) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let map = self.map;
+        let mut requantizer = self.requantizer.take().unwrap_or_default();
+        let result =
+            what(self, &mut |weight, offset, bytes| requantizer.take(map, weight, offset, bytes, sink));
+        self.requantizer = Some(requantizer);
+        result
+    }
+
+    /// As [`Assembler::take`], in the formats of the files.
+    fn assemble(&mut self, piece: &Piece, bytes: &[u8], mut sink: impl Sink) -> Result<()> {
+        let sink = &mut sink;
         // What is left of a piece that went straight to the backend; its unit may be done.
         if bytes.is_empty() {
             return self.advance(piece.weight, sink);
@@ -83,7 +107,9 @@ impl<'a> Assembler<'a> {
     pub fn straight(&self, piece: &Piece) -> (usize, usize) {
         let progress = &self.weights[piece.weight];
         let weight = self.map.weight(piece.weight);
-        let due = matches!(weight.units[piece.unit].step, Step::Copy) && progress.unit == piece.unit;
+        let as_it_is = self.map.dtype(piece.weight) == weight.dtype;
+        let due =
+            as_it_is && matches!(weight.units[piece.unit].step, Step::Copy) && progress.unit == piece.unit;
         if !due || progress.within != piece.offset || progress.held.contains_key(&(piece.unit, piece.input)) {
             return (piece.range.len(), 0);
         }
@@ -115,7 +141,7 @@ impl<'a> Assembler<'a> {
     /// As [`Assembler::take`]; `Truncated` names a weight of which bytes are missing.
     pub fn finish(mut self, sink: &mut impl Sink) -> Result<()> {
         for index in 0..self.weights.len() {
-            self.advance(index, sink)?;
+            self.requantized(sink, |this, mut sink| this.advance(index, &mut sink))?;
             let (sent, total) = (self.weights[index].sent, self.map.weight(index).n_bytes());
             if sent != total {
                 let message = format!("only {sent} of {total} bytes came");

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use super::Recipe;
 use super::checkpoint::{Checkpoint, Extent, StoredTensor};
 use crate::error::{Error, ErrorCode, Result};
 use crate::quant;
@@ -11,6 +12,10 @@ use crate::tensor::DType;
 /// Size of the parts in which a file is fetched and stored: 16 MiB. Large enough that per-part costs vanish, small
 /// enough that a failed one is cheap to repeat and a few in flight fit in any memory.
 pub const PART_BYTES: u64 = 16 << 20;
+
+/// The matrix that gives the logits, and the one that does where there is none of that name.
+const OUTPUT: &str = "output.weight";
+const TOKEN_EMBD: &str = "token_embd.weight";
 
 /// A tensor that a model wants to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +80,9 @@ struct Use {
 #[derive(Clone, Debug)]
 pub struct WeightMap {
     weights: Vec<StoredTensor>,
+    /// The formats that the weights are given in: their files', unless a recipe says otherwise.
+    dtypes: Vec<DType>,
+    recipe: Option<Recipe>,
     /// By file and place.
     uses: Vec<Use>,
     /// Of each file, where its last tensor ends, needed or not.
@@ -106,10 +114,64 @@ impl WeightMap {
             };
             weights.push(weight(need, tensor)?);
         }
-        Ok(Self { uses: uses(&weights), weights, data_ends: model.data_ends.clone() })
+        let dtypes = weights.iter().map(|weight| weight.dtype).collect();
+        let data_ends = model.data_ends.clone();
+        Ok(Self { uses: uses(&weights), weights, dtypes, recipe: None, data_ends })
     }
 
-    /// Weight `weight`: its format, dimensions and what it is made of.
+    /// Gives the weights in the formats that `recipe` chooses; rows are changed as they arrive.
+    /// # Errors
+    /// `WrongShape` when the recipe's importance has another number of columns than a weight.
+    pub fn requantize(&mut self, recipe: Recipe) -> Result<()> {
+        let has_output = self.weights.iter().any(|weight| weight.name == OUTPUT);
+        for (weight, dtype) in self.weights.iter().zip(&mut self.dtypes) {
+            let name = weight.name.as_str();
+            let is_head = name == OUTPUT || (!has_output && name == TOKEN_EMBD);
+            *dtype = recipe.target(name, &weight.dims, weight.dtype, is_head);
+            let columns = recipe.importance.as_ref().and_then(|importance| importance.columns(name));
+            let n_cols = weight.dims.first().copied().unwrap_or(1);
+            if let Some(columns) = columns.map(|columns| columns.len() as u64)
+                && !(columns.is_multiple_of(n_cols) && weight.n_elements().is_multiple_of(columns.max(1)))
+            {
+                let message = format!(
+                    "the importance matrix has {columns} columns, the tensor's rows {n_cols}: it belongs to another model"
+                );
+                return Err(Error::new(ErrorCode::WrongShape, message).at(name));
+            }
+        }
+        self.recipe = Some(recipe);
+        Ok(())
+    }
+
+    /// The format that weight `weight` is given in.
+    /// # Panics
+    /// When there is no such weight.
+    pub fn dtype(&self, weight: usize) -> DType {
+        self.dtypes[weight]
+    }
+
+    /// Bytes of weight `weight` in the format it is given in.
+    pub fn given_bytes(&self, weight: usize) -> u64 {
+        let stored = &self.weights[weight];
+        match stored.dtype == self.dtypes[weight] {
+            true => stored.n_bytes(),
+            false => quant::format(self.dtypes[weight]).row_bytes(stored.n_elements()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// How much the columns of row `row` of a weight matter, if that is known.
+    pub(super) fn importance(&self, weight: usize, row: u64) -> Option<&[f32]> {
+        let stored = &self.weights[weight];
+        let columns = self.recipe.as_ref()?.importance.as_ref()?.columns(&stored.name)?;
+        let n_cols = stored.dims.first().copied().unwrap_or(1);
+        // Stacked matrices have columns of their own each.
+        let n_matrices = columns.len() as u64 / n_cols;
+        let rows_each = stored.n_elements() / n_cols / n_matrices.max(1);
+        let first = row / rows_each.max(1) * n_cols;
+        columns.get(first as usize..(first + n_cols) as usize)
+    }
+
+    /// Weight `weight`: its format in the file, dimensions and what it is made of.
     /// # Panics
     /// When there is no such weight.
     pub fn weight(&self, weight: usize) -> &StoredTensor {
@@ -126,14 +188,14 @@ impl WeightMap {
         self.weights.is_empty()
     }
 
-    /// Storage formats, in the order of the weights.
+    /// The formats that the weights are given in, in their order.
     pub fn dtypes(&self) -> Vec<DType> {
-        self.weights.iter().map(|weight| weight.dtype).collect()
+        self.dtypes.clone()
     }
 
-    /// Bytes of all weights.
+    /// Bytes of all weights in the formats they are given in.
     pub fn total_bytes(&self) -> u64 {
-        self.weights.iter().map(StoredTensor::n_bytes).sum()
+        (0..self.len()).map(|weight| self.given_bytes(weight)).sum()
     }
 
     /// Every file from its first byte to the end of its last tensor, cut at multiples of `part_bytes`
@@ -186,7 +248,7 @@ impl WeightMap {
     /// `InvalidValue` with the tensor's name and the block's number.
     pub fn check_scales(&self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let tensor = self.weight(weight);
-        let format = quant::format(tensor.dtype);
+        let format = quant::format(self.dtype(weight));
         let block_bytes = format.block_bytes as u64;
         let first_block = offset.div_ceil(block_bytes);
         let skipped = (first_block * block_bytes - offset) as usize;

@@ -8,6 +8,7 @@ mod assemble;
 mod checkpoint;
 mod convert;
 mod map;
+mod requantize;
 mod safetensors;
 mod source;
 
@@ -15,6 +16,7 @@ pub use assemble::{Assembler, Sink};
 pub use checkpoint::{Checkpoint, Extent, Step, StoredTensor, Unit};
 pub use convert::Conversion;
 pub use map::{FilePart, Need, PART_BYTES, Piece, WeightMap};
+pub use requantize::Recipe;
 pub use safetensors::{ShardHeader, stored_tensors};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::FileSource;

@@ -2,15 +2,18 @@
 """Makes the golden set under tests/golden from the correctness oracle. Run by hand; the results are committed.
 
     python3 -m venv venv && venv/bin/pip install gguf numpy safetensors
-    venv/bin/python make_golden.py ORACLE_FOLDER
+    venv/bin/python make_golden.py ORACLE_FOLDER [LIBGGML]
 
 ORACLE_FOLDER holds tiny random Hugging Face checkpoints with reference logits of an independent implementation
 (transformers in float32; llama.cpp in float32 for quantised files), and a manifest.json with tolerances.
-Each checkpoint becomes a GGUF file exactly as llama.cpp's converter would write it. README.md describes the results.
+LIBGGML is a shared library of ggml (`gcc -O2 -ffp-contract=off -shared -fPIC ggml-quants.c ggml.c`): without it the quantised
+rows are left as they are. Each checkpoint becomes a GGUF file exactly as llama.cpp's converter would write it. README.md describes the results.
 """
 
+import ctypes
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -423,6 +426,51 @@ def further_blocks():
     return tensors
 
 
+QUANTISERS = {
+    "Q8_0": "q8_0", "Q4_0": "q4_0", "Q4_1": "q4_1", "Q5_0": "q5_0", "Q5_1": "q5_1", "Q2_K": "q2_K", "Q3_K": "q3_K",
+    "Q4_K": "q4_K", "Q5_K": "q5_K", "Q6_K": "q6_K", "IQ4_NL": "iq4_nl", "MXFP4": "mxfp4",
+}
+
+
+def make_quantised(library):
+    """Rows that are quantised by ggml's C code, with and without importance; checked with PyPI `gguf` where it can."""
+    rng = np.random.default_rng(11)
+    source = rng.standard_normal((10, 512)).astype(np.float32)
+    source[1] *= 0.02
+    source[2] = np.abs(source[2])
+    source[3, 256:] = 0
+    source[4] = 0.5
+    source[5, 77] = 1e3
+    source[6] *= 1e-6
+    source[7] = -np.abs(source[7]) - 1
+    source[8] = np.round(source[8])
+    source[9] *= np.linspace(0, 2, 512, dtype=np.float32)
+    importance = (rng.standard_normal(512) ** 2).astype(np.float32)
+    importance[100:140] = 0
+    tensors = {"source": source, "importance": importance}
+    pointer = lambda array: array.ctypes.data_as(ctypes.c_void_p)
+    functions = ctypes.CDLL(library, mode=os.RTLD_LAZY)
+    for name, function in QUANTISERS.items():
+        block_len, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+        for suffix, weights in [("", None), (".importance", pointer(importance))]:
+            out = np.zeros(source.size // block_len * block_bytes, dtype=np.uint8)
+            quantize = functions[f"quantize_{function}"]
+            for row in range(len(source)):
+                at = row * len(out) // len(source)
+                quantize(pointer(source[row]), pointer(out[at:]), ctypes.c_int64(1), ctypes.c_int64(512), weights)
+            tensors[name + suffix] = out
+        try:
+            numpy_says = gguf.quants.quantize(source, gguf.GGMLQuantizationType[name])
+            if (numpy_says.reshape(-1) != tensors[name]).any():
+                print(f"{name}: PyPI gguf differs in {(numpy_says.reshape(-1) != tensors[name]).sum()} bytes")
+        except NotImplementedError:
+            pass
+    for name in ["F16", "BF16"]:
+        numpy_says = gguf.quants.quantize(source, gguf.GGMLQuantizationType[name])
+        tensors[name] = np.ascontiguousarray(numpy_says).view(np.uint8).reshape(-1)
+    write_reference(HERE / "quant" / "quantised.safetensors", tensors)
+
+
 def main():
     oracle = Path(sys.argv[1])
     manifest = json.loads((oracle / "manifest.json").read_text())
@@ -433,6 +481,8 @@ def main():
         for variant in variants:
             make_quant_set(oracle, folder, variant, entries[folder])
     make_blocks(oracle)
+    if len(sys.argv) > 2:
+        make_quantised(sys.argv[2])
     (HERE / "real").mkdir(exist_ok=True)
     shutil.copyfile(oracle / REAL, HERE / REAL)
 

@@ -11,6 +11,7 @@ use lamplight::backend::gpu::Precision;
 use lamplight::engine::native::{self, BackendOptions};
 use lamplight::engine::{Engine, LoadOptions};
 use lamplight::error::{Error, ErrorCode, Result};
+use lamplight::weights::Recipe;
 use serde_json::Value;
 
 /// Which model, and how it runs.
@@ -27,6 +28,9 @@ pub(crate) struct ModelArgs {
     /// Positions of the KV cache; what the model was trained for, at most 4096, if not given
     #[arg(long, value_name = "N")]
     pub(crate) ctx: Option<usize>,
+    /// Turn float weights into this format as they arrive, such as q8_0, q4_0 or q4_k
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) quantize: Option<String>,
     /// Most tokens of one prefill step
     #[arg(long, value_name = "N")]
     pub(crate) batch: Option<usize>,
@@ -69,7 +73,8 @@ impl BackendName {
 impl ModelArgs {
     /// Loads the model with room for at least `n_ctx` positions unless `--ctx` says otherwise.
     pub(crate) fn load(&self, n_ctx: Option<usize>) -> Result<Engine<AnyBackend>> {
-        let options = LoadOptions { n_ctx: self.ctx.or(n_ctx), n_batch: self.batch };
+        let quantize = self.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
+        let options = LoadOptions { n_ctx: self.ctx.or(n_ctx), n_batch: self.batch, quantize };
         let mut engine = pollster::block_on(native::load(&self.model, self.backend_options()?, options))?;
         for Lora { path, scale } in &self.lora {
             pollster::block_on(native::load_adapter(&mut engine, path, *scale))?;

@@ -7,6 +7,7 @@ mod embed;
 mod generate;
 mod inspect;
 mod logits;
+mod quantize;
 mod tokenize;
 
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
     Generate(generate::Args),
     /// Prints the embedding of each text as a JSON array
     Embed(embed::Args),
+    /// Writes a model file with its weights in another format
+    Quantize(quantize::Args),
     /// Measures the speed of prefill and decoding
     Bench(bench::Args),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Generate(args) => generate::run(args),
         Command::Embed(args) => embed::run(args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

@@ -17,9 +17,11 @@ mod tensors;
 mod types;
 mod validate;
 mod values;
+mod write;
 
 pub(super) use sniff::looks_like;
 pub use types::{GgmlType, TypeStatus, ggml_type};
+pub use write::{NewHeader, NewTensor, header as new_header};
 
 use self::reader::{Field, Reader, Stop};
 use super::Metadata;
