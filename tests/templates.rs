@@ -128,6 +128,8 @@ fn published_templates_render_as_jinja2_renders_them() {
                 (Err(error), None, Some(words)) => {
                     (error.code(), error.message()) == (ErrorCode::TemplateError, words)
                 }
+                // Jinja2 fails on a call without content, where we try again with an empty one.
+                (Ok(_), None, None) => messages.iter().any(|message| message.tool_calls.is_some()),
                 (Err(error), None, None) => error.code() == ErrorCode::TemplateError,
                 _ => false,
             };
@@ -224,6 +226,25 @@ fn check_forgeries(name: &str, specials: &[(&str, i64)]) {
                 assert_eq!(text, expected.text(), "{name}: the guard changed the prompt for {forgery:?}");
             }
         }
+    }
+}
+
+#[test]
+fn arguments_of_calls_may_be_a_text_of_json() {
+    let tokenizer = tokenizer(QWEN);
+    for name in ["qwen25_7b", "qwen3_06b", "llama31"] {
+        let template = template(name, &tokenizer);
+        let prompt = |arguments: Json| {
+            let calls =
+                serde_json::json!([{"type": "function", "function": {"name": "f", "arguments": arguments}}]);
+            let call =
+                ChatMessage { tool_calls: calls.as_array().cloned(), ..ChatMessage::new("assistant", "") };
+            let messages = [ChatMessage::new("user", "x"), call];
+            template.render(&messages, true, &Map::new()).expect("renders").text().to_string()
+        };
+        let object = prompt(serde_json::json!({"b": 1, "a": "<é>"}));
+        assert!(object.contains(r#"{"b": 1, "a": "<é>"}"#), "{name}: {object}");
+        assert_eq!(prompt(Json::from(r#"{"b": 1, "a": "<é>"}"#)), object, "{name}");
     }
 }
 

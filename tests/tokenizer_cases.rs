@@ -52,6 +52,12 @@ fn folders(root: &str, file: &str) -> Vec<PathBuf> {
     folders
 }
 
+/// A GGUF file in a folder.
+fn gguf_in(folder: &Path) -> Option<PathBuf> {
+    let mut files = std::fs::read_dir(folder).ok()?.filter_map(|file| Some(file.ok()?.path()));
+    files.find(|path| path.extension().is_some_and(|extension| extension == "gguf"))
+}
+
 /// Differences found so far, so that one run shows them all.
 #[derive(Default)]
 struct Report {
@@ -160,11 +166,7 @@ fn oracle_gguf_files_encode_as_llama_cpp_or_hugging_face_do() {
     let mut report = Report::default();
     for folder in folders(ORACLE, "llamacpp_tokenizer_cases.json") {
         let family = folder.file_name().expect("a name").to_string_lossy().into_owned();
-        let files = std::fs::read_dir(&folder).expect("readable");
-        let gguf = files
-            .map(|file| file.expect("readable").path())
-            .find(|path| path.extension().is_some_and(|extension| extension == "gguf"));
-        let metadata = gguf_metadata(&gguf.expect("a model"));
+        let metadata = gguf_metadata(&gguf_in(&folder).expect("a model"));
         let tokenizer = match Tokenizer::from_metadata(&metadata) {
             Ok(tokenizer) => tokenizer,
             Err(error) if error.code() == ErrorCode::UnsupportedTokenizer => {
@@ -178,6 +180,28 @@ fn oracle_gguf_files_encode_as_llama_cpp_or_hugging_face_do() {
             // Where the two differ, Hugging Face's is what the model was trained with.
             let want = case.get("hf_ids").unwrap_or(&case["ids"]);
             report.check(&format!("{family} {:?}", case["text"]), got, ids(want));
+        }
+    }
+    report.finish(0);
+}
+
+#[test]
+fn oracle_gguf_files_encode_prompts_as_their_folders_do() {
+    let mut report = Report::default();
+    for folder in folders(ORACLE, "llamacpp_tokenizer_cases.json") {
+        let family = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        let twin = Path::new(ORACLE).join(family.trim_start_matches("gguf_"));
+        let (Ok(bytes), Some(gguf)) = (std::fs::read(twin.join("tokenizer.json")), gguf_in(&folder)) else {
+            continue;
+        };
+        let config = json(&twin.join("tokenizer_config.json"));
+        let from_hf = Tokenizer::from_hf(&bytes, Some(&config)).expect(&family);
+        let from_gguf = Tokenizer::from_metadata(&gguf_metadata(&gguf)).expect(&family);
+        for case in json(&twin.join("tokenizer_cases.json"))["chat"].as_array().expect("cases") {
+            if let Some(prompt) = case["text"].as_str() {
+                let want = from_hf.encode(prompt, options(false));
+                report.check(&format!("{family} {prompt:?}"), from_gguf.encode(prompt, options(false)), want);
+            }
         }
     }
     report.finish(0);

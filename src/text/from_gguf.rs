@@ -255,7 +255,7 @@ fn assemble(metadata: &Metadata, parts: Parts) -> Result<Tokenizer> {
     }
     let add_bos = adds("bos", parts.add_bos)?;
     Ok(Tokenizer {
-        specials: Specials::of(&vocab),
+        specials: specials_of(&vocab, &parts.model),
         normalized_specials: Specials::default(),
         normalizer: parts.normalizer,
         pre: parts.pre,
@@ -268,6 +268,19 @@ fn assemble(metadata: &Metadata, parts: Parts) -> Result<Tokenizer> {
         unknown,
         end_tokens,
         vocab,
+    })
+}
+
+/// The special tokens. GGUF does not say which take white space along; Phi-3's do, and its vocabulary is known by them.
+fn specials_of(vocab: &Vocab, model: &Model) -> Specials {
+    let specials = Specials::of(vocab);
+    let control =
+        |name: &str| vocab.find(name.as_bytes()).and_then(|id| vocab.kind(id)) == Some(TokenKind::Control);
+    if !matches!(model, Model::Spm(_)) || !["<|user|>", "<|assistant|>", "<|end|>"].into_iter().all(control) {
+        return specials;
+    }
+    specials.taking_space_after(|text| {
+        text == b"</s>" || (text.starts_with(b"<|") && text.ends_with(b"|>") && text != b"<|endoftext|>")
     })
 }
 

@@ -13,6 +13,7 @@ mod from_hf;
 mod names;
 mod nfc;
 mod nfc_tables;
+mod nfkc_tables;
 mod normalize;
 mod patterns;
 mod prefixes;

@@ -1,11 +1,12 @@
-//! Unicode normalisation forms C and D, for the models that were trained on normalised text (Qwen 2, StableLM 2, BERT).
+//! Unicode's normalisation forms, for the models that were trained on normalised text (Qwen 2, StableLM 2, BERT).
 //!
-//! Principal functions: [`nfc`], [`nfd`]. Must not know tokenizers. `é` may come as one character or as e and an accent; without
+//! Principal functions: [`nfc`], [`nfd`]; principal type: [`Compatible`]. Must not know tokenizers. `é` may come as one character or as e and an accent; without
 //! this step the two are other tokens than the ones that the model has learnt.
 
 use std::borrow::Cow;
 
 use super::nfc_tables::{COMBINING, COMPOSITIONS, DECOMPOSITIONS};
+use super::nfkc_tables::{COMPATIBLE, COMPATIBLE_TEXT};
 
 /// Below this character every text is in form C.
 const FIRST_SUBJECT: char = '\u{300}';
@@ -34,12 +35,52 @@ pub(crate) fn nfc(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 fn normalize(text: &str) -> String {
-    compose(&decomposed(text))
+    compose(&ordered(decomposed(text)))
 }
 
 /// `text` in form D.
 pub(crate) fn nfd(text: &str) -> String {
-    decomposed(text).into_iter().map(|(c, _)| c).collect()
+    ordered(decomposed(text)).into_iter().map(|(c, _)| c).collect()
+}
+
+/// The forms KC and KD, with the places of the compatibility decompositions.
+#[derive(Debug)]
+pub(crate) struct Compatible {
+    /// Where the decomposition of each entry of the table begins.
+    starts: Vec<u32>,
+    /// KC and not KD.
+    composes: bool,
+}
+
+impl Compatible {
+    pub(crate) fn new(composes: bool) -> Compatible {
+        let mut at = 0;
+        let start = |entry: &u32| {
+            let start = at;
+            at += entry & 63;
+            start
+        };
+        Compatible { starts: COMPATIBLE.iter().map(start).collect(), composes }
+    }
+
+    /// `text` in this form.
+    pub(crate) fn apply(&self, text: &str) -> String {
+        let mut chars = Vec::with_capacity(text.len());
+        for c in text.chars() {
+            match self.decomposition(c) {
+                Some(text) => chars.extend(text.chars().map(|c| (c, class(c)))),
+                None => decompose(c, &mut chars),
+            }
+        }
+        let chars = ordered(chars);
+        if self.composes { compose(&chars) } else { chars.into_iter().map(|(c, _)| c).collect() }
+    }
+
+    fn decomposition(&self, c: char) -> Option<&'static str> {
+        let at = COMPATIBLE.binary_search_by_key(&(c as u32), |entry| entry >> 6).ok()?;
+        let start = self.starts[at] as usize;
+        COMPATIBLE_TEXT.get(start..start + (COMPATIBLE[at] & 63) as usize)
+    }
 }
 
 fn decomposed(text: &str) -> Vec<(char, u8)> {
@@ -47,6 +88,10 @@ fn decomposed(text: &str) -> Vec<(char, u8)> {
     for c in text.chars() {
         decompose(c, &mut chars);
     }
+    chars
+}
+
+fn ordered(mut chars: Vec<(char, u8)>) -> Vec<(char, u8)> {
     order(&mut chars);
     chars
 }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::chars::{Category, category_of, is_mark};
 use super::charsmap::CharsMap;
-use super::nfc::{nfc, nfd};
+use super::nfc::{Compatible, nfc, nfd};
 use super::patterns::SPACES_IN_A_ROW;
 use super::pretokenize::{Finder, regex_pattern, replace};
 use crate::error::{Error, ErrorCode, Result};
@@ -26,6 +26,8 @@ pub(crate) enum Step {
     Nfc,
     /// Unicode's form D.
     Nfd,
+    /// Unicode's forms KC and KD.
+    Compatible(Compatible),
     Lowercase,
     /// Removes all combining marks.
     StripMarks,
@@ -121,6 +123,7 @@ impl Step {
     fn apply<'t>(&self, bytes: &'t [u8]) -> Cow<'t, [u8]> {
         match self {
             Step::Nfc => nfc(bytes),
+            Step::Compatible(form) => per_text(bytes, |text, out| out.push_str(&form.apply(text))),
             Step::Nfd => per_text(bytes, |text, out| out.push_str(&nfd(text))),
             Step::Lowercase => per_char(bytes, |c, out| out.extend(c.to_lowercase())),
             Step::StripMarks => per_char(bytes, |c, out| out.extend((!is_mark(c)).then_some(c))),
@@ -228,7 +231,9 @@ fn add_steps(description: &Description, path: &str, steps: &mut Vec<Step>) -> Re
             }
         }
         Description::Strip { left, right } => steps.push(Step::Trim { left: *left, right: *right }),
-        Description::Nfkc | Description::Nfkd | Description::ByteLevel => {
+        Description::Nfkc => steps.push(Step::Compatible(Compatible::new(true))),
+        Description::Nfkd => steps.push(Step::Compatible(Compatible::new(false))),
+        Description::ByteLevel => {
             let message = format!("normalizer {description:?} is not supported");
             return Err(Error::new(ErrorCode::UnsupportedTokenizer, message).at(path));
         }

@@ -412,6 +412,19 @@ fn last_spaces(text: &[u8], at: usize) -> Option<usize> {
     some(text, at, is_space).filter(|end| *end == text.len())
 }
 
+/// `(?=(\d{3})+(?!\d))` cuts numbers into threes from the right. What is left over goes first; it is looked for only
+/// where a number begins.
+pub(crate) const THREES_FROM_THE_RIGHT: Pattern = Pattern::AnyOf(&[|text, at| {
+    let digit = |c: char| category_of(c) == Category::Number;
+    let three = run_end(text, at, digit, 3);
+    if three == at || char_before(text, at).is_some_and(digit) {
+        return (three > at).then_some(three);
+    }
+    let run = run_end(text, at, digit, usize::MAX);
+    let n_digits = String::from_utf8_lossy(&text[at..run]).chars().count();
+    Some(if n_digits.is_multiple_of(3) { three } else { run_end(text, at, digit, n_digits % 3) })
+}]);
+
 /// `[0-9][0-9][0-9]`
 fn three_ascii_digits(text: &[u8], at: usize) -> Option<usize> {
     text.get(at..at + 3)?.iter().all(u8::is_ascii_digit).then_some(at + 3)

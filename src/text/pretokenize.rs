@@ -9,8 +9,8 @@ use super::chars::char_at;
 use super::patterns::{
     BLOOM, DEEPSEEK_EAST_ASIAN, DEEPSEEK_LETTERS, DEEPSEEK_MARKS, DEEPSEEK3, DIGIT, FALCON_MARKS, GPT4O,
     HAN_OR_KANA, KIMI_K2, LAST_SPACES, LINE_BREAK, LINES, LLAMA3, MARKS, NUMBERS, Pattern, QWEN2, QWEN35,
-    SEED_CODER, SPACED_LETTERS, SPACED_PUNCTUATION, TEKKEN, TRIPLES, UP_TO_THREE, is_bert_punctuation,
-    is_number, is_space, known_regex,
+    SEED_CODER, SPACED_LETTERS, SPACED_PUNCTUATION, TEKKEN, THREES_FROM_THE_RIGHT, TRIPLES, UP_TO_THREE,
+    is_bert_punctuation, is_number, is_space, known_regex,
 };
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::tokenizer_json as described;
@@ -342,6 +342,7 @@ const KINDS: &[(PreKind, &[&str])] = &[
     (kind(&[FALCON_MARKS, Pattern::Gpt2, TRIPLES]), &["falcon"]),
     (kind(&[BLOOM]), &["bloom", "poro-chat", "gpt3-finnish"]),
     (kind(&[BLOOM, DIGIT]), &["viking"]),
+    (kind(&[NUMBERS, THREES_FROM_THE_RIGHT]), &["superbpe"]),
 ];
 
 /// How gemma4's vocabulary cuts text: at line breaks only.

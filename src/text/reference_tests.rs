@@ -1,7 +1,7 @@
 //! The hand-written scanners and tables against the reference `tokenizers` crate and its regex engine.
 
 use proptest::prelude::*;
-use tokenizers::normalizers::unicode::NFC;
+use tokenizers::normalizers::unicode::{NFC, NFD, NFKC, NFKD};
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{
     NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
@@ -9,7 +9,7 @@ use tokenizers::{
 };
 
 use super::chars::{Category, CharClass, category_of, class_of, is_mark, is_punctuation};
-use super::nfc::nfc;
+use super::nfc::{Compatible, nfc, nfd};
 use super::patterns::KNOWN;
 use super::pretokenize::{PreTokenizer, pre_kind};
 
@@ -125,6 +125,17 @@ fn viking_splits_as_its_regexes() {
 }
 
 #[test]
+fn superbpe_groups_digits_from_the_right() {
+    let pre = PreTokenizer::isolating(pre_kind(Some("superbpe")).expect("known").patterns);
+    let all = "in 1234567 or 12 or 123456, 1 and ٣٤٥٦";
+    let pieces =
+        ["in ", "1", "234", "567", " or ", "12", " or ", "123", "456", ", ", "1", " and ", "٣", "٤٥٦"];
+    assert_eq!(ours(&pre, all), pieces);
+    let long = "9".repeat(100_000);
+    assert_eq!(ours(&pre, &long).len(), 33_334);
+}
+
+#[test]
 fn every_scanner_splits_as_its_regex() {
     for (regex, pattern) in KNOWN {
         check(regex, &PreTokenizer::isolating(&[*pattern]), &[regex], 1500);
@@ -192,10 +203,40 @@ fn spaces_are_those_of_the_regex_engine() {
     assert!(!is_punctuation(' '));
 }
 
-fn reference_nfc(text: &str) -> String {
+fn reference_form(form: &impl Normalizer, text: &str) -> String {
     let mut normalized = NormalizedString::from(text);
-    NFC.normalize(&mut normalized).expect("normalises");
+    form.normalize(&mut normalized).expect("normalises");
     normalized.get().to_string()
+}
+
+fn reference_nfc(text: &str) -> String {
+    reference_form(&NFC, text)
+}
+
+#[test]
+fn every_character_takes_the_other_forms_as_the_reference_does() {
+    let [kc, kd] = [true, false].map(Compatible::new);
+    let mut n_newer = 0;
+    // Alone, and before marks that are put in another order and composed. (The reference knows fewer marks.)
+    for c in (0..0x11_0000u32).filter_map(char::from_u32) {
+        let (alone, ours) = (c.to_string(), nfd(&c.to_string()));
+        if ours != alone && reference_form(&NFD, &alone) == alone {
+            assert_eq!(
+                *nfc(ours.as_bytes()),
+                *alone.as_bytes(),
+                "known since later than the reference: {alone:?}"
+            );
+            n_newer += 1;
+            continue;
+        }
+        let before_marks = format!("{c}\u{301}\u{323}");
+        for text in [Some(c.to_string()), Some(before_marks).filter(|_| !is_mark(c))].into_iter().flatten() {
+            assert_eq!(nfd(&text), reference_form(&NFD, &text), "{text:?}");
+            assert_eq!(kc.apply(&text), reference_form(&NFKC, &text), "{text:?}");
+            assert_eq!(kd.apply(&text), reference_form(&NFKD, &text), "{text:?}");
+        }
+    }
+    assert!(n_newer < 10, "{n_newer} characters are newer than the reference");
 }
 
 #[test]

@@ -87,6 +87,14 @@ impl Specials {
         Specials::new(entries)
     }
 
+    /// The same, with tokens that take the white space after them along.
+    pub(crate) fn taking_space_after(mut self, wanted: impl Fn(&[u8]) -> bool) -> Specials {
+        for entry in &mut self.entries {
+            entry.rstrip = wanted(&entry.text);
+        }
+        self
+    }
+
     /// These tokens and others, by their names: what nobody's text may become.
     pub(crate) fn with(&self, others: &Specials, name: impl Fn(u32) -> String) -> Specials {
         let named = |entry: &Special| Special::plain(name(entry.id).as_bytes(), entry.id, entry.control);

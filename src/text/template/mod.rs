@@ -39,7 +39,7 @@ const OUTPUT_FACTOR: usize = 4;
 pub struct ChatMessage {
     /// Who speaks: `system`, `user`, `assistant`, `tool` or what else the template knows.
     pub role: String,
-    /// What is said. Templates see no content at all where this is empty and there are tool calls.
+    /// What is said. Where this is empty and there are tool calls, templates see no content, unless they insist on one.
     #[serde(default, deserialize_with = "text_or_null")]
     pub content: String,
     /// The speaker's name (of a tool's answer: the tool's), for templates that show it.
@@ -71,13 +71,17 @@ impl ChatMessage {
         ChatMessage { role: role.into(), content: content.into(), ..ChatMessage::default() }
     }
 
+    /// Whether the message calls tools and says nothing.
+    fn is_silent(&self) -> bool {
+        self.content.is_empty() && self.tool_calls.is_some()
+    }
+
     /// The fields that are texts, by name, with where they come from.
-    fn texts(&self) -> impl Iterator<Item = (&'static str, &str, Source)> {
+    fn texts(&self, without_content: bool) -> impl Iterator<Item = (&'static str, &str, Source)> {
         let said = if self.role == "assistant" { Source::Assistant } else { Source::Other };
-        let silent = self.content.is_empty() && self.tool_calls.is_some();
         let fields = [
             ("role", Some(&self.role), Source::Other),
-            ("content", Some(&self.content).filter(|_| !silent), said),
+            ("content", Some(&self.content).filter(|_| !without_content), said),
             ("name", self.name.as_ref(), Source::Other),
             ("tool_call_id", self.tool_call_id.as_ref(), Source::Other),
             ("reasoning_content", self.reasoning_content.as_ref(), said),
@@ -117,6 +121,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     guard: Guard,
     has_tool_use: bool,
+    /// The template tells arguments of tool calls that are a text from those that are an object.
+    takes_text_arguments: bool,
     bos_token: String,
     eos_token: String,
 }
@@ -154,6 +160,7 @@ impl ChatTemplate {
             environment: runtime::environment(source, tool_use).map_err(|error| runtime::convert(&error))?,
             guard: Guard::new(tokenizer.specials(), &all),
             has_tool_use: tool_use.is_some(),
+            takes_text_arguments: all.contains("arguments is string"),
             bos_token: name(tokenizer.bos()),
             eos_token: name(tokenizer.eos()),
         })
@@ -207,18 +214,59 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         args: &serde_json::Map<String, serde_json::Value>,
     ) -> Result<Rendered> {
+        let render = |messages: &[ChatMessage], hide: bool| {
+            let variables = |marks: &guard::Marks<'_>| {
+                let list = messages.iter().map(|message| self.message_value(message, hide, marks)).collect();
+                self.variables(list, add_generation_prompt, args, marks)
+            };
+            self.render_with(messages, args, variables)
+        };
+        let rendered = render(messages, true);
+        // Some templates look into the content of every message, and fail where there is none.
+        if rendered.is_err() && messages.iter().any(ChatMessage::is_silent) {
+            return render(messages, false).or(rendered);
+        }
+        rendered
+    }
+
+    /// Runs the template on variables that are made once the marks for the texts are chosen.
+    fn render_with(
+        &self,
+        messages: &[ChatMessage],
+        args: &serde_json::Map<String, serde_json::Value>,
+        variables: impl FnOnce(&guard::Marks<'_>) -> Vec<(String, Value)>,
+    ) -> Result<Rendered> {
         let mut strings: Vec<&str> = Vec::with_capacity(messages.len() * 3);
         for message in messages {
-            strings.extend(message.texts().map(|(_, text, _)| text));
+            strings.extend(message.texts(false).map(|(_, text, _)| text));
         }
         let mut size: usize = strings.iter().map(|text| text.len()).sum();
         for value in messages.iter().flat_map(|message| &message.tool_calls).flatten().chain(args.values()) {
             size += json::collect_strings(value, &mut strings);
         }
         let marks = self.guard.marks_for(&strings)?;
-        let list: Vec<Value> = messages.iter().map(|message| message_value(message, &marks)).collect();
+        let mut output = BoundedOutput::new(OUTPUT_BASE + OUTPUT_FACTOR * size);
+        let with_tools = args.get("tools").is_some_and(|tools| !tools.is_null());
+        let name = if with_tools && self.has_tool_use { runtime::TOOL_USE } else { runtime::NAME };
+        let variables = Value::from_object(OrderedMap::new(variables(&marks)));
+        self.environment
+            .get_template(name)
+            .and_then(|template| template.render_captured_to(variables, &mut output))
+            .map_err(|error| output.error().unwrap_or_else(|| runtime::convert(&error)))?;
+        let (text, guards) = marks.unmark(&output.into_string()?);
+        Ok(Rendered { text, guards })
+    }
+
+    /// What the template may name.
+    fn variables(
+        &self,
+        messages: Vec<Value>,
+        add_generation_prompt: bool,
+        args: &serde_json::Map<String, serde_json::Value>,
+        marks: &guard::Marks<'_>,
+    ) -> Vec<(String, Value)> {
         let mut variables = vec![
-            ("messages".to_string(), Value::from(list)),
+            ("messages".to_string(), Value::from(messages)),
             ("add_generation_prompt".to_string(), Value::from(add_generation_prompt)),
             ("bos_token".to_string(), Value::from(self.bos_token.as_str())),
             ("eos_token".to_string(), Value::from(self.eos_token.as_str())),
@@ -231,17 +279,26 @@ impl ChatTemplate {
             let mark = |text: &str| marks.mark(text, Source::Other).into_owned();
             variables.push((name.clone(), json::to_value(value, &mark)));
         }
-        let mut output = BoundedOutput::new(OUTPUT_BASE + OUTPUT_FACTOR * size);
-        let with_tools = args.get("tools").is_some_and(|tools| !tools.is_null());
-        let name = if with_tools && self.has_tool_use { runtime::TOOL_USE } else { runtime::NAME };
-        self.environment
-            .get_template(name)
-            .and_then(|template| {
-                template.render_captured_to(Value::from_object(OrderedMap::new(variables)), &mut output)
-            })
-            .map_err(|error| output.error().unwrap_or_else(|| runtime::convert(&error)))?;
-        let (text, guards) = marks.unmark(&output.into_string()?);
-        Ok(Rendered { text, guards })
+        variables
+    }
+
+    /// A message as the template sees it, in the order in which Python's dict has the keys.
+    /// `hide` leaves the content out of a message that is silent.
+    fn message_value(&self, message: &ChatMessage, hide: bool, marks: &guard::Marks<'_>) -> Value {
+        let mut fields: Vec<(String, Value)> = message
+            .texts(hide && message.is_silent())
+            .map(|(name, text, source)| (name.to_string(), Value::from(marks.mark(text, source))))
+            .collect();
+        if let Some(calls) = &message.tool_calls {
+            let mark = |text: &str| marks.mark(text, Source::Other).into_owned();
+            let convert = |call: &serde_json::Value| match self.takes_text_arguments {
+                true => json::to_value(call, &mark),
+                false => json::to_value(&with_object_arguments(call), &mark),
+            };
+            fields
+                .push(("tool_calls".to_string(), Value::from(calls.iter().map(convert).collect::<Vec<_>>())));
+        }
+        Value::from_object(OrderedMap::new(fields))
     }
 }
 
@@ -258,16 +315,17 @@ fn check_source(source: &str) -> Result<()> {
     })
 }
 
-/// A message as the template sees it, in the order in which Python's dict has the keys.
-fn message_value(message: &ChatMessage, marks: &guard::Marks<'_>) -> Value {
-    let mut fields: Vec<(String, Value)> = message
-        .texts()
-        .map(|(name, text, source)| (name.to_string(), Value::from(marks.mark(text, source))))
-        .collect();
-    if let Some(calls) = &message.tool_calls {
-        let mark = |text: &str| marks.mark(text, Source::Other).into_owned();
-        let calls: Vec<Value> = calls.iter().map(|call| json::to_value(call, &mark)).collect();
-        fields.push(("tool_calls".to_string(), Value::from(calls)));
+/// The call with its arguments as an object. OpenAI's clients send them as a text of JSON, and a template that writes them
+/// as JSON would quote it.
+fn with_object_arguments(call: &serde_json::Value) -> serde_json::Value {
+    let mut call = call.clone();
+    for place in ["/function/arguments", "/arguments"] {
+        if let Some(arguments) = call.pointer_mut(place)
+            && let Some(object) = arguments.as_str().and_then(|text| serde_json::from_str(text).ok())
+            && matches!(object, serde_json::Value::Object(_))
+        {
+            *arguments = object;
+        }
     }
-    Value::from_object(OrderedMap::new(fields))
+    call
 }
