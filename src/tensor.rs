@@ -39,6 +39,8 @@ pub enum DType {
     TQ2_0,
     MXFP4,
     NVFP4,
+    A4,
+    A8,
 }
 
 /// A tensor of a model file.

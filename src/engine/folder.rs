@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::formats::config_json::{self, MAX_CONFIG_BYTES};
 use crate::formats::safetensors::parse_index;
 use crate::model::{families, hugging_face};
-use crate::weights::{ByteSource, Checkpoint, ShardHeader, read_safetensors_header, stored_tensors};
+use crate::weights::{ByteSource, Checkpoint, Scheme, ShardHeader, read_safetensors_header, stored_tensors};
 
 /// Files that describe a model or its text; every one of them may be absent.
 const SIDE_FILES: &[&str] = &[
@@ -74,7 +74,8 @@ pub async fn open_folder<F: ModelFolder>(folder: &F) -> Result<(Vec<F::File>, Ch
         shards.push(ShardHeader { file, header });
         files.push(source);
     }
-    let mut tensors = hugging_face::canonical(family.hf_names, &metadata, stored_tensors(&shards)?)?;
+    let scheme = scheme(&config, &side_files)?;
+    let mut tensors = hugging_face::canonical(family.hf_names, &metadata, stored_tensors(&shards, &scheme)?)?;
     let mut data_ends: Vec<u64> = shards.iter().map(|shard| shard.header.data_end).collect();
     let container = match files.len() {
         1 => "safetensors".to_owned(),
@@ -82,6 +83,20 @@ pub async fn open_folder<F: ModelFolder>(folder: &F) -> Result<(Vec<F::File>, Ch
     };
     data_ends.extend(read_pooling(folder, arch, &mut metadata, &mut files, &mut tensors).await?);
     Ok((files, Checkpoint { container, metadata, side_files, tensors, data_ends }))
+}
+
+/// How the weights are quantised: `quantization_config` says it, or a file of its own.
+fn scheme(config: &Json, side_files: &BTreeMap<String, Vec<u8>>) -> Result<Scheme> {
+    let stated = [config, &config["text_config"]].map(|config| &config["quantization_config"]);
+    if let Some(stated) = stated.into_iter().find(|stated| stated.is_object()) {
+        return Scheme::of_config(Some(stated));
+    }
+    for name in ["quantize_config.json", "quant_config.json"] {
+        if let Some(bytes) = side_files.get(name) {
+            return Scheme::of_config(Some(&json(name, bytes)?));
+        }
+    }
+    Ok(Scheme::None)
 }
 
 /// Names of the files of weights: those of the index, or the only one.

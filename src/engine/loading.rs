@@ -96,6 +96,7 @@ impl Loading {
         let spec = families::spec(&model.metadata)?;
         let names: HashSet<&str> = model.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         let graph = build_graph(&spec, |name| names.contains(name));
+        check_orders(&model, &graph)?;
         let needs: Vec<Need> = graph.weights.iter().map(need).collect();
         let mut weights = WeightMap::resolve(&needs, &model)?;
         if let Some(dtype) = options.quantize {
@@ -168,6 +169,18 @@ pub async fn fill(backend: &mut impl Backend, loading: &Loading, sources: &[impl
     }
     assembler.finish(&mut upload)?;
     backend.finish_upload().await
+}
+
+/// Columns in another order than the model's (GPTQ with act-order) must meet activations in that order.
+fn check_orders(model: &Checkpoint, graph: &Graph) -> Result<()> {
+    let orders = model.tensors.iter().map(|tensor| &tensor.name).filter(|name| name.ends_with(".perm"));
+    for name in orders {
+        if !graph.weights.iter().any(|weight| weight.name == *name) {
+            let message = "act-order (desc_act) is not supported for this kind of layer";
+            return Err(Error::new(ErrorCode::UnsupportedType, message).at(name));
+        }
+    }
+    Ok(())
 }
 
 /// What the loader must find for a weight of the graph.

@@ -9,7 +9,7 @@ use super::folder::{ModelFolder, json};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::Metadata;
 use crate::formats::metadata::Value;
-use crate::weights::{ShardHeader, StoredTensor, read_safetensors_header, stored_tensors};
+use crate::weights::{Scheme, ShardHeader, StoredTensor, read_safetensors_header, stored_tensors};
 
 const MODULES: &str = "modules.json";
 /// More modules than this are a broken file.
@@ -52,7 +52,7 @@ pub(super) async fn read_pooling<F: ModelFolder>(
                 let header = read_safetensors_header(&source).await?;
                 ends.push(header.data_end);
                 let shard = ShardHeader { file: files.len(), header };
-                for mut tensor in stored_tensors(std::slice::from_ref(&shard))? {
+                for mut tensor in stored_tensors(std::slice::from_ref(&shard), &Scheme::None)? {
                     tensor.name = tensor.name.replacen("linear", &name, 1);
                     tensors.push(tensor);
                 }

@@ -6,6 +6,8 @@
 //! Most engines want no blocks but [`Chunk`]s, the same for all formats. Block structs are plain bytes (alignment 1, little-endian fields as arrays), so a tensor's bytes can be viewed as
 //! blocks wherever they happen to lie.
 
+mod a4;
+mod a8;
 mod chunk;
 mod float;
 mod grids;
@@ -37,6 +39,8 @@ mod search;
 mod tq1_0;
 mod tq2_0;
 
+pub use a4::BlockA4;
+pub use a8::BlockA8;
 pub use chunk::{CHUNK, Chunk, Packing, StoreChunk};
 
 use chunk::{decode_chunks, each_chunk, nibbles, nibbles_and_bit};
@@ -131,6 +135,8 @@ pub static FORMATS: &[Format] = &[
     q2_0::FORMAT,
     float::F8_E4M3,
     float::F8_E5M2,
+    a4::FORMAT,
+    a8::FORMAT,
 ];
 
 /// The format of `dtype`.

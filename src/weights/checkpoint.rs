@@ -146,6 +146,7 @@ impl StoredTensor {
     /// transposed), `WrongShape` when the rows do not divide by `step`.
     pub fn every_row(&self, first: usize, step: usize, transpose: bool) -> Result<StoredTensor> {
         let format = quant::format(self.dtype);
+        let mut dims = self.dims.clone();
         let is_matrix = self.dims.len() > 2 || transpose;
         let (n_cols, n_rows) = match is_matrix {
             true => (self.dims[0], self.dims.get(1).copied().unwrap_or(1)),
@@ -165,6 +166,10 @@ impl StoredTensor {
                 Conversion::Rows { row_bytes: format.row_bytes(n_cols).unwrap_or(0) as usize, first, step }
             }
         };
+        if !transpose && let Some(units) = self.mxfp4_rows(first, step) {
+            dims[1] /= step as u64;
+            return Ok(StoredTensor { dims, units, ..self.clone() });
+        }
         let convert = |extent: Extent| {
             // One unit for each matrix: experts need not be in memory together.
             let starts = (0..extent.n_bytes).step_by(matrix_bytes as usize);
@@ -174,12 +179,26 @@ impl StoredTensor {
             starts.map(unit).collect()
         };
         let units = self.convert_units(format.block_len == 1 || !transpose, convert)?;
-        let mut dims = self.dims.clone();
         match is_matrix {
             true => dims[..2].copy_from_slice(&[kept, taken_of / step as u64]),
             false => dims[0] /= step as u64,
         }
         Ok(StoredTensor { dims, units, ..self.clone() })
+    }
+
+    /// The units of experts in gpt-oss's MXFP4, for every `step`th of their rows only; `None` for other units.
+    fn mxfp4_rows(&self, first: usize, step: usize) -> Option<Vec<Unit>> {
+        let unit = |unit: &Unit| match &unit.step {
+            Step::Convert(conversion) => match **conversion {
+                Conversion::Mxfp4 { n_blocks, .. } => {
+                    let conversion = Conversion::Mxfp4 { n_blocks, first, step };
+                    Some(Unit::convert(unit.inputs.clone(), conversion, unit.n_bytes / step as u64))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        self.units.iter().map(unit).collect()
     }
 
     /// Of each matrix of `[n_cols, n_rows, …]`, run `index` of `of` runs of rows of the same length.

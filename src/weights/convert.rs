@@ -2,6 +2,7 @@
 //!
 //! Principal type: [`Conversion`]. Works on the bytes of one unit of a tensor at a time; must not know names.
 
+use super::Packed;
 use crate::error::{Error, ErrorCode, Result};
 use crate::quant;
 use crate::tensor::DType;
@@ -16,6 +17,20 @@ pub enum Conversion {
         /// Bytes of a row.
         row_bytes: usize,
         /// The first that is taken.
+        first: usize,
+        /// From one to the next.
+        step: usize,
+    },
+    /// A layer of AWQ or GPTQ.
+    Packed(Packed),
+    /// The order of the columns of such a layer, out of its `g_idx`.
+    PackedOrder(Packed),
+    /// Some of the rows of MXFP4 as gpt-oss stores it: blocks `[n_rows, n_blocks, 16]` of pairs of neighbours, and scales
+    /// `[n_rows, n_blocks]`.
+    Mxfp4 {
+        /// Blocks of a row.
+        n_blocks: usize,
+        /// The first row that is taken.
         first: usize,
         /// From one to the next.
         step: usize,
@@ -39,6 +54,12 @@ impl Conversion {
     /// `Malformed` or `InvalidValue` when the inputs contradict what their shapes promised.
     pub fn run(&self, inputs: &[Vec<u8>]) -> Result<Vec<u8>> {
         match *self {
+            Conversion::Packed(ref packed) => packed.run(inputs),
+            Conversion::PackedOrder(ref packed) => packed.order(input(inputs, 0)?),
+            Conversion::Mxfp4 { n_blocks, first, step } => {
+                let (blocks, scales) = (input(inputs, 0)?, input(inputs, 1)?);
+                Ok(mxfp4(blocks, scales, n_blocks, first, step))
+            }
             Conversion::AddOne(dtype) => {
                 let bytes = input(inputs, 0)?;
                 let format = quant::format(dtype);
@@ -62,6 +83,20 @@ impl Conversion {
             }
         }
     }
+}
+
+/// Rows of ggml's blocks: the scale, then weights `i` and `i + 16` in a byte where the file has `2i` and `2i + 1`.
+fn mxfp4(blocks: &[u8], scales: &[u8], n_blocks: usize, first: usize, step: usize) -> Vec<u8> {
+    let rows = blocks.chunks_exact(16 * n_blocks).zip(scales.chunks_exact(n_blocks));
+    let mut out = Vec::with_capacity(17 * scales.len() / step);
+    for (blocks, scales) in rows.skip(first).step_by(step) {
+        for (block, scale) in blocks.chunks_exact(16).zip(scales) {
+            let code = |i: usize| block[i / 2] >> (4 * (i % 2)) & 15;
+            out.push(*scale);
+            out.extend((0..16).map(|i| code(i) | code(i + 16) << 4));
+        }
+    }
+    out
 }
 
 fn input(inputs: &[Vec<u8>], index: usize) -> Result<&[u8]> {

@@ -8,16 +8,20 @@ mod assemble;
 mod checkpoint;
 mod convert;
 mod map;
+mod packed;
 mod requantize;
 mod safetensors;
+mod scheme;
 mod source;
 
 pub use assemble::{Assembler, Sink};
 pub use checkpoint::{Checkpoint, Extent, Step, StoredTensor, Unit};
 pub use convert::Conversion;
 pub use map::{FilePart, Need, PART_BYTES, Piece, WeightMap};
+pub use packed::{Packed, Packing};
 pub use requantize::Recipe;
 pub use safetensors::{ShardHeader, stored_tensors};
+pub use scheme::Scheme;
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::FileSource;
 pub use source::{ByteSource, MemorySource, read_header, read_safetensors_header};

@@ -2,6 +2,7 @@
 //!
 //! Principal function: [`stored_tensors`]. Must not know families.
 
+use super::Scheme;
 use super::checkpoint::{Extent, StoredTensor, Unit};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::safetensors::{Dtype, Header, TensorInfo};
@@ -16,19 +17,22 @@ pub struct ShardHeader {
     pub header: Header,
 }
 
-/// All float tensors of `shards`; integer tensors are left out (positions and masks that some files carry).
+/// All tensors of `shards`, as `scheme` reads them; integer tensors are left out (positions and masks that some files carry).
 /// # Errors
-/// `Malformed` for a name that is there twice, `UnsupportedType` for weights of a float format without kernels.
-pub fn stored_tensors(shards: &[ShardHeader]) -> Result<Vec<StoredTensor>> {
+/// What the scheme says; `Malformed` for a name that is there twice, `UnsupportedType` for weights of a float format without kernels.
+pub fn stored_tensors(shards: &[ShardHeader], scheme: &Scheme) -> Result<Vec<StoredTensor>> {
     let mut names = std::collections::HashSet::new();
-    let mut tensors = Vec::new();
+    let (mut tensors, used) = scheme.tensors(shards)?;
+    let used: std::collections::HashSet<String> = used.into_iter().collect();
     for shard in shards {
         for tensor in &shard.header.tensors {
             if !names.insert(tensor.name.as_str()) {
                 let message = "the tensor is in two files of the model";
                 return Err(Error::new(ErrorCode::Malformed, message).at(&tensor.name));
             }
-            tensors.extend(plain(shard.file, tensor)?);
+            if !used.contains(&tensor.name) {
+                tensors.extend(plain(shard.file, tensor)?);
+            }
         }
     }
     Ok(tensors)

@@ -77,6 +77,7 @@ pub(crate) fn variants() -> Vec<Variant> {
                 | Kernel::GatedActivation
                 | Kernel::Elementwise
                 | Kernel::Columns
+                | Kernel::Permute
                 | Kernel::TakeOutputs
                 | Kernel::Route
                 | Kernel::ExpertSum

@@ -33,7 +33,7 @@ impl Rng {
 }
 
 /// All formats.
-pub(crate) const DTYPES: [DType; 31] = [
+pub(crate) const DTYPES: [DType; 33] = [
     DType::F64,
     DType::F32,
     DType::F16,
@@ -65,6 +65,8 @@ pub(crate) const DTYPES: [DType; 31] = [
     DType::TQ2_0,
     DType::MXFP4,
     DType::NVFP4,
+    DType::A4,
+    DType::A8,
 ];
 
 /// Where the f16 scales of a block stand, and how large its elements are at scale 1; formats with other scales are
@@ -72,6 +74,7 @@ pub(crate) const DTYPES: [DType; 31] = [
 fn scales(dtype: DType) -> (&'static [usize], f32) {
     match dtype {
         DType::Q1_0 | DType::Q2_0 => (&[0], 2.0),
+        DType::A4 | DType::A8 => (&[0], 256.0),
         DType::Q4_0 => (&[0], 8.0),
         DType::Q4_1 => (&[0, 2], 16.0),
         DType::Q5_0 => (&[0], 16.0),
@@ -341,7 +344,7 @@ pub(crate) fn graph_with(shape: &Shape, change: impl Fn(&mut ModelSpec)) -> Grap
     build_graph(&spec, |name| match name {
         "output.weight" => !tied,
         name if name.ends_with(".bias") => biases,
-        name if name.contains("attn_qkv") => false,
+        name if name.contains("attn_qkv") || name.ends_with(".perm") => false,
         _ => true,
     })
 }

@@ -46,6 +46,17 @@ pub(super) fn columns(x: &[f32], x_width: usize, first: usize, width: usize, out
     }
 }
 
+/// Columns of rows of `index.len()` in the order of `index`, whole numbers; those that are none of a row stand for its
+/// last.
+pub(super) fn permute(x: &[f32], index: &[f32], out: &mut [f32]) {
+    let width = index.len();
+    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        for (out, index) in out.iter_mut().zip(index) {
+            *out = x[(*index as usize).min(width - 1)];
+        }
+    }
+}
+
 /// `activation(x)`, computed in f64.
 pub(super) fn activation(activation: Activation, x: f32) -> f32 {
     let x = f64::from(x);

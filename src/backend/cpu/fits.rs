@@ -23,6 +23,9 @@ pub(super) fn op_fits(graph: &Graph, op: &Op) -> bool {
         Op::Combine { a, b, out, .. } => fit.alike(a, out) && fit.operand(b, out),
         Op::Lerp { x, other, mix, out } => fit.lerp(x, other, mix, out),
         Op::Columns { x, first, out } => fit.columns(x, first, out),
+        Op::Permute { x, index, out } => {
+            x != out && fit.alike(x, out) && fit.vector(Some(index), graph.values[out.0].width)
+        }
         Op::AddPosition { x, table, out } => fit.alike(x, out) && fit.table(table, out),
         Op::Route { .. } => fit.route(op),
         Op::ExpertMatMul { .. } => fit.expert_matmul(op),

@@ -68,6 +68,9 @@ impl Step<'_> {
             Op::Combine { a, b, f, .. } => self.combine(a, b, f, out),
             Op::Lerp { x, other, mix, .. } => self.lerp(x, other, mix, out),
             Op::Columns { x, first, .. } => self.columns(x, first, out),
+            Op::Permute { x, index, .. } => {
+                elementwise::permute(self.read(x), self.kernels.vector(index), out)
+            }
             Op::AddPosition { x, table, .. } => self.add_position(x, table, out),
             Op::Route { .. }
             | Op::ExpertMatMul { .. }

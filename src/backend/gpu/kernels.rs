@@ -21,6 +21,7 @@ pub enum Kernel {
     GatedActivation,
     Elementwise,
     Columns,
+    Permute,
     TakeOutputs,
     TokenShift,
     Wkv4,
@@ -61,6 +62,7 @@ impl Kernel {
         Kernel::GatedActivation,
         Kernel::Elementwise,
         Kernel::Columns,
+        Kernel::Permute,
         Kernel::TakeOutputs,
         Kernel::TokenShift,
         Kernel::Wkv4,
@@ -88,6 +90,7 @@ impl Kernel {
             Kernel::GatedActivation => "elementwise/gated_activation",
             Kernel::Elementwise => "elementwise/elementwise",
             Kernel::Columns => "elementwise/columns",
+            Kernel::Permute => "elementwise/permute",
             Kernel::TakeOutputs => "elementwise/take_outputs",
             Kernel::TokenShift => "recurrent/token_shift",
             Kernel::Wkv4 => "recurrent/wkv4",
@@ -114,7 +117,7 @@ impl Kernel {
             }
             Kernel::RopeKvWrite => &[Uniform, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite],
             Kernel::Attention => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
-            Kernel::GatedActivation => &[Uniform, Read, Read, Read, ReadWrite],
+            Kernel::GatedActivation | Kernel::Permute => &[Uniform, Read, Read, Read, ReadWrite],
             Kernel::Elementwise | Kernel::ExpertSum => &[Uniform, Read, Read, Read, Read, ReadWrite],
             Kernel::Columns | Kernel::TakeOutputs | Kernel::FusedGatedActivation => {
                 &[Uniform, Read, Read, ReadWrite]
@@ -305,6 +308,7 @@ impl Variant {
             Kernel::GatedActivation
             | Kernel::Elementwise
             | Kernel::Columns
+            | Kernel::Permute
             | Kernel::TakeOutputs
             | Kernel::ExpertSum
             | Kernel::FusedGatedActivation

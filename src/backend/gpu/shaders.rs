@@ -21,6 +21,7 @@ files!(
     "attention/attention",
     "attention/rope_kv_write",
     "elementwise/columns",
+    "elementwise/permute",
     "elementwise/elementwise",
     "elementwise/gated_activation",
     "elementwise/take_outputs",

@@ -144,11 +144,26 @@ impl Builder<'_> {
     /// As [`Self::linear`], into `out`, with an optional residual. A bias is added where the file holds one: no family
     /// has a key for it, and files of one architecture differ.
     fn linear_into(&mut self, tensor: &str, x: ValueId, add: Option<ValueId>, out: ValueId) {
+        let x = self.ordered(tensor, x);
         let n_in = self.graph.values[x.0].width;
         let n_out = self.graph.values[out.0].width;
         let weight = self.weight(&format!("{tensor}.weight"), n_in, n_out, WeightKind::Matrix);
         let bias = self.bias(tensor, n_out);
         self.push(Op::MatMul { x, weight, bias, add, scale: 1.0, out });
+    }
+
+    /// `x` in the order of the columns of `{tensor}.weight`, where that is another than its own (`{tensor}.perm`: GPTQ with
+    /// act-order).
+    fn ordered(&mut self, tensor: &str, x: ValueId) -> ValueId {
+        let order = format!("{tensor}.perm");
+        if !(self.has_tensor)(&order) {
+            return x;
+        }
+        let ValueDecl { width, rows, .. } = self.graph.values[x.0];
+        let index = self.vector(&order, width);
+        let out = self.value(&format!("{tensor}.ordered"), width, rows);
+        self.push(Op::Permute { x, index, out });
+        out
     }
 
     /// `{tensor}.bias`, where the file holds one.
@@ -166,6 +181,7 @@ impl Builder<'_> {
         x: ValueId,
         n_out: usize,
     ) -> ValueId {
+        let x = self.ordered(fused, x);
         let n_in = self.graph.values[x.0].width;
         let part = |kind: &str| Some((format!("{fused}.{kind}"), first_row));
         let weight = format!("{tensor}.weight");
@@ -192,6 +208,7 @@ impl Builder<'_> {
     /// The last projection of a branch.
     fn project(&mut self, tensor: &str, y: ValueId, branch: Branch) {
         let Branch { add, scale, out } = branch;
+        let y = self.ordered(tensor, y);
         let (n_in, n_out) = (self.graph.values[y.0].width, self.graph.values[out.0].width);
         let weight = self.weight(&format!("{tensor}.weight"), n_in, n_out, WeightKind::Matrix);
         let bias = self.bias(tensor, n_out);
@@ -287,6 +304,7 @@ impl Builder<'_> {
 
     /// Logits of the final hidden states; the head is the embedding table where the file has no other.
     fn logits(&mut self, spec: &ModelSpec, hidden: ValueId, table: WeightId) -> ValueId {
+        let hidden = self.ordered("output", hidden);
         let weight = match (self.has_tensor)(names::OUTPUT) {
             true => self.weight(names::OUTPUT, spec.n_embd, spec.n_vocab, WeightKind::Matrix),
             false => table,

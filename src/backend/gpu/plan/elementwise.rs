@@ -128,6 +128,15 @@ impl Planner<'_> {
         self.launch(index, rows, [stage; 2], &params, &[self.value(x), self.value(out)])
     }
 
+    pub(super) fn permute(&mut self, index: usize, x: ValueId, order: WeightId, out: ValueId) -> Result<()> {
+        let rows = self.rows(out);
+        let params = [self.width(out), outputs(rows)];
+        let grid = flat(self.width(out).div_ceil(ELEMENTWISE_LANES));
+        let stage = self.stage(Variant::plain(Kernel::Permute), grid);
+        let buffers = [self.value(x), self.vector(Some(order))?, self.value(out)];
+        self.launch(index, rows, [stage; 2], &params, &buffers)
+    }
+
     pub(super) fn take_outputs(&mut self, index: usize, x: ValueId, out: ValueId) -> Result<()> {
         self.plan.n_body = self.plan.n_body.min(self.plan.launches.len());
         let grid = flat(self.width(x).div_ceil(ELEMENTWISE_LANES));

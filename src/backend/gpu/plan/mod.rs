@@ -355,6 +355,7 @@ impl<'a> Planner<'a> {
             Op::Combine { a, b, f, out } => self.combine(index, a, b, f, out),
             Op::Lerp { .. } => self.lerp(index, op),
             Op::Columns { x, first, out } => self.columns(index, x, first, out),
+            Op::Permute { x, index: order, out } => self.permute(index, x, order, out),
             Op::AddPosition { x, table, out } => self.add_position(index, x, table, out),
             Op::TakeOutputs { x, out } => self.take_outputs(index, x, out),
             Op::Route { .. } => self.route(index, op),
