@@ -30,6 +30,7 @@ pub(super) const FORMAT: Format = Format {
     packing: Packing::Nibbles,
     non_finite: |bytes| first_block(bytes, |block: &BlockA4| f16_is_finite(block.d)),
     table: &[],
+    quantize: None,
     wgsl: include_str!("../../shaders/quant/a4.wgsl"),
 };
 

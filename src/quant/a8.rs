@@ -30,6 +30,7 @@ pub(super) const FORMAT: Format = Format {
     packing: Packing::BytesOffset,
     non_finite: |bytes| first_block(bytes, |block: &BlockA8| f16_is_finite(block.d)),
     table: &[],
+    quantize: None,
     wgsl: include_str!("../../shaders/quant/a8.wgsl"),
 };
 
