@@ -18,14 +18,13 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;           // [n_tokens, n_heads, HEAD_DIM]
+@group(0) @binding(2) var<storage, read> q: array<head_t>;              // [n_tokens, n_heads, HEAD_DIM]
 @group(0) @binding(3) var<storage, read> k_cache: array<vec4<kv_t>>;
 @group(0) @binding(4) var<storage, read> v_cache: array<vec4<kv_t>>;
 @group(0) @binding(5) var<storage, read> sinks: array<f32>;             // [n_heads] scores without a value
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;   // [n_tokens, n_heads, HEAD_DIM]
+@group(0) @binding(6) var<storage, read_write> out: array<head_t>;      // [n_tokens, n_heads, HEAD_DIM]
 
 const LANES: u32 = KEYS * ROW_GROUPS;
-const D4: u32 = HEAD_DIM / 4u;
 const SCORE_ROWS: u32 = Q_ROWS / ROW_GROUPS; // rows of a lane while it computes scores
 const ROW_LANES: u32 = LANES / Q_ROWS;       // lanes that share a row while it is normalised
 const OUT_ROWS: u32 = Q_ROWS / ROW_SLOTS;    // rows of a lane while it sums values
@@ -39,13 +38,46 @@ var<workgroup> row_max: array<f32, Q_ROWS>;
 var<workgroup> sums: array<vec4<f32>, LANES>;
 var<workgroup> totals: array<f32, LANES>;
 
+#if WHOLE_HEADS
+alias head_t = vec4<f32>;
+
+// Elements 4 d to 4 d + 3 of a head, counted over all tokens.
+fn load_q(head: u32, d: u32) -> vec4<f32> {
+    return q[head * D4 + d];
+}
+
+fn store_out(head: u32, d: u32, four: vec4<f32>) {
+    out[head * D4 + d] = four;
+}
+#else
+alias head_t = f32;
+
+fn load_q(head: u32, d: u32) -> vec4<f32> {
+    var four = vec4<f32>();
+    for (var i = 0u; i < 4u; i++) {
+        if d * 4u + i < HEAD_DIM {
+            four[i] = q[head * HEAD_DIM + d * 4u + i];
+        }
+    }
+    return four;
+}
+
+fn store_out(head: u32, d: u32, four: vec4<f32>) {
+    for (var i = 0u; i < 4u; i++) {
+        if d * 4u + i < HEAD_DIM {
+            out[head * HEAD_DIM + d * 4u + i] = four[i];
+        }
+    }
+}
+#endif
+
 fn load_q_tile(lane: u32, first_row: u32, n_rows: u32, kv_head: u32) {
     for (var i = lane; i < Q_ROWS * D4; i += LANES) {
         let row = first_row + i / D4;
         var four = vec4<f32>();
         if row < n_rows {
             let head = kv_head * params.group + row % params.group;
-            four = q[((row / params.group) * params.n_heads + head) * D4 + i % D4] * params.scale;
+            four = load_q((row / params.group) * params.n_heads + head, i % D4) * params.scale;
         }
         q_tile[i] = four;
     }
@@ -172,7 +204,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
                 sum[r] *= shrink;
                 total[r] = total[r] * shrink + exp(sinks[head] - highest);
             }
-            out[((row / params.group) * params.n_heads + head) * D4 + d] = sum[r] / total[r];
+            store_out((row / params.group) * params.n_heads + head, d, sum[r] / total[r]);
         }
     }
 }

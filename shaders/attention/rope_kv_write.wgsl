@@ -23,6 +23,8 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> v_cache: array<kv_t>;
 
 const HALF: u32 = HEAD_DIM / 2u;
+// Pairs of a cached head, those of its filling among them.
+const PAIRS: u32 = D4 * 2u;
 
 // The two elements of a head that belong to `pair`.
 fn elements(pair: u32) -> vec2<u32> {
@@ -46,14 +48,17 @@ fn rotated(pair: u32, position: u32, values: vec2<f32>) -> vec2<f32> {
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let token = id.y;
-    let head = id.x / HALF;
-    let pair = id.x % HALF;
+    let head = id.x / PAIRS;
+    let pair = id.x % PAIRS;
     if token >= step.n_tokens || head >= params.n_heads + 2u * params.n_kv_heads {
         return;
     }
     let position = step.pos + token;
     let at = elements(pair);
     if head < params.n_heads {
+        if pair >= HALF {
+            return;
+        }
         let first = (token * params.n_heads + head) * HEAD_DIM;
         let factor = 1.0 + params.q_beta * log(1.0 + f32(position / params.q_context));
         let turned = rotated(pair, position, vec2<f32>(q[first + at.x], q[first + at.y]));
@@ -64,7 +69,17 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let is_v = head >= params.n_heads + params.n_kv_heads;
     let kv_head = (head - params.n_heads) % params.n_kv_heads;
     let source = (token * params.n_kv_heads + kv_head) * HEAD_DIM;
-    let cached = (kv_head * params.n_ctx + position) * HEAD_DIM;
+    let cached = (kv_head * params.n_ctx + position) * 4u * D4;
+    if pair >= HALF {
+        if is_v {
+            v_cache[cached + at.x] = to_kv(0.0);
+            v_cache[cached + at.y] = to_kv(0.0);
+        } else {
+            k_cache[cached + at.x] = to_kv(0.0);
+            k_cache[cached + at.y] = to_kv(0.0);
+        }
+        return;
+    }
     if is_v {
         v_cache[cached + at.x] = to_kv(v[source + at.x]);
         v_cache[cached + at.y] = to_kv(v[source + at.y]);

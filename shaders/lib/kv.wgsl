@@ -1,4 +1,6 @@
-// Element type of the key/value cache. A cache is [kv_head][position][HEAD_DIM].
+// Element type of the key/value cache. A cache is [kv_head][position][4 * D4]: heads are filled up with zeros.
+const D4: u32 = (HEAD_DIM + 3u) / 4u;
+
 #if F16
 alias kv_t = f16;
 

@@ -116,7 +116,8 @@ impl Chain {
         last = self.twice(last, |x, out| Op::AddPosition { x, table, out });
         for (first, width) in [(0, 1), (1, self.width - 1), (self.width / 2, self.width / 3)] {
             let out = self.value(width);
-            self.graph.ops.push(Op::Columns { x: last, first, out });
+            // Of the first value: a single column of sums may be all cancellation.
+            self.graph.ops.push(Op::Columns { x: y, first, out });
         }
         last
     }

@@ -68,7 +68,7 @@ impl GpuBackend {
         let (element, word) = if self.f16 { (2, 0x7e00_7e00) } else { (4, f32::NAN.to_bits()) };
         for (KvDecl { n_kv_heads, head_dim }, (k, v)) in self.model.graph.kv.iter().zip(&self.plan.caches) {
             for head in 0..*n_kv_heads {
-                let row = (head_dim * element) as u64;
+                let row = (head_dim.next_multiple_of(4) * element) as u64;
                 let from = (head * self.model.n_ctx + pos) as u64 * row;
                 let n_bytes = (self.model.n_ctx - pos) as u64 * row;
                 self.fill(*k, from, n_bytes, word);

@@ -155,7 +155,7 @@ pub const ELEMENTWISE_LANES: u32 = 128;
 /// How the lanes of an attention workgroup are spread; see shaders/attention/attention.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionTile {
-    /// Width of a head, a multiple of 4.
+    /// Width of a head, even.
     pub head_dim: u32,
     /// Query rows of a workgroup.
     pub q_rows: u32,
@@ -174,9 +174,9 @@ const WORKGROUP_BYTES: u32 = 16384;
 
 impl AttentionTile {
     /// The tile for `group` query heads to a key head; `few` for decode, where one token has only `group` rows.
-    /// `None` when heads are too wide for the workgroup memory every device has, or not a multiple of 4.
+    /// `None` when heads are too wide for the workgroup memory every device has, or not even.
     pub fn new(head_dim: u32, group: u32, few: bool) -> Option<AttentionTile> {
-        if head_dim == 0 || !head_dim.is_multiple_of(4) {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
             return None;
         }
         let mut keys = if few { 64 } else { 32 };
@@ -184,15 +184,15 @@ impl AttentionTile {
         loop {
             let row_groups = q_rows.min(if few { 2 } else { 4 });
             // Every four elements of a head need a lane.
-            while keys < 128 && keys * row_groups < head_dim / 4 {
+            while keys < 128 && keys * row_groups < head_dim.div_ceil(4) {
                 keys *= 2;
             }
             let mut tile = AttentionTile { head_dim, q_rows, keys, row_groups, row_slots: 1, key_slots: 1 };
-            if tile.lanes() < head_dim / 4 {
+            if tile.lanes() < head_dim.div_ceil(4) {
                 return None;
             }
             if tile.workgroup_bytes() <= WORKGROUP_BYTES {
-                let slots = tile.lanes() / (head_dim / 4);
+                let slots = tile.lanes() / head_dim.div_ceil(4);
                 // The largest power of two that leaves no slot empty.
                 tile.row_slots = 1 << slots.min(q_rows).ilog2();
                 tile.key_slots = (slots / tile.row_slots).min(keys);
@@ -212,7 +212,8 @@ impl AttentionTile {
 
     /// Workgroup memory: queries, scores and weights of keys, maxima, and the sums where keys are split.
     pub fn workgroup_bytes(self) -> u32 {
-        let floats = self.q_rows * (self.head_dim + 2 * self.keys + 1) + 5 * self.lanes();
+        let head_dim = self.head_dim.next_multiple_of(4);
+        let floats = self.q_rows * (head_dim + 2 * self.keys + 1) + 5 * self.lanes();
         // Each array starts at a multiple of 16.
         floats * 4 + 64
     }
@@ -281,6 +282,7 @@ impl Variant {
         }
         if let Some(tile) = self.tile {
             defines.extend([
+                ("WHOLE_HEADS", u32::from(tile.head_dim.is_multiple_of(4))),
                 ("Q_ROWS", tile.q_rows),
                 ("KEYS", tile.keys),
                 ("ROW_GROUPS", tile.row_groups),
@@ -344,7 +346,7 @@ mod tests {
 
     #[test]
     fn attention_tiles_fit_every_device_and_cover_their_rows() {
-        for head_dim in (4..=256).step_by(4).chain([512]) {
+        for head_dim in (2..=256).step_by(2).chain([512]) {
             for group in [1, 2, 3, 4, 5, 6, 7, 8, 12, 16] {
                 for few in [true, false] {
                     let tile = AttentionTile::new(head_dim, group, few).unwrap();
@@ -356,7 +358,7 @@ mod tests {
                     ] {
                         assert!(part > 0 && whole % part == 0, "{tile:?}");
                     }
-                    let lanes = head_dim / 4 * tile.row_slots * tile.key_slots;
+                    let lanes = head_dim.div_ceil(4) * tile.row_slots * tile.key_slots;
                     assert!(tile.key_slots > 0 && lanes <= tile.lanes(), "{tile:?}");
                 }
             }
@@ -365,7 +367,7 @@ mod tests {
 
     #[test]
     fn heads_beyond_the_workgroup_memory_are_refused() {
-        assert_eq!(AttentionTile::new(66, 1, true), None);
+        assert_eq!(AttentionTile::new(67, 1, true), None);
         assert_eq!(AttentionTile::new(8192, 1, false), None);
     }
 }

@@ -37,7 +37,8 @@ impl Planner<'_> {
         ];
         let (k_cache, v_cache) = self.plan.caches[kv];
         let buffers = [k, v, table, self.value(q), k_cache, v_cache];
-        let pairs = (n_heads + 2 * n_kv_heads) * decl.head_dim / 2;
+        // Cached heads are filled up to whole vectors of four.
+        let pairs = (n_heads + 2 * n_kv_heads) * decl.head_dim.next_multiple_of(4) / 2;
         let grid = flat((pairs as u32).div_ceil(64));
         let stage = self.stage(Variant::rope_kv_write(decl.head_dim as u32, self.f16), grid);
         self.launch(index, Rows::Tokens, [stage; 2], &params, &buffers)

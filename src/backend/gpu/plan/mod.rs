@@ -263,7 +263,7 @@ impl<'a> Planner<'a> {
         self.plan.logits = graph.logits.and_then(|logits| self.plan.values[logits.0]).unwrap_or(self.none);
         let element = if self.f16 { 2 } else { 4 };
         for (index, kv) in graph.kv.iter().enumerate() {
-            let bytes = (self.model.n_ctx * kv.n_kv_heads * kv.head_dim) as u64 * element;
+            let bytes = (self.model.n_ctx * kv.n_kv_heads * kv.head_dim.next_multiple_of(4)) as u64 * element;
             let k = self.buffer(&format!("k cache {index}"), bytes);
             let v = self.buffer(&format!("v cache {index}"), bytes);
             self.plan.caches.push((k, v));
