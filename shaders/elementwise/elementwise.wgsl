@@ -19,6 +19,12 @@ struct Params {
 @group(0) @binding(4) var<storage, read> c: array<f32>;         // [rows, width] or [width]
 @group(0) @binding(5) var<storage, read_write> out: array<f32>; // [rows, width]
 
+// The upper 16 bits, ties to even.
+fn round_to_bf16(x: f32) -> f32 {
+    let bits = bitcast<u32>(x);
+    return bitcast<f32>((bits + 0x7fffu + ((bits >> 16u) & 1u)) & 0xffff0000u);
+}
+
 fn of_one(x: f32) -> f32 {
     switch params.function {
         case 3u: { return tanh(clamp(x, -15.0, 15.0)); }
@@ -28,6 +34,8 @@ fn of_one(x: f32) -> f32 {
         case 6u: { return exp(-exp(min(x, 4.4))); }
         case 7u: { return params.constant * tanh(clamp(x / params.constant, -15.0, 15.0)); }
         case 8u: { return x * params.constant; }
+        case 9u: { return quantizeToF16(clamp(x, -65504.0, 65504.0)); }
+        case 10u: { return round_to_bf16(x); }
         default: { return activate(params.function, x); }
     }
 }

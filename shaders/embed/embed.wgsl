@@ -12,6 +12,7 @@ struct Params {
     scale: f32,
     positions: u32, // 1: rows by position, 0: by token id
     addend: u32,    // 0: none, 1: the binding `addend`, 2: `out` itself
+    table_rows: u32, // rows of the whole table: tokens beyond get the first
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -38,7 +39,11 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     // Ids below this part's first row wrap around to above its last.
-    let row = select(step.tokens[token], step.pos + token, params.positions != 0u) - params.first_row;
+    var wanted = select(step.tokens[token], step.pos + token, params.positions != 0u);
+    if wanted >= params.table_rows {
+        wanted = 0u;
+    }
+    let row = wanted - params.first_row;
     if row >= params.n_rows {
         return;
     }

@@ -115,6 +115,17 @@ pub enum Unary {
     Softcap(f32),
     /// `x * factor`
     Scale(f32),
+    /// To the nearest number of 16 bits, ties to even.
+    Round(Half),
+}
+
+/// A floating-point format of 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
 }
 
 /// Function of two elements, for [`Op::Combine`].
@@ -140,7 +151,8 @@ pub struct KvDecl {
 /// One step of the computation. All values are f32.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// `out[t] = table[token[t]] * scale`; `out: [n_tokens, n_embd]`.
+    /// `out[t] = table[token[t]] * scale`; `out: [n_tokens, n_embd]`. Ids beyond a table that is not the graph's largest
+    /// get its first row (Gemma 3n's table per layer has fewer rows than there are tokens).
     Embed {
         /// Embedding table `[n_vocab, n_embd]`.
         table: WeightId,
@@ -485,6 +497,41 @@ pub enum Op {
         /// Destination, `[n_tokens, n_v_heads, head_dim]`.
         out: ValueId,
     },
+    /// `out[t] = add[t] + Σ_j (coefs[t][first + j] + offset) · streams[j][t]`: Gemma 3n's alternating updates, which
+    /// predict and correct parallel residual streams (Baykal et al. 2023, arXiv 2301.13310).
+    StreamMix {
+        /// At most 4, as wide as the destination.
+        streams: Vec<ValueId>,
+        /// Weights of the streams.
+        coefs: ValueId,
+        /// The first stream's column in `coefs`.
+        first: usize,
+        /// Added to every weight.
+        offset: f32,
+        /// As wide as the streams.
+        add: ValueId,
+        /// Destination, none of the sources.
+        out: ValueId,
+    },
+    /// `out[t] = x[t] · rms(like[t]) / max(rms(x[t]), sqrt(1e-5))`, rms the root of the mean square.
+    MatchMagnitude {
+        /// Source.
+        x: ValueId,
+        /// Has the wanted magnitude; as wide as `x`.
+        like: ValueId,
+        /// Destination, none of the sources.
+        out: ValueId,
+    },
+    /// `out[t] = max(x[t] - (mean(x[t]) + factor · std(x[t])), 0)`: keeps about as many elements as exceed `factor`
+    /// standard deviations in a normal distribution (Gemma 3n's activation sparsity).
+    GaussianTopK {
+        /// Source.
+        x: ValueId,
+        /// Standard deviations above the mean.
+        factor: f32,
+        /// Destination, never the source.
+        out: ValueId,
+    },
     /// Copies the rows whose logits are wanted (the step's last row, or all): `[n_tokens, w]` to `[n_outputs, w]`.
     TakeOutputs {
         /// Source.
@@ -559,6 +606,9 @@ impl Op {
                 [Some(x), Some(other), operand(mix)].into_iter().flatten().collect()
             }
             Op::Wkv4 { k, v, .. } => vec![k, v],
+            Op::StreamMix { ref streams, coefs, add, .. } => [streams.as_slice(), &[coefs, add]].concat(),
+            Op::MatchMagnitude { x, like, .. } => vec![x, like],
+            Op::GaussianTopK { x, .. } => vec![x],
             Op::Wkv6 { r, k, v, decay, .. } => {
                 [Some(r), Some(k), Some(v), operand(decay)].into_iter().flatten().collect()
             }
@@ -594,6 +644,9 @@ impl Op {
             | Op::ExpertSum { out, .. }
             | Op::TokenShift { out, .. }
             | Op::Wkv4 { out, .. }
+            | Op::StreamMix { out, .. }
+            | Op::MatchMagnitude { out, .. }
+            | Op::GaussianTopK { out, .. }
             | Op::Wkv6 { out, .. }
             | Op::Wkv7Keys { out, .. }
             | Op::Wkv7 { out, .. }

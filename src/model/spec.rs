@@ -3,8 +3,10 @@
 //! Principal type: [`ModelSpec`], one [`LayerSpec`] per layer, so that window patterns, layers without rope or mixed
 //! stacks need no special code. Must not know tensor names, ops or backends.
 
+mod altup;
 mod recurrent;
 
+pub use altup::AltUpSpec;
 pub use recurrent::{ChannelMixSpec, DeltaNetSpec, ShortConvSpec, TimeMixKind, TimeMixSpec};
 
 /// A whole text model.
@@ -30,6 +32,11 @@ pub struct ModelSpec {
     pub token_types: bool,
     /// Widths of the layers behind the pooling of an embedder: `dense_2`, `dense_3` (EmbeddingGemma).
     pub dense: Vec<usize>,
+    /// The precision that embeddings are rounded to behind their norm, where the checkpoint's own runtime does that
+    /// when it loads (RWKV before 7).
+    pub embed_rounding: Option<super::graph::Half>,
+    /// Parallel residual streams around all layers (Gemma 3n).
+    pub altup: Option<AltUpSpec>,
     /// Multiplies the embeddings (1 for most families).
     pub embed_scale: f32,
     /// Multiplies the logits (1 for most families).

@@ -84,6 +84,8 @@ pub(crate) fn variants() -> Vec<Variant> {
                 | Kernel::FusedGatedActivation
                 | Kernel::TokenShift
                 | Kernel::Wkv4
+                | Kernel::StreamMix
+                | Kernel::RowStatistics
                 | Kernel::ShortConv => variants.push(Variant::plain(kernel)),
             }
         }

@@ -13,4 +13,5 @@ mod naive;
 mod naive_moe;
 mod naive_recurrent;
 mod recurrent;
+mod streams;
 mod support;

@@ -66,7 +66,11 @@ impl<'a> Naive<'a> {
         match *op {
             Op::Embed { table, scale, .. } => {
                 let n = graph.weights[table.0].n_cols;
-                let row = |t: &u32| self.weight(table)[*t as usize * n..][..n].iter();
+                let n_rows = graph.weights[table.0].n_rows;
+                let row = |t: &u32| {
+                    let row = if (*t as usize) < n_rows { *t as usize } else { 0 };
+                    self.weight(table)[row * n..][..n].iter()
+                };
                 tokens.iter().flat_map(row).map(|v| v * f64::from(scale)).collect()
             }
             Op::Norm { .. } => self.norm(op),
@@ -249,6 +253,7 @@ fn unary(f: Unary, x: f64) -> f64 {
         Unary::ExpNegExp => (-x.exp()).exp(),
         Unary::Softcap(cap) => f64::from(cap) * (x / f64::from(cap)).tanh(),
         Unary::Scale(factor) => x * f64::from(factor),
+        Unary::Round(half) => crate::streams::round(half, x),
     }
 }
 

@@ -16,19 +16,25 @@ use crate::support::{Model, Rng};
 
 /// Roundings of f32 sums over a head, carried from token to token.
 const TOLERANCE: f32 = 1e-4;
-const N_VOCAB: usize = 40;
+pub(crate) const N_VOCAB: usize = 40;
 const N_CTX: usize = 70;
 const N_BATCH: usize = 33;
 
 /// A graph of looked-up inputs and one op; its weights' values.
 #[derive(Default)]
-struct Case {
-    graph: Graph,
+pub(crate) struct Case {
+    pub(crate) graph: Graph,
     weights: Vec<Vec<f32>>,
 }
 
 impl Case {
-    fn weight(&mut self, kind: WeightKind, n_cols: usize, n_rows: usize, values: Vec<f32>) -> WeightId {
+    pub(crate) fn weight(
+        &mut self,
+        kind: WeightKind,
+        n_cols: usize,
+        n_rows: usize,
+        values: Vec<f32>,
+    ) -> WeightId {
         let name = format!("weight {}", self.weights.len());
         self.graph.weights.push(WeightDecl { name, part_of: None, n_cols, n_rows, kind });
         assert_eq!(values.len(), n_cols * n_rows);
@@ -41,14 +47,14 @@ impl Case {
         self.weight(WeightKind::Vector, width, 1, values)
     }
 
-    fn value(&mut self, width: usize) -> ValueId {
+    pub(crate) fn value(&mut self, width: usize) -> ValueId {
         let name = format!("value {}", self.graph.values.len());
         self.graph.values.push(ValueDecl { name, width, rows: Rows::Tokens });
         ValueId(self.graph.values.len() - 1)
     }
 
     /// Rows of random numbers, one for each token id.
-    fn input(&mut self, rng: &mut Rng, width: usize) -> ValueId {
+    pub(crate) fn input(&mut self, rng: &mut Rng, width: usize) -> ValueId {
         let values = (0..N_VOCAB * width).map(|_| 2.0 * rng.unit()).collect();
         let table = self.weight(WeightKind::Embedding, width, N_VOCAB, values);
         let out = self.value(width);
@@ -61,7 +67,7 @@ impl Case {
         StateId(self.graph.states.len() - 1)
     }
 
-    fn finish(mut self, op: Op) -> Model {
+    pub(crate) fn finish(mut self, op: Op) -> Model {
         let x = op.writes();
         let width = self.graph.values[x.0].width;
         let out = self.value(width);

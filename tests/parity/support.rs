@@ -334,6 +334,8 @@ pub(crate) fn graph_with(shape: &Shape, change: impl Fn(&mut ModelSpec)) -> Grap
         n_positions: None,
         token_types: false,
         dense: Vec::new(),
+        embed_rounding: None,
+        altup: None,
         embed_scale: 1.5,
         logit_scale: 0.5,
         logit_softcap: None,

@@ -2,7 +2,7 @@
 //!
 //! Principal function: [`map`]. Must not know graphs' shapes.
 
-use crate::model::graph::{Binary, Unary};
+use crate::model::graph::{Binary, Half, Unary};
 use crate::model::spec::Activation;
 
 /// `out = f(out)`. Activations are not here: the fast kernels have their own.
@@ -16,6 +16,8 @@ pub(super) fn map(f: Unary, out: &mut [f32]) {
         Unary::ExpNegExp => each(out, &|x| (-x.exp()).exp()),
         Unary::Softcap(cap) => each(out, &|x| cap * (x / cap).tanh()),
         Unary::Scale(factor) => each(out, &|x| x * factor),
+        Unary::Round(Half::F16) => each(out, &|x| half::f16::from_f32(x).to_f32()),
+        Unary::Round(Half::Bf16) => each(out, &|x| half::bf16::from_f32(x).to_f32()),
     }
 }
 

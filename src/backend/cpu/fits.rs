@@ -32,6 +32,7 @@ pub(super) fn op_fits(graph: &Graph, op: &Op) -> bool {
         Op::ExpertSum { .. } => fit.expert_sum(op),
         Op::FusedGatedActivation { x, n_ff, out, .. } => fit.fused_gated_activation(x, n_ff, out),
         Op::TakeOutputs { x, out } => fit.take_outputs(x, out),
+        Op::StreamMix { .. } | Op::MatchMagnitude { .. } | Op::GaussianTopK { .. } => fit.streams(op),
         _ => fit.recurrent(op),
     }
 }
@@ -186,6 +187,24 @@ impl Fit<'_> {
     fn fused_gated_activation(&self, x: ValueId, n_ff: usize, out: ValueId) -> bool {
         let ((n_in, rows), (n_out, rows_out)) = (self.value(x), self.value(out));
         x != out && n_ff > 0 && n_out.is_multiple_of(n_ff) && n_in == 2 * n_out && rows == rows_out
+    }
+
+    fn streams(&self, op: &Op) -> bool {
+        match *op {
+            Op::StreamMix { ref streams, coefs, first, add, out, .. } => {
+                let (n_coefs, rows) = self.value(coefs);
+                (1..=4).contains(&streams.len())
+                    && first.checked_add(streams.len()).is_some_and(|end| end <= n_coefs)
+                    && rows == self.value(out).1
+                    && coefs != out
+                    && streams.iter().chain([&add]).all(|stream| *stream != out && self.alike(*stream, out))
+            }
+            Op::MatchMagnitude { x, like, out } => {
+                x != out && like != out && self.alike(x, out) && self.alike(like, out)
+            }
+            Op::GaussianTopK { x, out, .. } => x != out && self.alike(x, out),
+            _ => false,
+        }
     }
 
     fn take_outputs(&self, x: ValueId, out: ValueId) -> bool {

@@ -14,6 +14,7 @@ mod recurrent;
 mod rope;
 mod run;
 mod simd;
+mod streams;
 
 use crate::backend::{Backend, Counters, ModelPlan, Outputs, StepOrder, Trace, trace_name};
 use crate::bail;
@@ -112,6 +113,11 @@ struct Norm {
     accumulate: bool,
 }
 
+/// The row of a table of `n_rows` that a token gets: the first, for ids beyond.
+fn row_of(token: u32, n_rows: usize) -> usize {
+    if (token as usize) < n_rows { token as usize } else { 0 }
+}
+
 /// The constant operands of [`Op::MatMul`]: `out = (weight · x + bias) * scale (+ out)`.
 struct MatMul {
     weight: WeightId,
@@ -194,7 +200,7 @@ impl CpuBackend {
             Op::Embed { table, .. } => Some(graph.weights[table.0].n_rows),
             _ => None,
         });
-        let n_vocab = tables.min().unwrap_or(usize::MAX);
+        let n_vocab = tables.max().unwrap_or(usize::MAX);
         if let Some(token) = tokens.iter().find(|token| **token as usize >= n_vocab) {
             bail!(InvalidRequest, "token id {token} is not in the vocabulary of {n_vocab}");
         }

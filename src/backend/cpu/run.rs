@@ -5,7 +5,7 @@
 use super::plan::Workspace;
 use super::recurrent::{Operands, States};
 use super::rope::RopeTable;
-use super::{Attention, CpuBackend, Kernels, MatMul, Norm, elementwise, moe};
+use super::{Attention, CpuBackend, Kernels, MatMul, Norm, elementwise, moe, streams};
 use crate::model::graph::{Binary, Graph, Op, Operand, Unary, ValueId, WeightId};
 
 /// An op under way, the buffer that it writes apart from the others.
@@ -79,6 +79,9 @@ impl Step<'_> {
                 moe::run(op, self.graph, self.kernels, self.workspace, self.n_rows, out);
             }
             Op::TakeOutputs { x, .. } => self.take_outputs(x, out),
+            Op::StreamMix { .. } | Op::MatchMagnitude { .. } | Op::GaussianTopK { .. } => {
+                self.streams(op, out)
+            }
             _ => self.recurrent(op, out),
         }
     }
@@ -210,6 +213,22 @@ impl Step<'_> {
         for (pos, out) in (self.pos..).zip(out.chunks_exact_mut(row.len())) {
             self.kernels.embed(table, &[pos as u32], 1.0, row);
             elementwise::combine(Binary::Add, row, out);
+        }
+    }
+
+    fn streams(&self, op: &Op, out: &mut [f32]) {
+        let width = self.width(self.out_id);
+        match *op {
+            Op::StreamMix { ref streams, coefs, first, offset, add, .. } => {
+                let streams: Vec<_> = streams.iter().map(|stream| self.read(*stream)).collect();
+                let coefs = (self.read(coefs), self.width(coefs));
+                streams::stream_mix(&streams, coefs, (first, offset), self.read(add), width, out);
+            }
+            Op::MatchMagnitude { x, like, .. } => {
+                streams::match_magnitude(self.read(x), self.read(like), width, out);
+            }
+            Op::GaussianTopK { x, factor, .. } => streams::gaussian_top_k(self.read(x), factor, width, out),
+            _ => unreachable!("invariant: of run"),
         }
     }
 

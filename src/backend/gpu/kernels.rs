@@ -31,6 +31,8 @@ pub enum Kernel {
     Wkv7Bonus,
     ShortConv,
     GatedDelta,
+    StreamMix,
+    RowStatistics,
     ExpertMatVec,
     Route,
     ExpertSum,
@@ -72,6 +74,8 @@ impl Kernel {
         Kernel::Wkv7Bonus,
         Kernel::ShortConv,
         Kernel::GatedDelta,
+        Kernel::StreamMix,
+        Kernel::RowStatistics,
         Kernel::ExpertMatVec,
         Kernel::Route,
         Kernel::ExpertSum,
@@ -100,6 +104,8 @@ impl Kernel {
             Kernel::Wkv7Bonus => "recurrent/wkv7_bonus",
             Kernel::ShortConv => "recurrent/short_conv",
             Kernel::GatedDelta => "recurrent/gated_delta",
+            Kernel::StreamMix => "streams/stream_mix",
+            Kernel::RowStatistics => "streams/row_statistics",
             Kernel::ExpertMatVec => "matmul/expert_mat_vec",
             Kernel::Route => "moe/route",
             Kernel::ExpertSum => "moe/expert_sum",
@@ -128,6 +134,8 @@ impl Kernel {
             Kernel::Wkv6 | Kernel::GatedDelta => {
                 &[Uniform, Read, Read, Read, Read, Read, Read, ReadWrite, ReadWrite]
             }
+            Kernel::StreamMix => &[Uniform, Read, Read, Read, Read, Read, Read, Read, ReadWrite],
+            Kernel::RowStatistics => &[Uniform, Read, Read, Read, ReadWrite],
             Kernel::Wkv7Keys => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
             Kernel::Wkv7 => &[Uniform, Read, Read, Read, Read, Read, ReadWrite, ReadWrite],
             Kernel::Wkv7Bonus => &[Uniform, Read, Read, Read, Read, Read, Read, ReadWrite],
@@ -316,6 +324,8 @@ impl Variant {
             | Kernel::FusedGatedActivation
             | Kernel::TokenShift
             | Kernel::Wkv4
+            | Kernel::StreamMix
+            | Kernel::RowStatistics
             | Kernel::ShortConv => ELEMENTWISE_LANES,
             Kernel::Wkv6 | Kernel::Wkv7Keys | Kernel::Wkv7 | Kernel::Wkv7Bonus | Kernel::GatedDelta => {
                 self.head_dim

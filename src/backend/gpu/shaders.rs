@@ -53,6 +53,8 @@ files!(
     "recurrent/wkv7",
     "recurrent/wkv7_bonus",
     "recurrent/wkv7_keys",
+    "streams/row_statistics",
+    "streams/stream_mix",
 );
 
 /// The import that stands for the weight format's fragment.

@@ -29,7 +29,7 @@ impl Builder<'_> {
     }
 
     /// Gate and multiplier; a file without `ffn_gate` holds both in `ffn_up`, the gate first (Phi-3).
-    fn gate_and_up(&mut self, index: usize, n_ff: usize, normed: ValueId) -> (ValueId, ValueId) {
+    pub(super) fn gate_and_up(&mut self, index: usize, n_ff: usize, normed: ValueId) -> (ValueId, ValueId) {
         let value = |name: &str| format!("layers.{index}.{name}");
         let (gate, up) = (names::layer(index, "ffn_gate"), names::layer(index, "ffn_up"));
         let has = |tensor: &str| (self.has_tensor)(&format!("{tensor}.weight"));

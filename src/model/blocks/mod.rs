@@ -3,6 +3,7 @@
 //! Principal function: [`build_graph`]. A new family needs nothing here as long as its blocks exist; a new block is a
 //! file beside this one and a variant of [`super::spec::MixerSpec`] or [`super::spec::FfnSpec`].
 
+mod altup;
 mod attention;
 mod ffn;
 mod moe;
@@ -38,8 +39,16 @@ pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph
         Some(norm) => b.norm("embd_norm", norm, "token_embd_norm", x),
         None => x,
     };
-    for (index, layer) in spec.layers.iter().enumerate() {
-        x = b.layer(index, layer, x);
+    if let Some(half) = spec.embed_rounding {
+        b.push(Op::Map { x, f: Unary::Round(half), out: x });
+    }
+    match &spec.altup {
+        Some(altup) => x = b.altup_layers(spec, altup, x),
+        None => {
+            for (index, layer) in spec.layers.iter().enumerate() {
+                x = b.layer(index, layer, x);
+            }
+        }
     }
     let last = b.value("output_rows", n_embd, Rows::Outputs);
     b.push(Op::TakeOutputs { x, out: last });
@@ -390,6 +399,8 @@ mod tests {
             n_positions: None,
             token_types: false,
             dense: Vec::new(),
+            embed_rounding: None,
+            altup: None,
             embed_scale: 1.0,
             logit_scale: 1.0,
             logit_softcap: None,

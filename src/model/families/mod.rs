@@ -16,6 +16,7 @@ mod common;
 mod ernie;
 mod exaone;
 mod gemma;
+mod gemma3n;
 mod glm4;
 mod gpt_oss;
 mod granite;
@@ -27,6 +28,7 @@ mod phimoe;
 mod qwen;
 mod qwen_moe;
 mod rwkv;
+mod rwkv_names;
 mod smollm3;
 mod stablelm;
 
@@ -37,6 +39,7 @@ use super::spec::{Activation, HeadSpec, MixerSpec, ModelSpec, Pooling, RopeLayou
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::metadata::{Container, Value};
 use crate::formats::{Metadata, config_json};
+use crate::weights::StoredTensor;
 use common::Decoder;
 
 /// A family: the architecture names it answers to and how its metadata is read.
@@ -63,6 +66,7 @@ pub static FAMILIES: &[Family] = &[
     exaone::FAMILY,
     gemma::FAMILY,
     gemma::FIRST,
+    gemma3n::FAMILY,
     glm4::FAMILY,
     gpt_oss::FAMILY,
     granite::FAMILY,
@@ -146,6 +150,17 @@ pub fn permutes_rows(metadata: &Metadata) -> Result<bool> {
         }))
     };
     Ok(layout(Container::Gguf)? != layout(Container::HuggingFace)?)
+}
+
+/// Adds to the metadata of a folder what only the shapes of its tensors tell (ranks of RWKV's projections).
+pub fn add_ranks(metadata: &mut Metadata, tensors: &[StoredTensor]) {
+    for (key, name, n_stacked) in rwkv_names::RANKS {
+        if let Some(tensor) = tensors.iter().find(|tensor| tensor.name == *name) {
+            let n_rows = tensor.dims.get(1).copied().unwrap_or(1);
+            // The file's own word is not overwritten.
+            let _ = metadata.insert((*key).to_owned(), Value::Uint(n_rows / n_stacked));
+        }
+    }
 }
 
 /// Size of the vocabulary: its key, or else the number of tokens.

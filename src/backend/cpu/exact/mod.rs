@@ -11,7 +11,7 @@ use super::elementwise;
 use super::moe::ExpertMatMul;
 use super::plan::{with_capacity, zeroed};
 use super::recurrent::Recurrences;
-use super::{Attention, Kernels, MatMul, Norm};
+use super::{Attention, Kernels, MatMul, Norm, row_of};
 use crate::backend::ModelPlan;
 use crate::error::Result;
 use crate::model::graph::ValueId;
@@ -118,7 +118,7 @@ impl Kernels for Exact {
     fn embed(&mut self, table: WeightId, tokens: &[u32], scale: f32, out: &mut [f32]) {
         let table = &self.weights[table.0];
         for (token, row) in tokens.iter().zip(out.chunks_exact_mut(table.decl.n_cols)) {
-            table.decode(*token as usize, row);
+            table.decode(row_of(*token, table.decl.n_rows), row);
             row.iter_mut().for_each(|value| *value *= scale);
         }
     }

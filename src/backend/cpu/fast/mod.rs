@@ -17,7 +17,7 @@ mod weights;
 use super::moe::ExpertMatMul;
 use super::plan::zeroed;
 use super::recurrent::Recurrences;
-use super::{Attention, Kernels, MatMul, Norm};
+use super::{Attention, Kernels, MatMul, Norm, row_of};
 use crate::backend::ModelPlan;
 use crate::error::Result;
 use crate::model::graph::{Op, ValueId, WeightId, WeightKind};
@@ -102,7 +102,7 @@ impl Kernels for Fast {
     fn embed(&mut self, table: WeightId, tokens: &[u32], scale: f32, out: &mut [f32]) {
         let table = &self.weights[table.0];
         for (token, row) in tokens.iter().zip(out.chunks_exact_mut(table.decl.n_cols)) {
-            table.decode_row(*token as usize, row);
+            table.decode_row(row_of(*token, table.decl.n_rows), row);
             row.iter_mut().for_each(|value| *value *= scale);
         }
     }

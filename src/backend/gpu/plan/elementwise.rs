@@ -4,7 +4,7 @@
 use super::super::kernels::{ELEMENTWISE_LANES, Kernel, Variant};
 use super::{Planner, flat, internal, outputs};
 use crate::error::Result;
-use crate::model::graph::{Binary, Op, Operand, Rows, Unary, ValueId, WeightId};
+use crate::model::graph::{Binary, Half, Op, Operand, Rows, Unary, ValueId, WeightId};
 use crate::model::spec::{Activation, NormKind};
 
 impl Planner<'_> {
@@ -69,6 +69,8 @@ impl Planner<'_> {
             Unary::ExpNegExp => (6, 0.0),
             Unary::Softcap(cap) => (7, cap),
             Unary::Scale(factor) => (8, factor),
+            Unary::Round(Half::F16) => (9, 0.0),
+            Unary::Round(Half::Bf16) => (10, 0.0),
         };
         self.elementwise(index, (function, constant), x, None, None, out)
     }

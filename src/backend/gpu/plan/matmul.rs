@@ -45,7 +45,10 @@ impl Planner<'_> {
         for (part, buffer) in parts {
             let (n_rows, first_row) = (part.n_rows as u32, part.first_row as u32);
             let positions = u32::from(x.is_some());
-            let params = [n_cols, n_rows, row_bytes as u32, first_row, scale.to_bits(), positions, addend];
+            let table_rows = self.model.graph.weights[table.0].n_rows as u32;
+            let row_bytes = row_bytes as u32;
+            let params =
+                [n_cols, n_rows, row_bytes, first_row, scale.to_bits(), positions, addend, table_rows];
             let buffers = [buffer, addend_buffer, self.value(out)];
             self.launch(index, Rows::Tokens, [stage; 2], &params, &buffers)?;
         }

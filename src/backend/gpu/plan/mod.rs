@@ -8,6 +8,7 @@ mod elementwise;
 mod matmul;
 mod moe;
 mod recurrent;
+mod streams;
 
 use std::collections::HashMap;
 
@@ -127,7 +128,7 @@ pub(super) struct Plan {
     pub(super) step: usize,
     pub(super) logits: usize,
     pub(super) n_vocab: usize,
-    /// Rows of the smallest embedding table.
+    /// Rows of the largest embedding table.
     pub(super) n_embeddings: usize,
     /// Rows of logits computed at once.
     pub(super) n_outputs: usize,
@@ -207,7 +208,7 @@ impl<'a> Planner<'a> {
             Op::Embed { table, .. } => Some(graph.weights[table.0].n_rows),
             _ => None,
         });
-        self.plan.n_embeddings = tables.min().unwrap_or(usize::MAX);
+        self.plan.n_embeddings = tables.max().unwrap_or(usize::MAX);
         let row = (self.plan.n_vocab as u64 * 4).max(1);
         let limit = self.tuning.logits_bytes.min(self.tuning.max_part_bytes);
         let fitting = usize::try_from(limit / row).unwrap_or(usize::MAX);
@@ -362,7 +363,7 @@ impl<'a> Planner<'a> {
             Op::ExpertMatMul { .. } => self.expert_mat_mul(index, op),
             Op::ExpertSum { .. } => self.expert_sum(index, op),
             Op::FusedGatedActivation { .. } => self.fused_gated_activation(index, op),
-            _ => self.recurrent(index, op),
+            _ => self.streams(index, op),
         }
     }
 }

@@ -203,6 +203,8 @@ impl<'a> Decoder<'a> {
             n_positions: None,
             token_types: false,
             dense: Vec::new(),
+            embed_rounding: None,
+            altup: None,
             embed_scale: 1.0,
             logit_scale: 1.0,
             logit_softcap: None,

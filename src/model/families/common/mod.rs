@@ -2,9 +2,11 @@
 
 mod decoder;
 mod moe;
+mod quantile;
 mod rope;
 
 pub(super) use decoder::Decoder;
+pub(super) use quantile::normal_quantile;
 
 use std::borrow::Cow;
 
