@@ -230,6 +230,30 @@ fn check_forgeries(name: &str, specials: &[(&str, i64)]) {
 }
 
 #[test]
+fn folders_name_templates_for_tools() {
+    let tokenizer = tokenizer(QWEN);
+    let config = serde_json::json!({"chat_template": [
+        {"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"},
+        {"name": "rag", "template": "rag"},
+    ]});
+    let text = |template: &ChatTemplate, args: Json| {
+        let args = args.as_object().cloned().expect("a map");
+        template.render(&user("x"), true, &args).expect("renders").text().to_string()
+    };
+    let named = ChatTemplate::from_hf(Some(&config), None, &tokenizer).expect("compiles").expect("there");
+    assert_eq!(text(&named, serde_json::json!({})), "plain");
+    assert_eq!(text(&named, serde_json::json!({"tools": null})), "plain");
+    assert_eq!(text(&named, serde_json::json!({"tools": [{}]})), "tools");
+    let file =
+        ChatTemplate::from_hf(Some(&config), Some("file"), &tokenizer).expect("compiles").expect("there");
+    assert_eq!(text(&file, serde_json::json!({"tools": [{}]})), "file");
+    let one = serde_json::json!({"chat_template": "one"});
+    let one = ChatTemplate::from_hf(Some(&one), None, &tokenizer).expect("compiles").expect("there");
+    assert_eq!(text(&one, serde_json::json!({"tools": [{}]})), "one");
+    assert!(ChatTemplate::from_hf(Some(&serde_json::json!({})), None, &tokenizer).expect("fine").is_none());
+}
+
+#[test]
 fn arguments_of_calls_may_be_a_text_of_json() {
     let tokenizer = tokenizer(QWEN);
     for name in ["qwen25_7b", "qwen3_06b", "llama31"] {

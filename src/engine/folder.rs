@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::pooling::read_pooling;
+use super::text_files::TOOL_USE_TEMPLATE;
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::config_json::{self, MAX_CONFIG_BYTES};
 use crate::formats::safetensors::parse_index;
@@ -61,6 +62,11 @@ pub async fn open_folder<F: ModelFolder>(folder: &F) -> Result<(Vec<F::File>, Ch
         if let Some(bytes) = folder.read(name).await? {
             side_files.insert((*name).to_owned(), bytes);
         }
+    }
+    if side_files.contains_key("chat_template.jinja")
+        && let Some(bytes) = folder.read(TOOL_USE_TEMPLATE).await?
+    {
+        side_files.insert(TOOL_USE_TEMPLATE.to_owned(), bytes);
     }
     let (family, arch) = families::of_config(&config)?;
     let generation =

@@ -8,6 +8,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::weights::Checkpoint;
 
+/// Where a folder with `chat_template.jinja` keeps the template for conversations with tools.
+pub(super) const TOOL_USE_TEMPLATE: &str = "additional_chat_templates/tool_use.jinja";
+
 /// The model's tokenizer: of a GGUF file's metadata, or of the files in its folder.
 /// # Errors
 /// What the vocabulary says; `UnsupportedTokenizer` for a folder without one that is known.
@@ -15,7 +18,11 @@ pub fn tokenizer(model: &Checkpoint) -> Result<Tokenizer> {
     if !model.metadata.is_hugging_face() {
         return Tokenizer::from_metadata(&model.metadata);
     }
-    let config = json(model, "tokenizer_config.json")?;
+    // Both name the tokens that begin and end a text.
+    let config = match json(model, "tokenizer_config.json")? {
+        Some(config) => Some(config),
+        None => json(model, "special_tokens_map.json")?,
+    };
     let tokenizer = match (model.side_files.get("tokenizer.json"), model.side_files.get("rwkv_vocab.txt")) {
         (Some(bytes), _) => Tokenizer::from_hf(bytes, config.as_ref())?,
         (None, Some(bytes)) => Tokenizer::from_rwkv_vocab(&String::from_utf8_lossy(bytes))?,
@@ -44,9 +51,14 @@ pub(super) fn chat_template(model: &Checkpoint, tokenizer: &Tokenizer) -> Result
     }
 }
 
-/// The template in `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json`.
+/// The template in `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json`; beside the first there may be
+/// another for conversations with tools.
 fn folder_template(model: &Checkpoint, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
-    let jinja = model.side_files.get("chat_template.jinja").map(|bytes| String::from_utf8_lossy(bytes));
+    let text = |name: &str| model.side_files.get(name).map(|bytes| String::from_utf8_lossy(bytes));
+    let jinja = text("chat_template.jinja");
+    if let (Some(source), Some(tool_use)) = (&jinja, text(TOOL_USE_TEMPLATE)) {
+        return ChatTemplate::with_tool_use(source, Some(&tool_use), tokenizer).map(Some);
+    }
     for file in ["tokenizer_config.json", "chat_template.json"] {
         let config = json(model, file)?;
         let found = ChatTemplate::from_hf(config.as_ref(), jinja.as_deref(), tokenizer)?;
