@@ -43,6 +43,14 @@ struct Golden {
     tolerance_f32: f32,
     tolerance_f16: f32,
     top1_min_f16: f32,
+    /// Least share of positions within the tolerance of half floats: of mixtures of experts, where rounding may send a
+    /// token elsewhere, less than all.
+    #[serde(default = "all")]
+    share_min_f16: f32,
+}
+
+fn all() -> f32 {
+    1.0
 }
 
 fn yes() -> bool {
@@ -137,6 +145,12 @@ fn compare(logits: &[f32], expected: &[f32], n_vocab: usize) -> (f32, f32) {
     (worst, n_equal as f32 * n_vocab as f32 / expected.len() as f32)
 }
 
+/// Number of rows whose largest difference is within `tolerance`.
+fn rows_within(logits: &[f32], expected: &[f32], n_vocab: usize, tolerance: f32) -> usize {
+    let rows = logits.chunks(n_vocab).zip(expected.chunks(n_vocab));
+    rows.filter(|(a, b)| a.iter().zip(*b).all(|(a, b)| (a - b).abs() <= tolerance)).count()
+}
+
 /// The next `n` tokens, best first, with no regard to end tokens.
 fn greedy(engine: &mut Engine<AnyBackend>, ids: &[u32], n: usize) -> Vec<u32> {
     let session = engine.session_mut();
@@ -175,11 +189,11 @@ fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
         let options = LoadOptions { n_ctx: Some(128), ..LoadOptions::default() };
         let Some(mut engine) = engine(&dir.join(&golden.file), backend, options) else { return };
         let n_vocab = engine.session().width();
-        let (tolerance, top1_min) = match fidelity {
-            Fidelity::Float32 => (golden.tolerance_f32, 1.0),
-            Fidelity::Half => (golden.tolerance_f16, golden.top1_min_f16),
+        let (tolerance, top1_min, share_min) = match fidelity {
+            Fidelity::Float32 => (golden.tolerance_f32, 1.0, 1.0),
+            Fidelity::Half => (golden.tolerance_f16, golden.top1_min_f16, golden.share_min_f16),
         };
-        let (mut worst, mut rows, mut equal) = (0.0_f32, 0.0, 0.0);
+        let (mut worst, mut rows, mut equal, mut within) = (0.0_f32, 0.0, 0.0, 0.0);
         for GoldenPrompt { index, has_logits } in golden.prompts {
             let ids = reference.ids(&format!("prompt{index}.input_ids"));
             // In one go; in steps of 64, 7 and 1; and decoding on from a prompt.
@@ -192,6 +206,7 @@ fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
                 worst = worst.max(gap);
                 rows += ids.len() as f32;
                 equal += share * ids.len() as f32;
+                within += rows_within(&logits, &expected, n_vocab, tolerance) as f32;
             }
             if let Some(text) = golden.texts.get(index) {
                 let request = EmbedRequest { input: vec![text.clone()], dimensions: None };
@@ -208,10 +223,10 @@ fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
                 }
             }
         }
-        let top1 = if rows > 0.0 { equal / rows } else { 1.0 };
+        let (top1, share) = if rows > 0.0 { (equal / rows, within / rows) } else { (1.0, 1.0) };
         results.insert(name.clone(), result(&engine, worst, tolerance, top1));
         println!("{name:16} worst {worst:.6} (allowed {tolerance:.6}), best token equal {top1:.3}");
-        if worst > tolerance || top1 < top1_min {
+        if (worst > tolerance && (share_min == 1.0 || share < share_min)) || top1 < top1_min {
             wrong
                 .push(format!("{name}: worst {worst} of {tolerance}, best token equal {top1} of {top1_min}"));
         }

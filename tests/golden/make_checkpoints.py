@@ -30,10 +30,18 @@ from transformers import (
     Glm4ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    GraniteMoeConfig,
+    GraniteMoeForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Olmo3Config,
     Olmo3ForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 from safetensors.torch import save_file
 
@@ -84,8 +92,6 @@ FAMILIES = {
     ),
     "cohere": (
         CohereForCausalLM,
-    Ernie4_5Config,
-    Ernie4_5ForCausalLM,
         CohereConfig(**SHAPE, num_hidden_layers=2, logit_scale=0.25, use_qk_norm=True, rope_theta=1e4),
         "smollm2", ["layer norms without bias", "parallel blocks", "rope over adjacent pairs", "logit scale",
                     "norm on each head of q and k", "tied"],
@@ -109,7 +115,35 @@ FAMILIES = {
                        tie_word_embeddings=True),
         "smollm2", ["rope over adjacent pairs", "tied"],
     ),
+    "mixtral": (
+        MixtralForCausalLM,
+        MixtralConfig(**SHAPE, num_hidden_layers=2, num_local_experts=5, num_experts_per_tok=2, rope_theta=1e6),
+        "smollm2", ["experts: softmax, two of five, renormalised", "GQA"],
+    ),
+    "qwen2moe": (
+        Qwen2MoeForCausalLM,
+        Qwen2MoeConfig(**SHAPE, num_hidden_layers=3, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=40,
+                       shared_expert_intermediate_size=72, decoder_sparse_step=1, mlp_only_layers=[1],
+                       norm_topk_prob=False, rope_theta=1e6),
+        "qwen25", ["experts: softmax, not renormalised", "gated shared expert", "one dense layer", "qkv bias"],
+    ),
+    "olmoe": (
+        OlmoeForCausalLM,
+        OlmoeConfig(**SHAPE, num_hidden_layers=2, num_experts=8, num_experts_per_tok=4, norm_topk_prob=False,
+                    rope_theta=1e4),
+        "smollm2", ["experts: softmax, not renormalised", "norm over all of q and of k"],
+    ),
+    "granitemoe": (
+        GraniteMoeForCausalLM,
+        GraniteMoeConfig(**SHAPE, num_hidden_layers=2, num_local_experts=5, num_experts_per_tok=2,
+                         embedding_multiplier=3.0, attention_multiplier=0.35, residual_multiplier=0.4,
+                         logits_scaling=2.5, tie_word_embeddings=True),
+        "smollm2", ["experts: softmax over the chosen, gates and ups in one tensor", "factor on branches", "tied"],
+    ),
 }
+# A rounded run may send a token to another expert, and then differs wholly at that position: the least share of
+# positions within the tolerance of half floats, and of equal best tokens.
+MOE = {"share_min_f16": 0.7, "top1_min_f16": 0.9}
 
 
 def randomise(model):
@@ -172,6 +206,8 @@ def make(oracle, seed, name, kind, config, tokenizer_of, peculiarities):
         "tolerance_f32": max(50 * gap, 2e-4 * std), "tolerance_f16": 0.06 * std, "top1_min_f16": 0.97,
         "logit_std": std, "greedy": "exact",
     }
+    if any(key in config.to_dict() for key in ["num_experts", "num_local_experts"]):
+        golden |= MOE
     (folder / "golden.json").write_text(json.dumps(golden, indent=1, ensure_ascii=False) + "\n")
     for file in folder.iterdir():
         file.chmod(0o644)

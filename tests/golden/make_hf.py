@@ -89,6 +89,10 @@ def copy(oracle, info):
         "logit_std": tolerance.get("logit_std", info["prompts"][-1]["logit_std"]),
         "greedy": tolerance["greedy_f32"],
     }
+    config = json.loads((target / "config.json").read_text())
+    if config.get("num_experts") or config.get("num_local_experts"):
+        # A rounded run may send a token to another expert, and then differs wholly at that position.
+        golden |= {"share_min_f16": 0.7, "top1_min_f16": 0.9}
     (target / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
     print(f"{info['family']}: {sum(path.stat().st_size for path in target.iterdir()) >> 10} KiB")
 
