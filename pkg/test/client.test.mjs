@@ -241,6 +241,32 @@ test('an error before the first token rejects the call, one after it fails the s
   await assert.rejects(reader.read().then(() => reader.read()), { code: 'gpu-lost' });
 });
 
+test('adapters are sent as bytes, by whatever they were given', async (t) => {
+  const { engine, worker } = await engineWith({
+    loadAdapter: (_r, reply) => reply.result(7),
+    setAdapters: (_r, reply) => reply.result(null),
+    removeAdapter: (_r, reply) => reply.result(null),
+  });
+  const bytes = new Uint8Array([1, 2, 3]);
+  assert.equal(await engine.loadAdapter(bytes), 7);
+  await engine.loadAdapter({ config: new Blob([bytes]), tensors: bytes.buffer }, { scale: 0.5 });
+  t.mock.method(globalThis, 'fetch', async (url) => (
+    String(url).endsWith('gone') ? new Response('', { status: 404 }) : new Response(bytes)
+  ));
+  await engine.loadAdapter('https://host/a.gguf');
+  await engine.setAdapters([{ id: 7, scale: -2 }]);
+  await engine.removeAdapter(7);
+  assert.deepEqual(worker.requests.slice(1).map(({ type, body }) => [type, body]), [
+    ['loadAdapter', { gguf: bytes, scale: 1 }],
+    ['loadAdapter', { config: bytes, tensors: bytes, scale: 0.5 }],
+    ['loadAdapter', { gguf: bytes, scale: 1 }],
+    ['setAdapters', { scales: [[7, -2]] }],
+    ['removeAdapter', { id: 7 }],
+  ]);
+  await assert.rejects(engine.loadAdapter('https://host/gone'), { code: 'http-status', field: 'source' });
+  await assert.rejects(engine.loadAdapter(7), { code: 'invalid-request', field: 'source' });
+});
+
 test('bad arguments are refused with the field at fault and never reach the worker', async () => {
   const { engine, worker } = await engineWith({});
   const bad = [

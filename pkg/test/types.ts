@@ -26,6 +26,11 @@ export async function app(file: File, signal: AbortSignal): Promise<void> {
   // @ts-expect-error messages need a role
   await engine.chat.completions.create({ messages: [{ content: 'x' }] });
 
+  const adapter: number = await engine.loadAdapter({ config: '/a/adapter_config.json', tensors: file }, { scale: 0.5 });
+  await engine.setAdapters([{ id: adapter, scale: 1 }]);
+  // @ts-expect-error a PEFT folder has two files
+  await engine.loadAdapter({ config: file });
+
   const ids: Uint32Array = await engine.tokenize('a', { addSpecial: true });
   const { logits, nVocab } = await engine.forward(ids, { all: true, signal });
   const last: Float32Array = logits.subarray(logits.length - nVocab);
