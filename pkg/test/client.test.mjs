@@ -143,6 +143,23 @@ test('a chat completion has the shape of OpenAI, and unknown settings stay behin
   });
 });
 
+test('tool calls and their answers reach the worker, with content where a client sends null', async () => {
+  const { engine, worker } = await engineWith({
+    chat: (_r, reply) => reply.result({ text: 'Sun.', finish_reason: 'stop', usage: USAGE }),
+  });
+  const calls = [{ id: 'a1', type: 'function', function: { name: 'weather', arguments: { z: 1, a: 2 } } }];
+  const messages = [
+    { role: 'user', content: 'Rain?' },
+    { role: 'assistant', content: null, tool_calls: calls, reasoning_content: 'Hm.' },
+    { role: 'tool', content: 'no', tool_call_id: 'a1', name: 'weather' },
+  ];
+  await engine.chat.completions.create({ messages, template_args: { tools: [] } });
+  const [, call, answer] = worker.requests[1].body.messages;
+  assert.deepEqual(call, { role: 'assistant', content: '', tool_calls: calls, reasoning_content: 'Hm.' });
+  assert.deepEqual(Object.keys(call.tool_calls[0].function.arguments), ['z', 'a']);
+  assert.deepEqual(answer, { role: 'tool', content: 'no', tool_call_id: 'a1', name: 'weather' });
+});
+
 const streaming = {
   chat: (_r, reply) => {
     reply.event({ kind: 'started' });
@@ -274,6 +291,7 @@ test('bad arguments are refused with the field at fault and never reach the work
     [() => engine.chat.completions.create(undefined), 'messages'],
     [() => engine.chat.completions.create({ messages: [{ role: 'user' }] }), 'messages[0].content'],
     [() => engine.chat.completions.create({ messages: [null] }), 'messages[0].role'],
+    [() => engine.chat.completions.create({ messages: [{ role: 'assistant', content: '', tool_calls: {} }] }), 'messages[0].tool_calls'],
     [() => engine.chat.completions.create({ messages: [{ role: 'user', content: 'x' }], temperature: 'hot' }), 'temperature'],
     [() => engine.completions.create({ prompt: [1, -1] }), 'prompt[1]'],
     [() => engine.completions.create({ prompt: 7 }), 'prompt'],
