@@ -83,7 +83,16 @@ function loadBody(options: EngineOptions): Requests['load']['body'] {
   if (contextLength !== undefined && !(Number.isSafeInteger(contextLength) && contextLength > 0)) {
     throw invalid(`contextLength must be a positive integer, not ${String(contextLength)}`, 'contextLength');
   }
-  return { source: wireSource(options.model), backend, gpuPrecision, contextLength, cache: options.cache ?? true };
+  const { quantize } = options;
+  if (quantize !== undefined) oneOf(quantize, ['q8_0', 'q4_0', 'q4_k'] as const, 'quantize');
+  return {
+    source: wireSource(options.model),
+    backend,
+    gpuPrecision,
+    contextLength,
+    quantize,
+    cache: options.cache ?? true,
+  };
 }
 
 function wireSource(model: EngineOptions['model']): WireSource {

@@ -3,7 +3,8 @@
  * is. `src/web/protocol.rs` is the other side of it; a change here is a change there, and of `PROTOCOL_VERSION`.
  */
 import type {
-  BackendChoice, CachedModel, ChatMessage, EngineInfo, FinishReason, LamplightErrorCode, Progress, Usage, Warning,
+  BackendChoice, CachedModel, ChatMessage, EngineInfo, FinishReason, LamplightErrorCode, Progress, QuantizeChoice, Usage,
+  Warning,
 } from './types.js';
 
 /** Sent with every request; the worker refuses any other. */
@@ -45,6 +46,7 @@ export interface Requests {
       backend: BackendChoice;
       gpuPrecision: 'auto' | 'f16' | 'f32';
       contextLength?: number;
+      quantize?: QuantizeChoice;
       cache: boolean;
     };
     result: EngineInfo;

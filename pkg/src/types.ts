@@ -71,6 +71,9 @@ export interface AssetOptions {
   wasmUrl?: string | URL;
 }
 
+/** Formats that weights can be turned into while they load. */
+export type QuantizeChoice = 'q8_0' | 'q4_0' | 'q4_k';
+
 export interface EngineOptions extends AssetOptions {
   model: ModelSource;
   /** `auto` by default. */
@@ -79,6 +82,9 @@ export interface EngineOptions extends AssetOptions {
   contextLength?: number;
   /** `f16` where the device has it, by default; `f32` forces full precision on the GPU. */
   gpuPrecision?: 'auto' | 'f16' | 'f32';
+  /** Turn F32, F16 and BF16 weights into this format as they arrive, so that an unquantised model fits; their own by
+   * default. What is stored in IndexedDB is the file as it is. */
+  quantize?: QuantizeChoice;
   /** Keep the weights in IndexedDB (default true). `File` and `Blob` models are not cached. */
   cache?: boolean;
   onProgress?: (progress: Progress) => void;

@@ -20,7 +20,7 @@ use crate::backend::cpu::{CpuBackend, CpuMode};
 use crate::backend::{AnyBackend, Backend};
 use crate::engine::{Engine, LoadOptions, Loading, ModelSummary};
 use crate::error::{Error, ErrorCode, Result};
-use crate::weights::{Assembler, FilePart, PART_BYTES, Piece, Sink, WeightMap};
+use crate::weights::{Assembler, FilePart, PART_BYTES, Piece, Recipe, Sink, WeightMap};
 
 /// Stored parts read ahead of the upload.
 const READ_AHEAD: usize = 3;
@@ -67,6 +67,9 @@ pub struct LoadRequest {
     /// Positions of the KV cache; the engine's default when absent.
     #[serde(default)]
     context_length: Option<u32>,
+    /// The format that float weights are turned into; their own when absent.
+    #[serde(default)]
+    quantize: Option<String>,
     /// Whether to keep parts in IndexedDB; a Blob is never kept.
     cache: bool,
 }
@@ -232,7 +235,10 @@ async fn attempt(
     }
     let header = file.header().await?;
     let n_ctx = request.context_length.map(|n| n as usize);
-    let loading = Loading::new(header, LoadOptions { n_ctx, ..LoadOptions::default() })?;
+    let loading = {
+        let quantize = request.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
+        Loading::new(header, LoadOptions { n_ctx, n_batch: None, quantize })?
+    };
     let parts = loading.weights().parts(PART_BYTES);
     let data_end = parts.last().map_or(0, |part| part.range.end);
     reporter.total(data_end);
@@ -253,18 +259,19 @@ async fn attempt(
 
 /// A backend on the CPU, because of `why` there is no other; refused before the download when it cannot be.
 fn cpu_backend(loading: &Loading, why: &Error) -> Result<(AnyBackend, String)> {
-    let total = loading.weights().total_bytes();
+    let plan = loading.plan();
+    let total = CpuBackend::weight_bytes(&plan);
     // Running out of memory in the middle of the upload would be a trap, not an error.
     if total > MAX_CPU_BYTES {
         let gib = total as f64 / (1u64 << 30) as f64;
         let message = format!(
-            "the model's {gib:.1} GiB of weights do not fit the memory of the CPU path ({}); take a smaller model, or \
-             a browser with WebGPU",
+            "the model's weights take {gib:.1} GiB on the CPU path ({}), which do not fit its memory; take a smaller \
+             model, the option `quantize`, or a browser with WebGPU",
             why.message()
         );
         return Err(Error::new(ErrorCode::OutOfMemory, message));
     }
-    let backend = AnyBackend::Cpu(CpuBackend::new(loading.plan(), CpuMode::Fast)?);
+    let backend = AnyBackend::Cpu(CpuBackend::new(plan, CpuMode::Fast)?);
     Ok((backend, format!("the CPU: {}", why.message())))
 }
 

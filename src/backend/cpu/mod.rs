@@ -157,6 +157,12 @@ impl Attention {
 }
 
 impl CpuBackend {
+    /// Bytes that the weights of `plan` will take in [`CpuMode::Fast`]: repacked, some formats are larger than in their
+    /// files.
+    pub fn weight_bytes(plan: &ModelPlan) -> u64 {
+        fast::weight_bytes(plan)
+    }
+
     /// Allocates everything but the weights, which arrive through [`Backend::upload`].
     /// # Errors
     /// `WrongShape` or `Internal` when the plan does not fit together, `OutOfMemory`.

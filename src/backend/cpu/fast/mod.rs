@@ -60,6 +60,11 @@ impl Fast {
     }
 }
 
+/// Bytes that the weights of `plan` will take.
+pub(super) fn weight_bytes(plan: &ModelPlan) -> u64 {
+    empty_weights(plan).iter().map(Weight::packed_bytes).sum()
+}
+
 /// The weights of `plan` with nothing in them.
 fn empty_weights(plan: &ModelPlan) -> Vec<Weight> {
     let mut n_sections = vec![1; plan.graph.weights.len()];

@@ -67,6 +67,23 @@ impl Weight {
         Weight { decl, section_rows, format, row_bytes, n_bytes, received: 0, staging, store }
     }
 
+    /// Bytes that it will take once it is repacked.
+    pub(super) fn packed_bytes(&self) -> u64 {
+        let (n_cols, n_rows) = (self.decl.n_cols as u64, self.decl.n_rows as u64);
+        let section_rows = self.section_rows.max(1) as u64;
+        let n_panels = n_rows / section_rows * section_rows.div_ceil(ROWS as u64);
+        let panels = |size: usize| n_panels * (n_cols / BLOCK as u64) * size as u64;
+        match self.store {
+            Store::Panel4(_) => panels(size_of::<Panel4>()),
+            Store::Panel4Halves(_) => panels(size_of::<Panel4Halves>()),
+            Store::Panel8(_) => panels(size_of::<Panel8>()),
+            Store::Panel8Offset(_) => panels(size_of::<Panel8Offset>()),
+            Store::Panel8Halves(_) => panels(size_of::<Panel8Halves>()),
+            Store::F32(_) => 4 * n_cols * n_rows,
+            Store::F16(_) | Store::Bf16(_) => 2 * n_cols * n_rows,
+        }
+    }
+
     /// Stores the next piece.
     /// # Errors
     /// `Internal` for a piece out of order, `OutOfMemory`.
@@ -255,6 +272,7 @@ mod tests {
                         weight.upload((index * piece) as u64, part).expect("in order");
                     }
                     weight.finish().expect("complete");
+                    assert_eq!(weight.memory_bytes() as u64, weight.packed_bytes());
                     let mut row = vec![f32::NAN; 512];
                     for index in 0..n_rows {
                         weight.decode_row(index, &mut row);
