@@ -4,6 +4,7 @@
 mod bench;
 mod common;
 mod embed;
+mod fidelity;
 mod generate;
 mod inspect;
 mod logits;
@@ -36,6 +37,8 @@ enum Command {
     Embed(embed::Args),
     /// Writes a model file with its weights in another format
     Quantize(quantize::Args),
+    /// Measures how far each way of computing is from float32 maths, by weight format
+    Fidelity(fidelity::Args),
     /// Measures the speed of prefill and decoding
     Bench(bench::Args),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Fidelity(args) => fidelity::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {
