@@ -209,3 +209,18 @@ fn quantize_writes_a_file_that_runs() {
     let error = fails(&["quantize", &model(), &model(), "--type", "q8_0"], 1);
     assert!(error.contains("overwritten"), "{error}");
 }
+
+#[test]
+fn fidelity_keeps_its_gates_and_embed_prints_vectors() {
+    // The text is longer than what a test build should take: a few tokens say whether the figures are there.
+    let text = ok(&["fidelity", &model(), "--types", "q8_0,f16", "--no-gpu", "--tokens", "16"]);
+    assert_eq!(text.matches("kept").count(), 2, "{text}");
+    let error = fails(&["fidelity", &model(), "--types", "q9_9"], 1);
+    assert!(error.contains("q9_9") && error.contains("q8_0"), "{error}");
+
+    let minilm = golden("bert_minilm_gguf/model.gguf");
+    let vector = json(&["embed", &minilm, "--text", "Hello world", "--dimensions", "8"]);
+    assert_eq!(vector.as_array().unwrap().len(), 8);
+    assert!(fails(&["embed", &model(), "--text", "Hello"], 1).contains("embedding model"));
+    assert!(fails(&["generate", &minilm, "--prompt", "Hello"], 1).contains("call embed"));
+}

@@ -72,8 +72,8 @@ fn ways(no_gpu: bool) -> Vec<Way> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let ids = token_ids(args)?;
     let exact = BackendOptions::Cpu(CpuMode::Exact);
-    let (source, n_vocab) = logits(&args.model, exact, &ids)?;
     let types = formats(&args.types)?;
+    let (source, n_vocab) = logits(&args.model, exact, &ids)?;
     print(&format!(
         "{} tokens, against float32 maths on the same weights; last columns: float32 maths against the file's own weights\n\
          {:<10}{:<10}{:>12}{:>10}{:>8}{:>14}{:>10}\n",
