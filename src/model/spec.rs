@@ -111,6 +111,8 @@ pub enum MixerSpec {
     Attention(AttentionSpec),
     /// RWKV's recurrence.
     TimeMix(TimeMixSpec),
+    /// LFM2's gated short convolution.
+    ShortConv(ShortConvSpec),
 }
 
 /// A normalisation over the width of the residual stream.

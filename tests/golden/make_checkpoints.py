@@ -34,6 +34,8 @@ from transformers import (
     GraniteMoeForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Olmo3Config,
@@ -139,6 +141,13 @@ FAMILIES = {
                          embedding_multiplier=3.0, attention_multiplier=0.35, residual_multiplier=0.4,
                          logits_scaling=2.5, tie_word_embeddings=True),
         "smollm2", ["experts: softmax over the chosen, gates and ups in one tensor", "factor on branches", "tied"],
+    ),
+    "lfm2": (
+        Lfm2ForCausalLM,
+        Lfm2Config(**SHAPE, num_hidden_layers=4, rope_theta=1e6, block_multiple_of=32, conv_L_cache=3,
+                   layer_types=["conv", "full_attention", "conv", "full_attention"]),
+        "smollm2", ["gated short convolutions", "norm on heads of q and k", "adjusted width of the feed-forward blocks",
+                    "tied"],
     ),
 }
 # A rounded run may send a token to another expert, and then differs wholly at that position: the least share of

@@ -7,6 +7,7 @@ mod altup;
 mod attention;
 mod ffn;
 mod moe;
+mod short_conv;
 mod time_mix;
 
 use std::collections::HashMap;
@@ -53,7 +54,12 @@ pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph
     let last = b.value("output_rows", n_embd, Rows::Outputs);
     b.push(Op::TakeOutputs { x, out: last });
     let hidden = match spec.output_norm {
-        Some(norm) => b.norm("output_norm", norm, "output_norm", last),
+        Some(norm) => {
+            // LFM2's files have it under the name of the norm behind the embedding.
+            let other = !has_tensor("output_norm.weight") && has_tensor("token_embd_norm.weight");
+            let tensor = if other && spec.embed_norm.is_none() { "token_embd_norm" } else { "output_norm" };
+            b.norm("output_norm", norm, tensor, last)
+        }
         None => last,
     };
     b.graph.logits = Some(match spec.head {
@@ -271,6 +277,7 @@ impl Builder<'_> {
         let branch = self.branch(&value("attn_proj"), layer.post_attn_norm, layer, x);
         match &layer.mixer {
             MixerSpec::Attention(attention) => self.attention(index, attention, attn_input, branch),
+            MixerSpec::ShortConv(spec) => self.short_conv(index, *spec, attn_input, branch),
             MixerSpec::TimeMix(time_mix) => self.time_mix(index, time_mix, attn_input, branch),
         }
         let post = layer.post_attn_norm.map(|norm| (norm, tensor(post_attn)));

@@ -20,6 +20,7 @@ mod gemma3n;
 mod glm4;
 mod gpt_oss;
 mod granite;
+mod lfm2;
 mod llama;
 mod olmo;
 mod olmoe;
@@ -70,6 +71,7 @@ pub static FAMILIES: &[Family] = &[
     glm4::FAMILY,
     gpt_oss::FAMILY,
     granite::FAMILY,
+    lfm2::FAMILY,
     llama::FAMILY,
     olmo::FAMILY,
     olmoe::FAMILY,

@@ -110,7 +110,7 @@ pub(super) fn embed_rounding(meta: &Metadata, arch: &str) -> Result<Option<Half>
     if !meta.is_hugging_face() || arch == "rwkv7" || meta.str("config.model_type")? == Some("rwkv") {
         return Ok(None);
     }
-    Ok(match meta.str("config.torch_dtype")? {
+    Ok(match meta.str("config.torch_dtype")?.or(meta.str("config.dtype")?) {
         Some("bfloat16") => Some(Half::Bf16),
         Some("float16") => Some(Half::F16),
         _ => None,

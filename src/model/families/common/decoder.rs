@@ -175,9 +175,14 @@ impl<'a> Decoder<'a> {
 
     /// A layer with a norm before each block and none behind.
     pub(in super::super) fn layer(&self, attention: AttentionSpec, ffn: FfnSpec) -> LayerSpec {
+        self.layer_of(MixerSpec::Attention(attention), ffn)
+    }
+
+    /// As [`Self::layer`], of any mixer.
+    pub(in super::super) fn layer_of(&self, mixer: MixerSpec, ffn: FfnSpec) -> LayerSpec {
         LayerSpec {
             attn_norm: Some(self.norm),
-            mixer: MixerSpec::Attention(attention),
+            mixer,
             post_attn_norm: None,
             ffn_norm: Some(self.norm),
             ffn,
