@@ -240,13 +240,13 @@ fn long_runs_are_encoded_in_time() {
     let mut unigram = read("tests/tokenizers/unigram_600.json");
     // Tokens that are prefixes of each other make every position long.
     let vocab = unigram["model"]["vocab"].as_array_mut().expect("a list");
-    vocab.extend((2..500).map(|n| json!(["a".repeat(n), -1.0 - n as f64])));
+    vocab.extend((2..120).map(|n| json!(["a".repeat(n), -1.0 - n as f64])));
     let inputs = [
-        "a".repeat(1 << 18),
-        " ".repeat(1 << 18),
-        "ab ".repeat(1 << 16),
-        "\u{301}".repeat(1 << 16),
-        "中".repeat(1 << 16),
+        "a".repeat(1 << 16),
+        " ".repeat(1 << 16),
+        "ab ".repeat(1 << 14),
+        "\u{301}".repeat(1 << 14),
+        "中".repeat(1 << 14),
     ];
     for json in [unigram, word_piece(true), gemma()] {
         let tokenizer = Tokenizer::from_hf(json.to_string().as_bytes(), None).expect("valid");
