@@ -99,10 +99,26 @@ function wireSource(model: EngineOptions['model']): WireSource {
   if (typeof Blob !== 'undefined' && model instanceof Blob) {
     return { kind: 'blob', blob: model, name: 'name' in model ? String(model.name) : undefined };
   }
-  if (typeof model === 'string' || model instanceof URL) return { kind: 'url', url: absolute(model), headers: {} };
+  if (Array.isArray(model)) {
+    const files = model.map((file) => ({ name: file.name, blob: file }));
+    if (files.length === 0 || !files.every(({ name, blob }) => typeof name === 'string' && blob instanceof Blob)) {
+      throw invalid('a list as options.model needs the Files of one model', 'model');
+    }
+    return { kind: 'files', files };
+  }
+  if (typeof model === 'string' || model instanceof URL) return urlSource({ url: model });
   const remote = model as { url?: string | URL; headers?: Record<string, string>; cacheKey?: string };
   if (remote.url === undefined) throw invalid('options.model is neither a URL, a File, a Blob nor { url }', 'model');
-  return { kind: 'url', url: absolute(remote.url), headers: { ...remote.headers }, cacheKey: remote.cacheKey };
+  return urlSource({ ...remote, url: remote.url });
+}
+
+/** A GGUF file's URL, or a folder's: one that ends with a slash, or with the name of its configuration. */
+function urlSource(remote: { url: string | URL; headers?: Record<string, string>; cacheKey?: string }): WireSource {
+  const url = new URL(absolute(remote.url));
+  const headers = { ...remote.headers };
+  const folder = /^(.*\/)(config\.json)?$/.exec(url.pathname)?.[1];
+  if (folder === undefined) return { kind: 'url', url: url.href, headers, cacheKey: remote.cacheKey };
+  return { kind: 'folder', url: new URL(folder, url).href, headers, cacheKey: remote.cacheKey };
 }
 
 /** Passes progress on so that `fraction` never falls, whatever restarts below it. */

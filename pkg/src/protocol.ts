@@ -15,7 +15,10 @@ export const HANDLER_ID = 0;
 
 export type WireSource =
   | { kind: 'url'; url: string; headers: Record<string, string>; cacheKey?: string }
-  | { kind: 'blob'; blob: Blob; name?: string };
+  /** The folder at a URL that ends with a slash. */
+  | { kind: 'folder'; url: string; headers: Record<string, string>; cacheKey?: string }
+  | { kind: 'blob'; blob: Blob; name?: string }
+  | { kind: 'files'; files: { name: string; blob: Blob }[] };
 
 /** `SamplingOptions` without the page-side parts; absent fields take the engine's defaults. */
 export interface WireSampling {

@@ -33,8 +33,12 @@ export interface RemoteModel {
   cacheKey?: string;
 }
 
-/** Where a model comes from: a URL (relative ones are taken from the page), or a local file. */
-export type ModelSource = string | URL | File | Blob | RemoteModel;
+/**
+ * Where a model comes from: the URL of a GGUF file or of a folder (it ends with a slash, or names the folder's
+ * `config.json`) with a Hugging Face model, a local GGUF file, or the files of a folder that the user chose. Relative URLs
+ * are taken from the page.
+ */
+export type ModelSource = string | URL | File | Blob | RemoteModel | File[];
 
 /** Which backend to use. `auto` takes WebGPU when it is there and passes its self-check, else the CPU. */
 export type BackendChoice = 'auto' | 'webgpu' | 'cpu';

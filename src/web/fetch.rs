@@ -202,6 +202,30 @@ impl HttpFile {
         }
     }
 
+    /// All of a small file, without ranges; `None` when the server has none (or shows a page instead).
+    /// # Errors
+    /// `Network`, `HttpStatus`.
+    pub async fn read_all(&self) -> Result<Option<Vec<u8>>> {
+        let response = match self.request(None).await {
+            Ok(response) => response,
+            Err(Failure { error, .. }) if error.code() == ErrorCode::NotAModel => return Ok(None),
+            Err(Failure { error, .. }) => return Err(error),
+        };
+        match response.status() {
+            200..300 => {}
+            404 | 410 => return Ok(None),
+            status => return Err(self.status_failure(&response, status).error),
+        }
+        let broken = |thrown: JsValue| {
+            let message = format!("{} broke off: {}", self.url, describe(&thrown));
+            Error::new(ErrorCode::Network, message)
+        };
+        let buffer = JsFuture::from(response.array_buffer().map_err(broken)?).await.map_err(broken)?;
+        let bytes = Uint8Array::new(&buffer);
+        self.received.set(self.received.get() + u64::from(bytes.length()));
+        Ok(Some(bytes.to_vec()))
+    }
+
     /// Sleeps in short steps, so that an abort is seen soon.
     async fn wait(&self, milliseconds: f64) {
         let mut left = milliseconds;

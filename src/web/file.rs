@@ -168,8 +168,18 @@ impl ModelFile {
         }
     }
 
+    /// Bytes `range`, which begins where all before have been read: part of a header. Fewer at the file's end.
+    /// # Errors
+    /// What the origin says.
+    pub async fn beginning(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        self.read_head(range.end).await?;
+        let head = self.head.borrow();
+        let clip = |at: u64| at.min(u64::from(head.length())) as u32;
+        Ok(head.subarray(clip(range.start), clip(range.end)).to_vec())
+    }
+
     /// Size of the file, when known.
-    fn size(&self) -> Option<u64> {
+    pub fn size(&self) -> Option<u64> {
         match &self.origin {
             Origin::Http(http) => http.version().size,
             Origin::Local(blob) => Some(blob.size() as u64),

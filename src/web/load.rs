@@ -11,8 +11,8 @@ use wasm_bindgen::{JsCast, JsValue};
 use web_time::Instant;
 
 use super::device;
-use super::fetch::HttpFile;
-use super::file::{ModelFile, Origin, Part};
+use super::file::{ModelFile, Part};
+use super::files::{Files, Place, named_blobs};
 use super::report::{Phase, Reporter, Warning};
 use super::request::Abort;
 use super::task::{Task, event_loop_turn, wasm_memory_bytes};
@@ -74,7 +74,7 @@ pub struct LoadRequest {
     cache: bool,
 }
 
-/// A URL or a Blob. Not an enum: serde would have to buffer it, and a Blob cannot be.
+/// A URL, a folder's URL, a Blob or several. Not an enum: serde would have to buffer it, and a Blob cannot be.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Source {
@@ -90,13 +90,18 @@ struct Source {
     cache_key: Option<String>,
     #[serde(with = "preserve", default = "undefined")]
     blob: JsValue,
+    /// `[{ name, blob }]`
+    #[serde(with = "preserve", default = "undefined")]
+    files: JsValue,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum SourceKind {
     Url,
+    Folder,
     Blob,
+    Files,
 }
 
 fn undefined() -> JsValue {
@@ -155,7 +160,8 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
     let mut fallback = None;
     let mut restarts = 0;
     loop {
-        let file = Rc::new(open(request, reporter)?);
+        let file =
+            Rc::new(Files::new(place(&request.source)?, headers(&request.source), request.cache, reporter));
         let cancelled = Rc::clone(&file);
         abort.on_abort(move || cancelled.cancel());
         let result = attempt(request, choice, &file, abort, reporter).await;
@@ -189,31 +195,33 @@ fn is_gpu_fault(code: ErrorCode) -> bool {
     matches!(code, GpuUnavailable | GpuLost | GpuCheckFailed | OutOfMemory)
 }
 
-fn open(request: &LoadRequest, reporter: &Rc<Reporter>) -> Result<ModelFile> {
-    let source = &request.source;
-    let origin = match source.kind {
-        SourceKind::Url => {
-            let headers = source.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-            let counted = Rc::clone(reporter);
-            let on_bytes = move |bytes| counted.add(bytes);
-            Origin::Http(HttpFile::new(source.url.clone(), headers, !request.cache, on_bytes)?)
-        }
+/// Where the model is that a request asks for.
+fn place(source: &Source) -> Result<Place> {
+    let key = || source.cache_key.clone().unwrap_or_else(|| cache_key(&source.url));
+    Ok(match source.kind {
+        SourceKind::Url => Place::Url(source.url.clone(), key()),
+        SourceKind::Folder => Place::Folder(source.url.clone(), key()),
+        SourceKind::Files => Place::Blobs(named_blobs(&source.files)?),
         SourceKind::Blob => match source.blob.dyn_ref::<web_sys::Blob>() {
-            Some(blob) => Origin::Local(blob.clone()),
+            Some(blob) => Place::Blob(blob.clone()),
             None => {
                 let message = "a source of the kind blob needs a File or Blob";
                 return Err(Error::new(ErrorCode::InvalidRequest, message).at("source.blob"));
             }
         },
-    };
-    Ok(ModelFile::new(origin, Rc::clone(reporter)))
+    })
+}
+
+/// The caller's own headers.
+fn headers(source: &Source) -> Vec<(String, String)> {
+    source.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// One try on one backend. Gives the engine, and in one sentence why this backend.
 async fn attempt(
     request: &LoadRequest,
     choice: BackendChoice,
-    file: &Rc<ModelFile>,
+    file: &Rc<Files>,
     abort: &Abort,
     reporter: &Rc<Reporter>,
 ) -> Result<(Engine<AnyBackend>, String)> {
@@ -228,20 +236,19 @@ async fn attempt(
         return Err(error);
     }
     reporter.phase(Phase::Header);
-    if request.cache && request.source.kind == SourceKind::Url {
-        let source = &request.source;
-        let key = source.cache_key.clone().unwrap_or_else(|| cache_key(&source.url));
-        file.use_cache(&key, &source.url).await;
-    }
-    let header = file.header().await?;
+    let model = file.model().await?;
     let n_ctx = request.context_length.map(|n| n as usize);
     let loading = {
         let quantize = request.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
-        Loading::new(header, LoadOptions { n_ctx, n_batch: None, quantize })?
+        Loading::new(model, LoadOptions { n_ctx, n_batch: None, quantize })?
     };
     let parts = loading.weights().parts(PART_BYTES);
-    let data_end = parts.last().map_or(0, |part| part.range.end);
-    reporter.total(data_end);
+    let data_ends: Vec<u64> = (0..file.all().len())
+        .map(|index| {
+            parts.iter().filter(|part| part.file == index).map(|part| part.range.end).max().unwrap_or(0)
+        })
+        .collect();
+    reporter.total(data_ends.iter().sum());
     let (mut backend, reason) = match found {
         Ok(device) => device::backend(device, &loading, request.gpu_precision, reporter).await?,
         Err(error) => cpu_backend(&loading, &error)?,
@@ -249,7 +256,9 @@ async fn attempt(
     if abort.is_aborted() {
         return Err(abort.error());
     }
-    file.begin(&loading.summary().name, data_end).await;
+    for (file, data_end) in file.all().iter().zip(data_ends) {
+        file.begin(&loading.summary().name, data_end).await;
+    }
     fill(&mut backend, loading.weights(), parts, file, abort, reporter).await?;
     reporter.phase(Phase::Checking);
     event_loop_turn().await;
@@ -286,7 +295,7 @@ async fn fill(
     backend: &mut AnyBackend,
     weights: &WeightMap,
     parts: Vec<FilePart>,
-    file: &Rc<ModelFile>,
+    file: &Rc<Files>,
     abort: &Abort,
     reporter: &Rc<Reporter>,
 ) -> Result<()> {
@@ -302,14 +311,23 @@ async fn fill(
     result
 }
 
+/// A part on its way.
+struct Coming {
+    /// Number of its file.
+    index: usize,
+    file: Rc<ModelFile>,
+    is_stored: bool,
+    part: Task<Result<Part>>,
+}
+
 /// While one part is uploaded, hashed and stored, the next ones are on their way.
 struct Pipeline<'a> {
-    file: &'a Rc<ModelFile>,
+    file: &'a Rc<Files>,
     parts: Vec<FilePart>,
     /// Index of the next part to ask for.
     next: usize,
-    /// Parts asked for, in order, and whether they come out of storage.
-    coming: VecDeque<(bool, Task<Result<Part>>)>,
+    /// Parts asked for, in order.
+    coming: VecDeque<Coming>,
     keeping: VecDeque<Task<()>>,
 }
 
@@ -324,9 +342,11 @@ impl Pipeline<'_> {
         let mut uploader = Uploader { assembler: Assembler::new(weights), weights, slice: Vec::new() };
         loop {
             self.ask();
-            let Some((is_stored, coming)) = self.coming.pop_front() else { return uploader.finish(backend) };
+            let Some(Coming { index, file, is_stored, part }) = self.coming.pop_front() else {
+                return uploader.finish(backend);
+            };
             reporter.phase(if is_stored { Phase::ReadingCache } else { Phase::Downloading });
-            let part = coming.await?;
+            let part = part.await?;
             // The next part's bytes flow while this one is stored and uploaded.
             self.ask();
             if part.is_new {
@@ -335,17 +355,17 @@ impl Pipeline<'_> {
                 {
                     oldest.await;
                 }
-                let keep = Rc::clone(self.file).keep(part.index, part.bytes.clone());
+                let keep = Rc::clone(&file).keep(part.index, part.bytes.clone());
                 self.keeping.push_back(Task::spawn(keep));
             }
-            uploader.upload(backend, &part)?;
+            uploader.upload(backend, index, &part)?;
             // The browser copies what is written to the GPU; without this, a fast disk could fill its memory with
             // parts that a slow GPU has not taken yet.
             #[cfg(feature = "gpu")]
             if let AnyBackend::Gpu(gpu) = backend {
                 gpu.device().finished().await?;
             }
-            self.file.drop_head_before(part.range.end);
+            file.drop_head_before(part.range.end);
             event_loop_turn().await;
             if abort.is_aborted() {
                 return Err(abort.error());
@@ -357,13 +377,14 @@ impl Pipeline<'_> {
     /// as little as it can.
     fn ask(&mut self) {
         while self.next < self.parts.len() && self.coming.len() < READ_AHEAD {
-            let index = self.next as u32;
-            let is_stored = self.file.is_stored(index);
-            if !is_stored && self.coming.iter().any(|(is_stored, _)| !is_stored) {
+            let FilePart { file: index, index: number, range } = self.parts[self.next].clone();
+            let file = self.file.file(index);
+            let is_stored = file.is_stored(number);
+            if !is_stored && self.coming.iter().any(|coming| !coming.is_stored) {
                 return;
             }
-            let part = Rc::clone(self.file).part(index, self.parts[self.next].range.clone());
-            self.coming.push_back((is_stored, Task::spawn(part)));
+            let part = Task::spawn(Rc::clone(&file).part(number, range));
+            self.coming.push_back(Coming { index, file, is_stored, part });
             self.next += 1;
         }
     }
@@ -378,8 +399,8 @@ struct Uploader<'a> {
 }
 
 impl Uploader<'_> {
-    fn upload(&mut self, backend: &mut AnyBackend, part: &Part) -> Result<()> {
-        for mut piece in self.weights.pieces(0, part.range.clone()) {
+    fn upload(&mut self, backend: &mut AnyBackend, file: usize, part: &Part) -> Result<()> {
+        for mut piece in self.weights.pieces(file, part.range.clone()) {
             #[cfg(feature = "gpu")]
             if matches!(backend, AnyBackend::Gpu(_)) {
                 let (lead, n) = self.assembler.straight(&piece);
@@ -427,7 +448,7 @@ fn sink<'a>(weights: &'a WeightMap, backend: &'a mut AnyBackend) -> impl Sink + 
 fn info(
     engine: &Engine<AnyBackend>,
     backend_reason: String,
-    file: &ModelFile,
+    file: &Files,
     reporter: &Reporter,
     started: Instant,
 ) -> Info {

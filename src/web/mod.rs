@@ -7,6 +7,7 @@ pub mod actor;
 mod device;
 pub mod fetch;
 pub mod file;
+pub mod files;
 pub mod load;
 pub mod protocol;
 pub mod report;

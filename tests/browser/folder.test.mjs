@@ -1,0 +1,75 @@
+// Hugging Face folders through the package: by address, from this browser's storage, and as files that a user chose.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { ROOT, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+
+/** Two shards and an index. */
+const SHARDED = '/golden/hf/llama31/';
+const OPTIONS = { backend: 'cpu', contextLength: 128 };
+
+/** Loads the engine from the files at `urls`, as a user's choice of files. Runs in the page. */
+async function loadFiles({ urls, options }) {
+  await globalThis.engine?.dispose();
+  const files = await Promise.all(urls.map(async (url) => new File([await (await fetch(url)).blob()], url.split('/').pop())));
+  try {
+    globalThis.engine = await globalThis.lamplight.createEngine({ ...options, model: files });
+    return { info: globalThis.engine.info };
+  } catch (error) {
+    globalThis.engine = undefined;
+    return { code: error.code, field: error.field };
+  }
+}
+
+/** Logits after a few tokens. Runs in the page. */
+async function logits() {
+  return Array.from((await globalThis.engine.forward(new Uint32Array([5, 6, 7, 8]))).logits);
+}
+
+describe('folders', () => {
+  let server, browser, page;
+  before(async () => {
+    server = await startPackageServer();
+    browser = await launch({ gpu: 'none' });
+    page = await openPage(browser, server);
+  });
+  after(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+
+  test('a folder at an address, its configuration, and the files of it are the same model', async () => {
+    const { info, progress } = await load(page, { ...OPTIONS, model: SHARDED, cache: false });
+    assert.equal(info.model.architecture, 'llama');
+    assert.equal(info.model.nVocab, 384);
+    assert.equal(progress.at(-1).fraction, 1);
+    const expected = await page.evaluate(logits);
+    assert.ok(expected.length === 384 && expected.every(Number.isFinite));
+    await load(page, { ...OPTIONS, model: `${SHARDED}config.json`, cache: false });
+    assert.deepEqual(await page.evaluate(logits), expected);
+    const names = fs.readdirSync(path.join(ROOT, 'tests', SHARDED)).filter((name) => !/^(golden|reference)/.test(name));
+    const urls = names.map((name) => SHARDED + name);
+    await page.evaluate(loadFiles, { urls, options: OPTIONS });
+    assert.deepEqual(await page.evaluate(logits), expected);
+    const lacking = urls.filter((url) => !url.includes('00002-of'));
+    const missing = await page.evaluate(loadFiles, { urls: lacking, options: OPTIONS });
+    assert.deepEqual(missing, { code: 'not-a-model', field: 'model-00002-of-00002.safetensors' });
+    assertNoProblems(page);
+  });
+
+  test('the shards are kept, and come out of storage the next time', async () => {
+    const first = await load(page, { ...OPTIONS, model: SHARDED });
+    assert.ok(first.info.load.networkBytes > 0);
+    assert.equal(first.info.load.fromCache, false);
+    const second = await load(page, { ...OPTIONS, model: SHARDED });
+    assert.equal(second.info.load.fromCache, true);
+    assert.equal(second.info.load.networkBytes, 0);
+    assertNoProblems(page);
+  });
+
+  test('a folder without a model says what is missing', async () => {
+    const error = await loadError(page, { ...OPTIONS, model: '/golden/quant/', cache: false });
+    assert.deepEqual([error.code, error.field], ['not-a-model', 'config.json']);
+  });
+});
