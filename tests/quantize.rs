@@ -115,6 +115,17 @@ fn a_quantised_file_holds_what_loading_computes_with() {
 }
 
 #[test]
+fn a_folder_is_quantised_as_it_loads_and_not_into_a_file() {
+    let (folder, file) = (golden("hf/smollm2"), golden("smollm2/model.gguf"));
+    let (found, expected) = (logits(&folder, Some(DType::Q8_0)), logits(&file, Some(DType::Q8_0)));
+    // The same weights with the rows of queries and keys in another order.
+    let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 2e-3, "{worst}");
+    let error = block_on(quantize(&folder, &temp("folder"), Recipe::new(DType::Q8_0).unwrap())).unwrap_err();
+    assert_eq!((error.code(), error.field()), (ErrorCode::InvalidRequest, Some("model")));
+}
+
+#[test]
 fn eight_bits_change_little_and_four_bits_more() {
     let from = golden("smollm2/model.gguf");
     let exact = logits(&from, None);

@@ -33,7 +33,7 @@ pub struct Quantized {
 /// Writes the model at `from` to the GGUF file `to` with its weights as `recipe` says. Never holds more than a part of a
 /// file and a few rows.
 /// # Errors
-/// Every error of a header, `InvalidRequest` when `to` is one of the model's files, `Io`, and what
+/// Every error of a header, `InvalidRequest` for a folder or when `to` is the model's own file, `Io`, and what
 /// [`WeightMap::requantize`] says. What was written until then is left behind.
 pub async fn quantize(from: &Path, to: &Path, mut recipe: Recipe) -> Result<Quantized> {
     if let (Ok(from), Ok(to)) = (from.canonicalize(), to.canonicalize())
@@ -43,6 +43,14 @@ pub async fn quantize(from: &Path, to: &Path, mut recipe: Recipe) -> Result<Quan
     }
     recipe.for_gguf = true;
     let (sources, model) = native::open(from).await?;
+    if model.metadata.is_hugging_face() {
+        let message = format!(
+            "{} is a Hugging Face folder, whose tokenizer has no place in a GGUF file; load it with --quantize, or \
+             convert it with llama.cpp first",
+            from.display()
+        );
+        return Err(Error::new(ErrorCode::InvalidRequest, message).at("model"));
+    }
     let needs: Vec<Need> = model.tensors.iter().map(need).collect();
     let mut map = WeightMap::resolve(&needs, &model)?;
     let bytes_before = map.total_bytes();
