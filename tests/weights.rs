@@ -267,3 +267,17 @@ fn tensors_may_stand_anywhere() {
         assert_eq!(reassemble(&shifted, &map, &ranges), expected);
     }
 }
+
+#[test]
+fn nvfp4_with_a_scale_of_its_own_is_refused() {
+    let (_, header) = file(&[(0, 64, 2), (0, 1, 1)]);
+    let mut model = Checkpoint::from(header);
+    model.tensors[0].name = "blk.0.attn_q.weight".into();
+    model.tensors[0].dtype = lamplight::tensor::DType::NVFP4;
+    let need =
+        Need { name: "blk.0.attn_q.weight".into(), part_of: None, n_cols: 64, n_rows: 2, vector: false };
+    assert!(WeightMap::resolve(std::slice::from_ref(&need), &model).is_ok());
+    model.tensors[1].name = "blk.0.attn_q.scale".into();
+    let error = WeightMap::resolve(&[need], &model).unwrap_err();
+    assert_eq!((error.code(), error.field()), (ErrorCode::UnsupportedType, Some("blk.0.attn_q.scale")));
+}

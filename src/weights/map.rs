@@ -112,6 +112,12 @@ impl WeightMap {
                                variant of the architecture that is not supported";
                 return Err(Error::new(ErrorCode::MissingTensor, message).at(found));
             };
+            let stem = found.strip_suffix(".weight").unwrap_or(found);
+            if tensor.dtype == DType::NVFP4 && by_name.contains_key(format!("{stem}.scale").as_str()) {
+                // Computing without it would be wrong by a factor, silently.
+                let message = "an NVFP4 tensor with a scale of its own beside it is not supported: use a file of another format";
+                return Err(Error::new(ErrorCode::UnsupportedType, message).at(format!("{stem}.scale")));
+            }
             weights.push(weight(need, tensor)?);
         }
         let dtypes = weights.iter().map(|weight| weight.dtype).collect();
