@@ -1,6 +1,7 @@
 //! What the fuzz targets and the replay of their corpus check. Each function panics or returns words on failure.
 
 use lamplight::formats::gguf::{MAX_HEADER_BYTES, Parsed, parse};
+use lamplight::formats::safetensors;
 
 /// Parses `file` with its size known and unknown: no panic, no request for what is there or cannot be there, and
 /// a header that keeps its promises.
@@ -58,6 +59,45 @@ pub(crate) fn stream(file: &[u8], steps: &[usize], file_len: Option<u64>) -> Res
             return Ok(());
         }
         len = (len + step.max(&1)).min(file.len());
+    }
+    Ok(())
+}
+
+/// Parses `file` as a safetensors header, as an index of shards and as a config.json: no panic, and a header whose tensors
+/// follow each other within the file.
+pub(crate) fn folder(file: &[u8]) -> Result<(), String> {
+    for file_len in [Some(file.len() as u64), None] {
+        match safetensors::parse(file, file_len) {
+            Ok(safetensors::Parsed::NeedMore(n_bytes))
+                if n_bytes <= file.len() as u64 || file_len.is_some() =>
+            {
+                return Err(format!("has {} bytes and asks for {n_bytes}", file.len()));
+            }
+            Ok(safetensors::Parsed::Header(header)) => {
+                let mut end = header.tensors.first().map_or(header.data_end, |tensor| tensor.offset);
+                for tensor in &header.tensors {
+                    if tensor.offset != end {
+                        return Err(format!("{} overlaps or leaves a hole", tensor.name));
+                    }
+                    end += tensor.n_bytes;
+                }
+                if end != header.data_end || file_len.is_some_and(|file_len| end > file_len) {
+                    return Err(format!("tensors end at {end} of {} bytes", file.len()));
+                }
+            }
+            Ok(safetensors::Parsed::NeedMore(_)) => {}
+            Err(error) if error.message().is_empty() => return Err("an error without a message".into()),
+            Err(_) => {}
+        }
+    }
+    if let Ok(index) = safetensors::parse_index(file)
+        && index.shards.iter().any(|name| name.contains(['/', '\\']))
+    {
+        return Err("a shard in another folder".into());
+    }
+    if let Ok(config) = serde_json::from_slice(file) {
+        // Errors are as good as metadata here.
+        let _ = lamplight::formats::config_json::metadata(&config, Some(&config), "x");
     }
     Ok(())
 }

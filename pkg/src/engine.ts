@@ -115,10 +115,11 @@ function wireSource(model: EngineOptions['model']): WireSource {
 /** A GGUF file's URL, or a folder's: one that ends with a slash, or with the name of its configuration. */
 function urlSource(remote: { url: string | URL; headers?: Record<string, string>; cacheKey?: string }): WireSource {
   const url = new URL(absolute(remote.url));
-  const headers = { ...remote.headers };
+  const { cacheKey } = remote;
+  const rest = { headers: { ...remote.headers }, ...(cacheKey !== undefined && { cacheKey }) };
   const folder = /^(.*\/)(config\.json)?$/.exec(url.pathname)?.[1];
-  if (folder === undefined) return { kind: 'url', url: url.href, headers, cacheKey: remote.cacheKey };
-  return { kind: 'folder', url: new URL(folder, url).href, headers, cacheKey: remote.cacheKey };
+  if (folder === undefined) return { kind: 'url', url: url.href, ...rest };
+  return { kind: 'folder', url: new URL(folder, url).href, ...rest };
 }
 
 /** Passes progress on so that `fraction` never falls, whatever restarts below it. */

@@ -104,3 +104,35 @@ proptest! {
         prop_assert_eq!(checks::header(&bytes), Ok(()));
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Files of a Hugging Face folder, damaged.
+    #[test]
+    fn damaged_folders_are_refused_or_read(
+        number in hostile(),
+        places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+        which in 0usize..3,
+    ) {
+        let tensors = format!(
+            r#"{{"a":{{"dtype":"F32","shape":[{number}],"data_offsets":[0,8]}},"b":{{"dtype":"U8","shape":[3],"data_offsets":[8,11]}}}}"#
+        );
+        let header = [&(tensors.len() as u64).to_le_bytes()[..], tensors.as_bytes(), &[7; 11]].concat();
+        let index = br#"{"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}}"#.to_vec();
+        let config = format!(
+            r#"{{"hidden_size":64,"num_attention_heads":4,"head_dim":{number},"num_hidden_layers":{number},"sliding_window":16,
+            "use_sliding_window":true,"max_window_layers":1,"rope_scaling":{{"type":"llama3","factor":8,"low_freq_factor":1,
+            "high_freq_factor":4,"original_max_position_embeddings":{number}}}}}"#
+        );
+        let mut file = vec![header, index, config.into_bytes()].swap_remove(which);
+        prop_assert_eq!(checks::folder(&file), Ok(()));
+        for (place, byte) in places {
+            let at = place.index(file.len());
+            file[at] = byte;
+        }
+        file.truncate(cut.index(file.len()) + 1);
+        prop_assert_eq!(checks::folder(&file), Ok(()));
+    }
+}

@@ -44,7 +44,7 @@ pub(crate) fn load(file: &[u8], file_len: u64) -> Result<()> {
         .iter()
         .map(|weight| Need {
             name: weight.name.clone(),
-            part_of: None,
+            part_of: weight.part_of.as_ref().map(|(fused, first)| (fused.clone(), *first as u64)),
             n_cols: weight.n_cols as u64,
             n_rows: weight.n_rows as u64,
             vector: weight.kind == WeightKind::Vector,
