@@ -36,33 +36,53 @@ const OUTPUT_FACTOR: usize = 4;
 
 /// One message of a conversation, in OpenAI's shape.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "WireMessage")]
 pub struct ChatMessage {
     /// Who speaks: `system`, `user`, `assistant`, `tool` or what else the template knows.
     pub role: String,
     /// What is said. Where this is empty and there are tool calls, templates see no content, unless they insist on one.
-    #[serde(default, deserialize_with = "text_or_null")]
     pub content: String,
     /// The speaker's name (of a tool's answer: the tool's), for templates that show it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The calls that an assistant's message makes, as JSON: `{"type": "function", "function": {"name": …,
     /// "arguments": …}}`. Most templates want the arguments as an object and not as text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<serde_json::Value>>,
     /// Which call a tool's message answers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
     /// What the assistant thought before it spoke, for templates that show it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// The same under the name that gpt-oss gives it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub thinking: Option<String>,
 }
 
-/// A text; null, as OpenAI's clients send it beside tool calls, is an empty one.
-fn text_or_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<String, D::Error> {
-    Option::<String>::deserialize(deserializer).map(Option::unwrap_or_default)
+/// A message as clients send it: OpenAI's leave out the content, or send null, beside tool calls.
+#[derive(Deserialize)]
+struct WireMessage {
+    role: String,
+    content: Option<String>,
+    name: Option<String>,
+    tool_calls: Option<Vec<serde_json::Value>>,
+    tool_call_id: Option<String>,
+    reasoning_content: Option<String>,
+    thinking: Option<String>,
+}
+
+impl TryFrom<WireMessage> for ChatMessage {
+    type Error = &'static str;
+
+    fn try_from(wire: WireMessage) -> std::result::Result<Self, Self::Error> {
+        let WireMessage { role, content, name, tool_calls, tool_call_id, reasoning_content, thinking } = wire;
+        if content.is_none() && tool_calls.is_none() {
+            return Err("a message needs `content` or `tool_calls`");
+        }
+        let content = content.unwrap_or_default();
+        Ok(ChatMessage { role, content, name, tool_calls, tool_call_id, reasoning_content, thinking })
+    }
 }
 
 impl ChatMessage {
