@@ -2,6 +2,7 @@
 #![cfg(not(target_arch = "wasm32"))]
 
 use lamplight::quant::FORMATS;
+use lamplight::tensor::DType;
 use safetensors::SafeTensors;
 
 /// Blocks and the float32 values that PyPI `gguf` (equal to ggml's C code) decodes them to; see
@@ -12,7 +13,9 @@ const BLOCKS: &[u8] = include_bytes!("golden/quant/blocks.safetensors");
 fn dequant_is_bit_exact() {
     let file = SafeTensors::deserialize(BLOCKS).unwrap();
     let mut n_checked = 0;
-    for format in FORMATS {
+    // What AWQ and GPTQ weights become in memory is no file's format; tests/packed.rs holds it to their references.
+    let in_files = FORMATS.iter().filter(|format| !matches!(format.dtype, DType::A4 | DType::A8));
+    for format in in_files {
         for suffix in ["", ".raw"] {
             let name = format!("{}{suffix}", format.name.to_uppercase());
             let Ok(blocks) = file.tensor(&format!("{name}.blocks")) else {

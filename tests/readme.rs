@@ -67,7 +67,12 @@ fn matrix() -> String {
     text.push_str("\n| Weight format | Bits per weight | WebGPU | CPU |\n|---|---|---|---|\n");
     for format in FORMATS {
         let bits = format.block_bytes as f64 * 8.0 / format.block_len as f64;
-        writeln!(text, "| {} | {bits} | yes | yes |", format.name).expect("writing to a String");
+        let name = match format.name {
+            "a4" => "AWQ, GPTQ of 2 to 4 bits (in memory: a4)",
+            "a8" => "GPTQ of 8 bits (in memory: a8)",
+            name => name,
+        };
+        writeln!(text, "| {name} | {bits} | yes | yes |").expect("writing to a String");
     }
     text
 }
