@@ -34,10 +34,10 @@ function sample(all, count, seed) {
 }
 
 /**
- * Runs in the page: largest difference to the reference over the prompts that have logits, and the share of rows with the
- * same best token.
+ * Runs in the page: largest difference to the reference over the prompts that have logits and the texts that have vectors,
+ * and the shares of rows with the same best token and within what is allowed.
  */
-async function compare({ reference, prompts }) {
+async function compare({ reference, prompts, texts, allowed }) {
   const file = await (await fetch(reference)).arrayBuffer();
   const headerBytes = Number(new DataView(file).getBigUint64(0, true));
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(file, 8, headerBytes)));
@@ -49,23 +49,34 @@ async function compare({ reference, prompts }) {
   let worst = 0;
   let rows = 0;
   let equal = 0;
+  let within = 0;
+  const note = (found, expected) => {
+    let gap = 0;
+    for (let i = 0; i < expected.length; i++) {
+      const difference = Math.abs(found[i] - expected[i]);
+      gap = Number.isNaN(difference) ? Infinity : Math.max(gap, difference);
+    }
+    worst = Math.max(worst, gap);
+    return gap <= allowed;
+  };
+  for (const [index, text] of (texts ?? []).entries()) {
+    const { data } = await globalThis.engine.embeddings.create({ input: text });
+    note(data[0].embedding, tensor(`prompt${index}.embedding`, Float32Array));
+  }
   for (const index of prompts) {
     const ids = tensor(`prompt${index}.input_ids`, Uint32Array);
     const expected = tensor(`prompt${index}.logits`, Float32Array);
     const { logits } = await globalThis.engine.forward(ids, { all: true });
-    if (logits.length !== expected.length) return { worst: Infinity, top1: 0, rows: 0 };
-    for (let i = 0; i < expected.length; i++) {
-      const gap = Math.abs(logits[i] - expected[i]);
-      worst = gap >= worst || Number.isNaN(gap) ? (Number.isNaN(gap) ? Infinity : gap) : worst;
-    }
+    if (logits.length !== expected.length) return { worst: Infinity, top1: 0, within: 0, rows: 0 };
     const width = expected.length / ids.length;
     for (let row = 0; row < ids.length; row++) {
       const range = [row * width, (row + 1) * width];
       equal += best(logits.subarray(...range)) === best(expected.subarray(...range)) ? 1 : 0;
+      within += note(logits.subarray(...range), expected.subarray(...range)) ? 1 : 0;
       rows++;
     }
   }
-  return { worst, top1: equal / rows, rows };
+  return { worst, top1: rows ? equal / rows : 1, within: rows ? within / rows : 1, rows };
 }
 
 const all = sets();
@@ -91,15 +102,20 @@ for (const [backend, gpu, options, chosen] of [
       test(name, async (t) => {
         const golden = JSON.parse(fs.readFileSync(path.join(GOLDEN, name, 'golden.json'), 'utf8'));
         const prompts = golden.prompts.filter((prompt) => prompt.has_logits).map((prompt) => prompt.index);
-        assert.ok(prompts.length > 0);
+        assert.ok(prompts.length > 0 || golden.texts?.length > 0);
         const { info } = await load(page, { ...options, model: `/golden/${name}/${golden.file ?? ''}`, contextLength: 128, cache: false });
         assert.equal(info.backend, backend);
-        const { worst, top1, rows } = await page.evaluate(compare, { reference: `/golden/${name}/${golden.reference}`, prompts });
         // The CPU rounds activations to 16 bits; WebGPU computes in float32 here.
-        const allowed = backend === 'cpu' ? golden.tolerance_f16 : golden.tolerance_f32;
+        const half = backend === 'cpu';
+        const allowed = half ? golden.tolerance_f16 : golden.tolerance_f32;
+        const { worst, top1, within, rows } = await page.evaluate(compare, {
+          reference: `/golden/${name}/${golden.reference}`, prompts, texts: golden.texts, allowed,
+        });
         t.diagnostic(`${rows} rows: largest difference ${worst.toExponential(2)} (allowed ${allowed}), best token equal ${top1.toFixed(3)}`);
-        assert.ok(worst <= allowed, `${worst} > ${allowed}`);
-        assert.ok(top1 >= (backend === 'cpu' ? golden.top1_min_f16 : 1), `${top1}`);
+        // Rounding may send a token to another expert, and all that follows with it.
+        const least = half ? (golden.share_min_f16 ?? 1) : 1;
+        assert.ok(worst <= allowed || (least < 1 && within >= least), `${worst} > ${allowed}, within in ${within} of the rows`);
+        assert.ok(top1 >= (half ? golden.top1_min_f16 : 1), `${top1}`);
         assertNoProblems(page);
       });
     }
