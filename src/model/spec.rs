@@ -7,7 +7,7 @@ mod altup;
 mod recurrent;
 
 pub use altup::AltUpSpec;
-pub use recurrent::{ChannelMixSpec, DeltaNetSpec, ShortConvSpec, TimeMixKind, TimeMixSpec};
+pub use recurrent::{ChannelMixSpec, ShortConvSpec, TimeMixKind, TimeMixSpec};
 
 /// A whole text model.
 #[derive(Clone, Debug, PartialEq)]

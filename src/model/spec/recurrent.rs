@@ -67,20 +67,3 @@ pub struct ShortConvSpec {
     /// Tokens that the convolution sees.
     pub kernel: usize,
 }
-
-/// The gated delta net of Qwen3-Next and Qwen3.5.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DeltaNetSpec {
-    /// Heads of queries and keys; divides `n_v_heads`.
-    pub n_k_heads: usize,
-    /// Heads of values.
-    pub n_v_heads: usize,
-    /// Width of a head, of queries, keys and values alike.
-    pub head_dim: usize,
-    /// Tokens that the convolution before it sees.
-    pub kernel: usize,
-    /// Which key head serves value head `h`: `h % n_k_heads`, as GGUF files order them, or else neighbours share one.
-    pub tiled: bool,
-    /// Norm of each head's result.
-    pub norm: NormSpec,
-}
