@@ -1,4 +1,5 @@
 /** What this browser offers. Looked up on the page: no worker, no wasm, nothing downloaded. */
+import { storageState } from './storage.js';
 import type { AdapterInfo, Capabilities } from './types.js';
 
 /** The parts of WebGPU's types that are read here; not every TypeScript library has them. */
@@ -28,7 +29,7 @@ export async function capabilities(): Promise<Capabilities> {
     crossOriginIsolated: globalThis.crossOriginIsolated ?? false,
     hardwareConcurrency: nav?.hardwareConcurrency ?? 1,
     deviceMemoryGiB: nav?.deviceMemory,
-    storage: await storage(nav?.storage),
+    storage: await storageState(),
   };
 }
 
@@ -69,15 +70,4 @@ function describe(found: GpuAdapter): AdapterInfo {
       maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
     },
   };
-}
-
-async function storage(manager: StorageManager | undefined): Promise<Capabilities['storage']> {
-  try {
-    if (!manager?.estimate) return undefined;
-    const [{ usage = 0, quota = 0 }, persisted] = await Promise.all([manager.estimate(), manager.persisted?.() ?? false]);
-    return { usageBytes: usage, quotaBytes: quota, persisted };
-  } catch {
-    // Opaque origins (sandboxed frames) may not ask; that is the same as having no storage.
-    return undefined;
-  }
 }

@@ -2,6 +2,7 @@
 import { capabilities } from './capabilities.js';
 import { WorkerClient, abortedError, absolute, type CallOptions, type WorkerLike } from './client.js';
 import type { Outcome, Requests, WireSampling, WireSource, WorkerEvent } from './protocol.js';
+import { persist } from './storage.js';
 import { chunkStream, type ChunkSink } from './stream.js';
 import {
   LamplightError,
@@ -62,15 +63,11 @@ function endSoon(client: WorkerClient, loaded: Promise<EngineInfo>, reason: Lamp
 
 let askedToPersist = false;
 
-/** Asks the browser, once, not to evict the models when space runs short. Only pages can ask; some show a prompt. */
+/** Asks the browser once not to evict the models; `models.storage()` shows what it decided. */
 async function askToPersist(): Promise<void> {
   if (askedToPersist) return;
   askedToPersist = true;
-  try {
-    if (!(await navigator.storage?.persisted?.())) await navigator.storage?.persist?.();
-  } catch {
-    // A page that may not ask is a page whose models may be evicted; they are fetched again then.
-  }
+  await persist();
 }
 
 function loadBody(options: EngineOptions): Requests['load']['body'] {
@@ -92,6 +89,7 @@ function loadBody(options: EngineOptions): Requests['load']['body'] {
     contextLength,
     quantize,
     cache: options.cache ?? true,
+    evict: options.evict ?? false,
   };
 }
 

@@ -1,6 +1,8 @@
 /** The models kept in this browser: asked of a short-lived worker, since the store is the core's. */
+import { pack, unpack } from './archive.js';
 import { WorkerClient } from './client.js';
 import type { RequestType, Requests } from './protocol.js';
+import { persist, storageState } from './storage.js';
 import { LamplightError, type AssetOptions, type CachedModel, type ModelCache } from './types.js';
 
 /** A worker without a model costs a few megabytes: keep it for a burst of calls, not for ever. */
@@ -40,6 +42,21 @@ export function createModelCache(options: AssetOptions = {}): ModelCache {
     async delete(key) {
       await ask('deleteModel', { key });
     },
+    verify: (key) => ask('verifyModel', { key }),
+    async pin(key, pinned = true) {
+      await ask('pinModel', { key, pinned });
+    },
+    async export(key) {
+      return pack(await ask('exportModel', { key }));
+    },
+    async import(archive) {
+      const files = await unpack(archive);
+      await ask('importModel', { files });
+      const { key, model } = files[0]!.record;
+      return model || key;
+    },
+    storage: storageState,
+    persist,
   };
 }
 

@@ -43,6 +43,13 @@ export interface Outcome {
   usage: Usage;
 }
 
+/** A stored file: its record as the core keeps it, and its parts in order. */
+export interface WireFile {
+  record: { key: string; model: string } & Record<string, unknown>;
+  parts: { index: number; len: number; sha256: string }[];
+  blobs: Blob[];
+}
+
 /** Every request: what goes with it and what comes back. */
 export interface Requests {
   load: {
@@ -53,6 +60,7 @@ export interface Requests {
       contextLength?: number;
       quantize?: QuantizeChoice;
       cache: boolean;
+      evict: boolean;
     };
     result: EngineInfo;
   };
@@ -82,6 +90,12 @@ export interface Requests {
   setAdapters: { body: { scales: [id: number, scale: number][] }; result: null };
   models: { body: Record<string, never>; result: CachedModel[] };
   deleteModel: { body: { key: string }; result: null };
+  /** Bad parts are removed. */
+  verifyModel: { body: { key: string }; result: { parts: number; bad: number } };
+  pinModel: { body: { key: string; pinned: boolean }; result: null };
+  exportModel: { body: { key: string }; result: WireFile[] };
+  /** Refused, and nothing stored, when a part's hash is not that of its bytes. */
+  importModel: { body: { files: WireFile[] }; result: null };
   /** Stops the request `target`, running or waiting. Answered at once. */
   abort: { body: { target: number }; result: null };
 }

@@ -97,6 +97,9 @@ export interface EngineOptions extends AssetOptions {
   quantize?: QuantizeChoice;
   /** Keep the weights in IndexedDB (default true). `File` and `Blob` models are not cached. */
   cache?: boolean;
+  /** Where storage is too full, remove the models that were used least recently (pinned ones stay) to make room for this
+   * one. False by default: then a model that does not fit is used without being kept, and a warning says so. */
+  evict?: boolean;
   onProgress?: (progress: Progress) => void;
   /** Called for what could be worked around; the same warnings are in `EngineInfo.warnings`. */
   onWarning?: (warning: Warning) => void;
@@ -300,9 +303,15 @@ export interface CachedModel {
   /** Key in the cache. */
   key: string;
   name: string;
+  /** Where it came from; of a model in several files, the first one's address, or the folder's. */
+  url: string;
   bytesStored: number;
   bytesTotal: number;
   complete: boolean;
+  /** Not removed by itself when room is needed for another model. */
+  pinned: boolean;
+  /** The last load ended as it should; if not, every part is checked at the next one. */
+  clean: boolean;
   /** Milliseconds since 1970. */
   lastUsed: number;
 }
@@ -359,6 +368,29 @@ export interface ModelCache {
   /** Bytes used by all models. */
   size(): Promise<number>;
   delete(key: string): Promise<void>;
+  /**
+   * Reads every stored part and compares its SHA-256. Bad parts are removed, and fetched again by the next load.
+   * Resolves to how many parts there were, and how many of them were bad.
+   */
+  verify(key: string): Promise<{ parts: number; bad: number }>;
+  /** Keeps a model from being removed when room is needed (the option `evict`), or no longer. */
+  pin(key: string, pinned?: boolean): Promise<void>;
+  /** A stored model as one archive, with its parts' hashes; for `import` in another browser. */
+  export(key: string): Promise<Blob>;
+  /** Stores what `export` gave, after a check of every part. Resolves to the model's key. */
+  import(archive: Blob): Promise<string>;
+  /** What the browser gives this site; `undefined` where it does not say. */
+  storage(): Promise<StorageState | undefined>;
+  /** Asks the browser not to evict the models when space runs short; some show a prompt. Resolves to what it decided. */
+  persist(): Promise<boolean>;
+}
+
+/** What a browser gives a site, and whether it may take it back. */
+export interface StorageState {
+  usageBytes: number;
+  quotaBytes: number;
+  /** False: the browser may remove everything when the disk is nearly full. */
+  persisted: boolean;
 }
 
 /** What this browser offers, without loading a model. */
@@ -371,5 +403,5 @@ export interface Capabilities {
   crossOriginIsolated: boolean;
   hardwareConcurrency: number;
   deviceMemoryGiB?: number;
-  storage?: { usageBytes: number; quotaBytes: number; persisted: boolean };
+  storage?: StorageState;
 }

@@ -34,7 +34,7 @@ impl Bundle {
         let store = Store::open().await?;
         let mut bytes = Vec::new();
         for info in store.parts(key).await? {
-            let Some(part) = store.read_part(key, info.index).await? else { return Ok(()) };
+            let Some(part) = store.read_part(key, &info).await? else { return Ok(()) };
             if sha256_hex(&part).await != info.sha256 {
                 return Ok(());
             }

@@ -38,6 +38,8 @@ struct Cache {
     record: ModelRecord,
     /// Parts that were there when the load began and have not turned out bad.
     parts: BTreeMap<u32, PartInfo>,
+    /// Whether other models may be removed to make room.
+    evict: bool,
 }
 
 /// A part that is in place.
@@ -99,7 +101,8 @@ impl ModelFile {
         record.key = key.to_owned();
         record.model = model.to_owned();
         record.url = url.to_owned();
-        Ok(Cache { store, record, parts: parts.into_iter().map(|part| (part.index, part)).collect() })
+        let parts = parts.into_iter().map(|part| (part.index, part)).collect();
+        Ok(Cache { store, record, parts, evict: false })
     }
 
     /// Goes on without storage, and says so once: a model that runs is worth more than one that is kept.
@@ -200,8 +203,9 @@ impl ModelFile {
         data_end.saturating_sub(self.cache.borrow().as_ref().map_or(0, stored))
     }
 
-    /// Begins the load proper, now that the file is known to be a model of `data_end` bytes.
-    pub async fn begin(&self, name: &str, data_end: u64) {
+    /// Begins the load proper, now that the file is known to be a model of `data_end` bytes. Where `evict`, other models
+    /// are removed when storage turns out to be full.
+    pub async fn begin(&self, name: &str, data_end: u64, evict: bool) {
         let Some((store, mut record)) =
             self.cache.borrow().as_ref().map(|cache| (Rc::clone(&cache.store), cache.record.clone()))
         else {
@@ -222,6 +226,7 @@ impl ModelFile {
             Ok(()) => {
                 if let Some(cache) = self.cache.borrow_mut().as_mut() {
                     cache.record = record;
+                    cache.evict = evict;
                 }
             }
             Err(error) => self.without_cache(&error),
@@ -296,7 +301,7 @@ impl ModelFile {
             Some((Rc::clone(&cache.store), record.key.clone(), info, check))
         });
         let Some((store, key, info, check)) = found else { return Ok(None) };
-        let bytes = match store.read_part(&key, index).await {
+        let bytes = match store.read_part(&key, &info).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.without_cache(&error);
@@ -322,27 +327,38 @@ impl ModelFile {
     /// Drops a stored part that is of no use; it will be fetched again by itself.
     async fn forget(&self, index: u32, fault: &str) {
         let found = self.cache.borrow_mut().as_mut().and_then(|cache| {
-            cache.parts.remove(&index)?;
-            Some((Rc::clone(&cache.store), cache.record.key.clone()))
+            let info = cache.parts.remove(&index)?;
+            Some((Rc::clone(&cache.store), cache.record.key.clone(), info))
         });
-        let Some((store, key)) = found else { return };
+        let Some((store, key, info)) = found else { return };
         let message = format!("part {index} of the stored model {fault}, and is fetched again");
         self.reporter.warn(ErrorCode::Integrity, message);
-        if let Err(error) = store.delete_part(&key, index).await {
+        if let Err(error) = store.delete_part(&key, &info).await {
             self.without_cache(&error);
         }
     }
 
     /// Stores a part. When that fails, the load goes on without storage.
     pub async fn keep(self: Rc<Self>, index: u32, bytes: Uint8Array) {
-        let Some((store, key)) =
-            self.cache.borrow().as_ref().map(|cache| (Rc::clone(&cache.store), cache.record.key.clone()))
-        else {
-            return;
-        };
+        let found = self.cache.borrow().as_ref().map(|cache| {
+            let record = &cache.record;
+            (Rc::clone(&cache.store), record.key.clone(), record.model().to_owned(), cache.evict)
+        });
+        let Some((store, key, model, evict)) = found else { return };
         let sha256 = sha256_hex(&bytes).await;
         let info = PartInfo { index, len: u64::from(bytes.length()), sha256 };
-        if let Err(error) = store.put_part(&key, &info, &bytes).await {
+        let mut kept = store.put_part(&key, &info, &bytes).await;
+        if kept.as_ref().is_err_and(|error| error.code() == ErrorCode::QuotaExceeded) {
+            kept = async {
+                store.collect().await?;
+                if evict {
+                    store.evict(info.len, &model).await?;
+                }
+                store.put_part(&key, &info, &bytes).await
+            }
+            .await;
+        }
+        if let Err(error) = kept {
             self.without_cache(&error);
         }
     }

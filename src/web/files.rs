@@ -14,7 +14,7 @@ use super::bundle::Bundle;
 use super::fetch::HttpFile;
 use super::file::{ModelFile, Origin, storage_room};
 use super::report::Reporter;
-use super::store::read_blob;
+use super::store::{Store, read_blob};
 use super::task::describe;
 use crate::engine::{ModelFiles, ModelFolder, open_files};
 use crate::error::{Error, ErrorCode, Result};
@@ -158,25 +158,19 @@ impl Files {
         Ok(open_files(&Folder(self), which).await?.1)
     }
 
-    /// Begins the load proper: the files are those of the model `name`, up to `data_ends`.
-    pub async fn begin(&self, name: &str, data_ends: &[u64]) {
+    /// Begins the load proper: the files are those of the model `name`, up to `data_ends`. Other models make way where
+    /// they may (`evict`).
+    pub async fn begin(&self, name: &str, data_ends: &[u64], evict: bool) {
         let files = self.all();
         if self.is_cached() {
             let missing: u64 = files.iter().zip(data_ends).map(|(file, end)| file.missing(*end)).sum();
-            if let Some(room) = storage_room().await
-                && room < missing as f64
-            {
-                let message = format!(
-                    "the browser has room for {} MiB more of this site's data, the model needs {} MiB",
-                    (room / 1048576.0) as u64,
-                    missing >> 20
-                );
+            if let Err(error) = self.make_room(missing, evict).await {
                 files.iter().for_each(|file| file.leave_cache());
-                return self.warn_not_kept(&Error::new(ErrorCode::QuotaExceeded, message));
+                return self.warn_not_kept(&error);
             }
         }
         for (file, data_end) in files.iter().zip(data_ends) {
-            file.begin(name, *data_end).await;
+            file.begin(name, *data_end, evict).await;
         }
         if self.cache
             && self.is_folder()
@@ -184,6 +178,34 @@ impl Files {
         {
             self.warn_not_kept(&error);
         }
+    }
+
+    /// Sees to it that `missing` bytes can be stored.
+    async fn make_room(&self, missing: u64, evict: bool) -> Result<()> {
+        let Some(room) = storage_room().await.filter(|room| *room < missing as f64) else { return Ok(()) };
+        // What no model needs goes first, then other models; browsers count what was just removed for a while, so what
+        // was freed is added instead of asked for again.
+        let store = Store::open().await?;
+        store.collect().await?;
+        let key = self.key();
+        let freed = match evict {
+            true => store.evict(missing - room.max(0.0) as u64, &key).await?,
+            false => 0,
+        };
+        if room + freed as f64 >= missing as f64 {
+            return Ok(());
+        }
+        let others = store.list().await?;
+        let others = others.iter().filter(|model| !model.pinned && model.key != key);
+        let mib = |bytes: f64| (bytes / 1048576.0) as u64;
+        let message = format!(
+            "the browser has room for {} MiB more of this site's data, the model needs {} MiB; the other models here \
+             take {} MiB: delete some, or set the option `evict`",
+            mib(room),
+            missing >> 20,
+            mib(others.map(|model| model.bytes_stored as f64).sum())
+        );
+        Err(Error::new(ErrorCode::QuotaExceeded, message))
     }
 
     /// File `index` of the model.

@@ -72,6 +72,9 @@ pub struct LoadRequest {
     quantize: Option<String>,
     /// Whether to keep parts in IndexedDB; a Blob is never kept.
     cache: bool,
+    /// Whether other models may be removed to make room for this one.
+    #[serde(default)]
+    evict: bool,
 }
 
 /// A URL, a folder's URL, several URLs, a Blob or several. Not an enum: serde would have to buffer it, and a Blob cannot be.
@@ -254,7 +257,7 @@ async fn attempt(
     if abort.is_aborted() {
         return Err(abort.error());
     }
-    file.begin(&loading.summary().name, &data_ends).await;
+    file.begin(&loading.summary().name, &data_ends, request.evict).await;
     fill(&mut backend, loading.weights(), parts, file, abort, reporter).await?;
     reporter.phase(Phase::Checking);
     event_loop_turn().await;

@@ -15,4 +15,5 @@ pub mod report;
 pub mod request;
 mod serve;
 pub mod store;
+mod stored;
 pub mod task;

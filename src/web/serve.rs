@@ -89,10 +89,13 @@ struct SetAdaptersRequest {
     scales: Vec<(AdapterId, f32)>,
 }
 
-/// Body of `deleteModel`.
+/// Body of the requests about a stored model.
 #[derive(Deserialize)]
-struct DeleteRequest {
+struct ModelRequest {
     key: String,
+    /// Of `pinModel`.
+    #[serde(default)]
+    pinned: bool,
 }
 
 /// Body of `abort`.
@@ -104,7 +107,10 @@ struct AbortRequest {
 
 /// Whether a request is answered at once, whatever runs.
 pub(super) fn is_immediate(kind: &str) -> bool {
-    matches!(kind, "abort" | "models" | "deleteModel")
+    matches!(
+        kind,
+        "abort" | "models" | "deleteModel" | "verifyModel" | "pinModel" | "exportModel" | "importModel"
+    )
 }
 
 /// Serves a request that needs no engine.
@@ -114,8 +120,7 @@ pub(super) async fn immediate(shared: &Shared, request: Request) -> Reply {
             shared.abort(target);
             JsValue::NULL
         }),
-        "models" => list_models().await,
-        _ => delete_model(request.body).await,
+        kind => stored(kind, request.body).await,
     };
     match result {
         Ok(value) => Reply::Result(request.id, value),
@@ -123,13 +128,22 @@ pub(super) async fn immediate(shared: &Shared, request: Request) -> Reply {
     }
 }
 
-async fn list_models() -> Result<JsValue> {
-    Ok(encode(&Store::open().await?.list().await?))
-}
-
-async fn delete_model(body: JsValue) -> Result<JsValue> {
-    let DeleteRequest { key } = decode(body)?;
-    Store::open().await?.delete_model(&key).await?;
+/// What is asked about the models in storage.
+async fn stored(kind: &str, body: JsValue) -> Result<JsValue> {
+    let store = Store::open().await?;
+    match kind {
+        "models" => return Ok(encode(&store.list().await?)),
+        "importModel" => store.import(&body).await?,
+        _ => {
+            let ModelRequest { key, pinned } = decode(body)?;
+            match kind {
+                "verifyModel" => return Ok(encode(&store.verify(&key).await?)),
+                "exportModel" => return store.export(&key).await,
+                "pinModel" => store.pin(&key, pinned).await?,
+                _ => store.delete_model(&key).await?,
+            }
+        }
+    }
     Ok(JsValue::NULL)
 }
 

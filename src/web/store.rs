@@ -1,15 +1,18 @@
-//! Models in IndexedDB: parts as Blobs with their SHA-256, and one record per file.
+//! Models in IndexedDB: one record per file, its parts by their SHA-256, and the parts' bytes as Blobs by that hash.
 //!
 //! Principal type: [`Store`]. A part is written in one transaction, so it is there whole or not at all, and a model is
-//! complete when all its parts are there: nothing else says so. Must not know what the bytes mean.
+//! complete when all its parts are there: nothing else says so. What two files have in common is stored once. Must not
+//! know what the bytes mean; what is done with whole models is in `stored`.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use idb::{
     Database, DatabaseEvent as _, Factory, KeyRange, ObjectStoreParams, Query, Transaction, TransactionMode,
 };
 use js_sys::{Array, Uint8Array};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::Blob;
@@ -20,13 +23,15 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::weights::PART_BYTES;
 
 const DATABASE: &str = "lamplight";
-/// Raised when the stores below change; the older contents are dropped then (they are only a cache).
-const VERSION: u32 = 1;
+/// Raised when the stores below change. What an older version stored stays and is read where it is.
+const VERSION: u32 = 2;
 /// `key -> ModelRecord`
 const MODELS: &str = "models";
 /// `[key, index] -> PartInfo`: small, so that models can be listed without touching Blobs.
 const PART_INFO: &str = "partInfo";
-/// `[key, index] -> Blob`, or a `Uint8Array` where no Blob can be stored.
+/// `sha256 -> Blob`, or a `Uint8Array` where no Blob can be stored.
+const BLOBS: &str = "blobs";
+/// `[key, index] -> Blob`, as version 1 kept them: read and removed, not written any more.
 const PART_DATA: &str = "partData";
 
 /// What is known of a model's file besides its parts.
@@ -56,11 +61,17 @@ pub struct ModelRecord {
     pub clean: bool,
     /// Loads so far; rotates which parts are checked.
     pub loads: u32,
+    /// Not removed to make room.
+    #[serde(default)]
+    pub pinned: bool,
+    /// SHA-256 of the whole file, once it was found to be the expected one.
+    #[serde(default)]
+    pub sha256: Option<String>,
 }
 
 impl ModelRecord {
     /// The model's key.
-    fn model(&self) -> &str {
+    pub fn model(&self) -> &str {
         if self.model.is_empty() { &self.key } else { &self.model }
     }
 
@@ -79,18 +90,6 @@ pub struct PartInfo {
     pub len: u64,
     /// Lower-case hex.
     pub sha256: String,
-}
-
-/// A model as the page lists it (`CachedModel` of types.ts).
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CachedModel {
-    key: String,
-    name: String,
-    bytes_stored: u64,
-    bytes_total: u64,
-    complete: bool,
-    last_used: f64,
 }
 
 /// The database. Reopened by itself after the browser closed it.
@@ -139,14 +138,28 @@ impl Store {
         Ok(values.into_iter().filter_map(|value| serde_wasm_bindgen::from_value(value).ok()).collect())
     }
 
+    /// What is stored of a part: a Blob or an array.
+    /// # Errors
+    /// `Storage` when the database fails as a whole.
+    pub async fn read_data(&self, key: &str, info: &PartInfo) -> Result<Option<JsValue>> {
+        let transaction = self.transaction(&[BLOBS, PART_DATA], TransactionMode::ReadOnly).await?;
+        for (store, key) in
+            [(BLOBS, JsValue::from(info.sha256.as_str())), (PART_DATA, part_key(key, info.index))]
+        {
+            let request = transaction.object_store(store).and_then(|store| store.get(key));
+            // A Blob whose file is gone fails here or when it is read: the part is lost, not the database.
+            if let Ok(Some(value)) = request.map_err(storage)?.await {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
     /// The bytes of a part, outside of the wasm memory. `None` when it is not there or cannot be read.
     /// # Errors
     /// `Storage` when the database fails as a whole.
-    pub async fn read_part(&self, key: &str, index: u32) -> Result<Option<Uint8Array>> {
-        let transaction = self.transaction(&[PART_DATA], TransactionMode::ReadOnly).await?;
-        let request = transaction.object_store(PART_DATA).and_then(|store| store.get(part_key(key, index)));
-        // A Blob whose file is gone fails here or when it is read: the part is lost, not the database.
-        let Ok(Some(value)) = request.map_err(storage)?.await else { return Ok(None) };
+    pub async fn read_part(&self, key: &str, info: &PartInfo) -> Result<Option<Uint8Array>> {
+        let Some(value) = self.read_data(key, info).await? else { return Ok(None) };
         match value.dyn_into::<Blob>() {
             Ok(blob) => Ok(read_blob(&blob).await.ok()),
             Err(value) => Ok(value.dyn_into::<Uint8Array>().ok()),
@@ -171,29 +184,33 @@ impl Store {
 
     async fn put_data(&self, key: &str, info: &PartInfo, data: &JsValue) -> Result<()> {
         let part = part_key(key, info.index);
-        self.write(&[PART_INFO, PART_DATA], |transaction| {
-            transaction.object_store(PART_DATA)?.put(data, Some(&part))?;
+        let hash = JsValue::from(info.sha256.as_str());
+        self.write(&[PART_INFO, BLOBS], |transaction| {
+            transaction.object_store(BLOBS)?.put(data, Some(&hash))?;
             transaction.object_store(PART_INFO)?.put(&encode(info), Some(&part)).map(drop)
         })
         .await
     }
 
-    /// Removes a part.
+    /// Removes a bad part: its bytes are bad for every file that has them.
     /// # Errors
     /// `Storage`.
-    pub async fn delete_part(&self, key: &str, index: u32) -> Result<()> {
-        let part = part_key(key, index);
-        self.write(&[PART_INFO, PART_DATA], |transaction| {
+    pub async fn delete_part(&self, key: &str, info: &PartInfo) -> Result<()> {
+        let part = part_key(key, info.index);
+        let hash = JsValue::from(info.sha256.as_str());
+        self.write(&[PART_INFO, BLOBS, PART_DATA], |transaction| {
+            transaction.object_store(BLOBS)?.delete(hash)?;
             transaction.object_store(PART_DATA)?.delete(part.clone())?;
             transaction.object_store(PART_INFO)?.delete(part.clone()).map(drop)
         })
         .await
     }
 
-    /// Removes a file and all its parts, at once.
+    /// Removes a file and all its parts but those that another file has too.
     /// # Errors
     /// `Storage`.
     pub async fn delete_file(&self, key: &str) -> Result<()> {
+        let hashes = self.parts(key).await?.into_iter().map(|info| info.sha256).collect();
         let range = || Ok(Query::KeyRange(all_parts(key)?));
         let (data, info): (Query, Query) = (range()?, range()?);
         self.write(&[MODELS, PART_INFO, PART_DATA], |transaction| {
@@ -201,59 +218,59 @@ impl Store {
             transaction.object_store(PART_INFO)?.delete(info)?;
             transaction.object_store(MODELS)?.delete(JsValue::from(key)).map(drop)
         })
+        .await?;
+        self.sweep(Some(hashes)).await
+    }
+
+    /// Removes the bytes of those of `hashes` (all, if none are given) that no file's part has.
+    /// # Errors
+    /// `Storage`.
+    pub async fn sweep(&self, hashes: Option<Vec<String>>) -> Result<()> {
+        let used: HashSet<String> =
+            self.all::<PartInfo>(PART_INFO).await?.into_iter().map(|info| info.sha256).collect();
+        let mut hashes = match hashes {
+            Some(hashes) => hashes,
+            None => self.keys(BLOBS).await?.iter().filter_map(JsValue::as_string).collect(),
+        };
+        hashes.retain(|hash| !used.contains(hash));
+        if hashes.is_empty() {
+            return Ok(());
+        }
+        self.write(&[BLOBS], |transaction| {
+            let blobs = transaction.object_store(BLOBS)?;
+            hashes.iter().try_for_each(|hash| blobs.delete(JsValue::from(hash.as_str())).map(drop))
+        })
         .await
     }
 
-    /// Removes all files of the model `key`.
+    /// All records.
     /// # Errors
     /// `Storage`.
-    pub async fn delete_model(&self, key: &str) -> Result<()> {
-        for record in self.records().await? {
-            if record.model() == key {
-                self.delete_file(&record.key).await?;
-            }
-        }
-        // Of a file whose record is lost or cannot be read, the parts.
-        self.delete_file(key).await
+    pub async fn records(&self) -> Result<Vec<ModelRecord>> {
+        self.all(MODELS).await
     }
 
-    /// All records.
-    async fn records(&self) -> Result<Vec<ModelRecord>> {
-        let transaction = self.transaction(&[MODELS], TransactionMode::ReadOnly).await?;
-        let request = transaction.object_store(MODELS).and_then(|store| store.get_all(None, None));
+    /// The keys of files that have parts.
+    /// # Errors
+    /// `Storage`.
+    pub async fn keys_of_parts(&self) -> Result<HashSet<String>> {
+        let keys = self.keys(PART_INFO).await?;
+        Ok(keys.iter().filter_map(|key| Array::from(key).get(0).as_string()).collect())
+    }
+
+    /// All values of a store that can be read.
+    async fn all<T: DeserializeOwned>(&self, store: &str) -> Result<Vec<T>> {
+        let transaction = self.transaction(&[store], TransactionMode::ReadOnly).await?;
+        let request = transaction.object_store(store).and_then(|store| store.get_all(None, None));
         let values = request.map_err(storage)?.await.map_err(storage)?;
         Ok(values.into_iter().filter_map(|value| serde_wasm_bindgen::from_value(value).ok()).collect())
     }
 
-    /// All models, the last used first.
-    /// # Errors
-    /// `Storage`.
-    pub async fn list(&self) -> Result<Vec<CachedModel>> {
-        let mut models: Vec<CachedModel> = Vec::new();
-        for record in self.records().await? {
-            let parts = self.parts(&record.key).await?;
-            let index = models.iter().position(|model| model.key == record.model());
-            let index = index.unwrap_or_else(|| {
-                let (key, name) = (record.model().to_owned(), record.name.clone());
-                let new = CachedModel {
-                    key,
-                    name,
-                    bytes_stored: 0,
-                    bytes_total: 0,
-                    complete: true,
-                    last_used: 0.0,
-                };
-                models.push(new);
-                models.len() - 1
-            });
-            let model = &mut models[index];
-            model.bytes_stored += parts.iter().map(|part| part.len).sum::<u64>();
-            model.bytes_total += record.data_end;
-            model.complete &= parts.len() as u32 == record.n_parts();
-            model.last_used = model.last_used.max(record.last_used);
-        }
-        models.sort_by(|a, b| b.last_used.total_cmp(&a.last_used));
-        Ok(models)
+    /// All keys of a store.
+    async fn keys(&self, store: &str) -> Result<Vec<JsValue>> {
+        let transaction = self.transaction(&[store], TransactionMode::ReadOnly).await?;
+        let request = transaction.object_store(store).and_then(|store| store.get_all_keys(None, None));
+        request.map_err(storage)?.await.map_err(storage)
     }
 
     /// A new transaction; the connection is made anew when the browser has closed it (site data cleared, Safari's
@@ -317,15 +334,31 @@ async fn open_database() -> Result<Rc<Database>> {
     let mut request = Factory::new().and_then(|f| f.open(DATABASE, Some(VERSION))).map_err(storage)?;
     request.on_upgrade_needed(|event| {
         let Ok(database) = event.database() else { return };
-        for name in database.store_names() {
-            // Failures here abort the upgrade, and the open request then fails with them.
-            let _ = database.delete_object_store(&name);
-        }
-        for name in [MODELS, PART_INFO, PART_DATA] {
-            let _ = database.create_object_store(name, ObjectStoreParams::new());
+        let there = database.store_names();
+        for name in [MODELS, PART_INFO, BLOBS, PART_DATA] {
+            if !there.iter().any(|store| store == name) {
+                // A failure here aborts the upgrade, and the open request then fails with it.
+                let _ = database.create_object_store(name, ObjectStoreParams::new());
+            }
         }
     });
-    let mut database = request.await.map_err(storage)?;
+    let (opened, finish) = Task::<Result<Database>>::pending();
+    let finish = Rc::new(RefCell::new(Some(finish)));
+    let on_blocked = Rc::clone(&finish);
+    // Tabs of this release make way at once (below), so one that does not would keep us waiting until it is closed.
+    request.on_blocked(move |_| {
+        if let Some(finish) = on_blocked.take() {
+            let message = "another tab holds the stored models in an older version; close it and reload";
+            finish(Err(Error::new(ErrorCode::Storage, message)));
+        }
+    });
+    wasm_bindgen_futures::spawn_local(async move {
+        let result = request.await.map_err(storage);
+        if let Some(finish) = finish.take() {
+            finish(result);
+        }
+    });
+    let mut database = opened.await?;
     // Another tab wants a newer version: holding on would block it for ever.
     database.on_version_change(|event| {
         if let Ok(database) = event.database() {
@@ -355,7 +388,13 @@ fn all_parts(key: &str) -> Result<KeyRange> {
 }
 
 fn storage(error: idb::Error) -> Error {
-    storage_error(&error.to_string())
+    let detail = error.to_string();
+    if detail.contains("VersionError") {
+        let message =
+            "the models of this site were stored by a newer release; reload the page to get that release";
+        return Error::new(ErrorCode::Storage, message);
+    }
+    storage_error(&detail)
 }
 
 fn storage_error(detail: &str) -> Error {

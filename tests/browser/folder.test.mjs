@@ -123,9 +123,10 @@ describe('folders', () => {
       });
       const [{ key }] = await lamplight.models.list();
       const db = await done(indexedDB.open('lamplight'));
-      const bytes = new Uint8Array(await (await done(db.transaction('partData').objectStore('partData').get([key, 0]))).arrayBuffer());
+      const { sha256 } = await done(db.transaction('partInfo').objectStore('partInfo').get([key, 0]));
+      const bytes = new Uint8Array(await (await done(db.transaction('blobs').objectStore('blobs').get(sha256))).arrayBuffer());
       bytes[bytes.length >> 1] ^= 0xff;
-      await done(db.transaction('partData', 'readwrite').objectStore('partData').put(new Blob([bytes]), [key, 0]));
+      await done(db.transaction('blobs', 'readwrite').objectStore('blobs').put(new Blob([bytes]), sha256));
       db.close();
     });
     server.clearLog();

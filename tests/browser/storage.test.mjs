@@ -15,16 +15,17 @@ function spoil(page, index, how) {
     });
     const db = await done(indexedDB.open('lamplight'));
     const [key] = await done(db.transaction('models').objectStore('models').getAllKeys());
-    const blob = await done(db.transaction('partData').objectStore('partData').get([key, index]));
+    const { sha256 } = await done(db.transaction('partInfo').objectStore('partInfo').get([key, index]));
+    const blob = await done(db.transaction('blobs').objectStore('blobs').get(sha256));
     const bytes = new Uint8Array(await blob.arrayBuffer());
-    const store = db.transaction('partData', 'readwrite').objectStore('partData');
+    const store = db.transaction('blobs', 'readwrite').objectStore('blobs');
     if (how === 'flip') {
       bytes[bytes.length >> 1] ^= 0xff;
-      await done(store.put(new Blob([bytes]), [key, index]));
+      await done(store.put(new Blob([bytes]), sha256));
     } else if (how === 'shorten') {
-      await done(store.put(new Blob([bytes.subarray(1)]), [key, index]));
+      await done(store.put(new Blob([bytes.subarray(1)]), sha256));
     } else {
-      await done(store.delete([key, index]));
+      await done(store.delete(sha256));
     }
     // As if the last load had died: every part is then looked at.
     const models = db.transaction('models', 'readwrite').objectStore('models');

@@ -1,0 +1,232 @@
+//! What can be done with the models in storage as a whole: list, remove, check, pin, carry elsewhere, make room.
+//!
+//! Principal functions: those of [`Store`] below. Must not know how a model is loaded.
+
+use std::collections::HashSet;
+
+use js_sys::{Array, Reflect};
+use serde::{Deserialize, Serialize};
+use serde_wasm_bindgen::preserve;
+use wasm_bindgen::{JsCast, JsValue};
+use web_sys::Blob;
+
+use super::protocol::{decode, encode, object};
+use super::store::{ModelRecord, PartInfo, Store, read_blob};
+use super::task::{describe, sha256_hex};
+use crate::error::{Error, ErrorCode, Result};
+
+/// A model as the page lists it (`CachedModel` of types.ts).
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CachedModel {
+    /// The model's key.
+    pub key: String,
+    name: String,
+    url: String,
+    /// Bytes in storage.
+    pub bytes_stored: u64,
+    bytes_total: u64,
+    complete: bool,
+    /// Not removed to make room.
+    pub pinned: bool,
+    clean: bool,
+    last_used: f64,
+}
+
+impl CachedModel {
+    fn of(record: &ModelRecord) -> Self {
+        CachedModel {
+            key: record.model().to_owned(),
+            name: record.name.clone(),
+            url: record.url.clone(),
+            bytes_stored: 0,
+            bytes_total: 0,
+            complete: true,
+            pinned: false,
+            clean: true,
+            last_used: 0.0,
+        }
+    }
+}
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Verified {
+    parts: u32,
+    bad: u32,
+}
+
+/// `WireFile` of `protocol.ts`, as it comes in.
+#[derive(Deserialize)]
+struct WireFile {
+    record: ModelRecord,
+    parts: Vec<PartInfo>,
+    #[serde(with = "preserve")]
+    blobs: JsValue,
+}
+
+impl Store {
+    /// All models, the last used first.
+    /// # Errors
+    /// `Storage`.
+    pub async fn list(&self) -> Result<Vec<CachedModel>> {
+        let mut models: Vec<CachedModel> = Vec::new();
+        for record in self.records().await? {
+            let parts = self.parts(&record.key).await?;
+            let index = models.iter().position(|model| model.key == record.model());
+            let index = index.unwrap_or_else(|| {
+                models.push(CachedModel::of(&record));
+                models.len() - 1
+            });
+            let model = &mut models[index];
+            model.bytes_stored += parts.iter().map(|part| part.len).sum::<u64>();
+            model.bytes_total += record.data_end;
+            model.complete &= parts.len() as u32 == record.n_parts();
+            model.pinned |= record.pinned;
+            model.clean &= record.clean;
+            model.last_used = model.last_used.max(record.last_used);
+        }
+        models.sort_by(|a, b| b.last_used.total_cmp(&a.last_used));
+        Ok(models)
+    }
+
+    /// The files of the model `key`.
+    async fn files_of(&self, key: &str) -> Result<Vec<ModelRecord>> {
+        let mut records = self.records().await?;
+        records.retain(|record| record.model() == key);
+        Ok(records)
+    }
+
+    /// The same, where there must be some.
+    async fn files_there(&self, key: &str) -> Result<Vec<ModelRecord>> {
+        let records = self.files_of(key).await?;
+        if records.is_empty() {
+            let message = format!("no model of the key {key} is stored in this browser");
+            return Err(Error::new(ErrorCode::InvalidRequest, message).at("key"));
+        }
+        Ok(records)
+    }
+
+    /// Removes all files of the model `key`.
+    /// # Errors
+    /// `Storage`.
+    pub async fn delete_model(&self, key: &str) -> Result<()> {
+        for record in self.files_of(key).await? {
+            self.delete_file(&record.key).await?;
+        }
+        // Of a file whose record is lost or cannot be read, the parts.
+        self.delete_file(key).await
+    }
+
+    /// Checks every part of the model `key`, and removes the bad ones: the next load fetches them again.
+    /// # Errors
+    /// `InvalidRequest` for a model that is not there, `Storage`.
+    pub async fn verify(&self, key: &str) -> Result<Verified> {
+        let mut verified = Verified::default();
+        for record in self.files_there(key).await? {
+            for info in self.parts(&record.key).await? {
+                verified.parts += 1;
+                let bytes = self.read_part(&record.key, &info).await?;
+                let good = match bytes {
+                    Some(bytes) => sha256_hex(&bytes).await == info.sha256,
+                    None => false,
+                };
+                if !good {
+                    verified.bad += 1;
+                    self.delete_part(&record.key, &info).await?;
+                }
+            }
+        }
+        Ok(verified)
+    }
+
+    /// Sets whether the model `key` may be removed to make room.
+    /// # Errors
+    /// `InvalidRequest` for a model that is not there, `Storage`.
+    pub async fn pin(&self, key: &str, pinned: bool) -> Result<()> {
+        for record in self.files_there(key).await? {
+            self.put_record(&ModelRecord { pinned, ..record }).await?;
+        }
+        Ok(())
+    }
+
+    /// The files of the model `key`, as `WireFile[]` of `protocol.ts`.
+    /// # Errors
+    /// `InvalidRequest` for a model that is not there or not whole, `Storage`.
+    pub async fn export(&self, key: &str) -> Result<JsValue> {
+        let files = Array::new();
+        for record in self.files_there(key).await? {
+            let parts = self.parts(&record.key).await?;
+            let blobs = Array::new();
+            for info in &parts {
+                if let Some(data) = self.read_data(&record.key, info).await? {
+                    blobs.push(&data);
+                }
+            }
+            if blobs.length() != record.n_parts() {
+                let message = format!("{} is not stored whole; load it first", record.key);
+                return Err(Error::new(ErrorCode::InvalidRequest, message).at("key"));
+            }
+            let (record, parts) = (encode(&record), encode(&parts));
+            files.push(&object([("record", record), ("parts", parts), ("blobs", blobs.into())]));
+        }
+        Ok(files.into())
+    }
+
+    /// Stores files that [`Store::export`] gave, after a check of all of them.
+    /// # Errors
+    /// `Integrity` naming the part whose bytes are not those of its hash, `QuotaExceeded`, `Storage`.
+    pub async fn import(&self, files: &JsValue) -> Result<()> {
+        let files: Vec<WireFile> = decode(Reflect::get(files, &"files".into()).unwrap_or_default())?;
+        // Twice over the bytes, so that nothing of a damaged archive is stored.
+        for keep in [false, true] {
+            for WireFile { record, parts, blobs } in &files {
+                let blobs: &Array = blobs.unchecked_ref();
+                for (info, blob) in parts.iter().zip(blobs.iter()) {
+                    let bytes = read_blob(blob.unchecked_ref::<Blob>()).await.map_err(|thrown| {
+                        let message = format!("the archive cannot be read: {}", describe(&thrown));
+                        Error::new(ErrorCode::Io, message)
+                    })?;
+                    if keep {
+                        self.put_part(&record.key, info, &bytes).await?;
+                    } else if sha256_hex(&bytes).await != info.sha256 {
+                        let message = format!("part {} of {} is damaged", info.index, record.key);
+                        return Err(Error::new(ErrorCode::Integrity, message));
+                    }
+                }
+                if keep {
+                    self.put_record(record).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the models used least recently, but neither pinned ones nor `but`, until `bytes` are freed. Gives the
+    /// bytes freed.
+    /// # Errors
+    /// `Storage`.
+    pub async fn evict(&self, bytes: u64, but: &str) -> Result<u64> {
+        let mut freed = 0;
+        for model in self.list().await?.iter().rev() {
+            if freed < bytes && !model.pinned && model.key != but {
+                self.delete_model(&model.key).await?;
+                freed += model.bytes_stored;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Removes parts of files that have no record, and bytes that no part refers to.
+    /// # Errors
+    /// `Storage`.
+    pub async fn collect(&self) -> Result<()> {
+        let keys: HashSet<String> = self.records().await?.into_iter().map(|record| record.key).collect();
+        for key in self.keys_of_parts().await? {
+            if !keys.contains(&key) {
+                self.delete_file(&key).await?;
+            }
+        }
+        self.sweep(None).await
+    }
+}

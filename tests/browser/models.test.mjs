@@ -1,0 +1,241 @@
+// The models in this browser's storage: facts, check, pin, archive, room for another, and databases of other releases.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { after, before, describe, test } from 'node:test';
+import { MODEL_BYTES, MODEL_FILE, MODEL_PATH, PART_BYTES, assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
+
+const CPU = { model: MODEL_PATH, backend: 'cpu' };
+const COPY_PATH = '/models/copy.gguf';
+const N_PARTS = Math.ceil(MODEL_BYTES / PART_BYTES);
+
+/** Runs `change(db, done)` in the page on the opened database; `done` makes a request a promise. */
+const withDatabase = (page, change, argument) => page.evaluate(async ([change, argument]) => {
+  const done = (request) => new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+  const db = await done(indexedDB.open('lamplight'));
+  try {
+    return await (0, eval)(`(${change})`)(db, done, argument);
+  } finally {
+    db.close();
+  }
+}, [change.toString(), argument]);
+
+describe('stored models', () => {
+  let server, browser, page, key;
+  before(async () => {
+    server = await startPackageServer({ files: { [COPY_PATH]: MODEL_FILE } });
+    browser = await launch({ gpu: 'none' });
+    page = await openPage(browser, server);
+    key = server.origin + MODEL_PATH;
+  });
+  after(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+  const list = () => page.evaluate(() => lamplight.models.list());
+  const blobs = () => withDatabase(page, async (db, done) => (await done(db.transaction('blobs').objectStore('blobs').getAllKeys())).length);
+  const says = () => page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
+  const errorOf = (call, ...args) => page.evaluate(async ([call, args]) => {
+    try {
+      await lamplight.models[call](...args);
+      return { code: 'no error' };
+    } catch ({ code, field, message }) {
+      return { code, field, message };
+    }
+  }, [call, args]);
+
+  test('the list tells what there is of a model', async () => {
+    await load(page, CPU);
+    const [model, ...others] = await list();
+    assert.deepEqual(others, []);
+    assert.equal(model.key, key);
+    assert.equal(model.url, key);
+    assert.ok(model.name.length > 0);
+    assert.deepEqual([model.bytesStored, model.bytesTotal], [MODEL_BYTES, MODEL_BYTES]);
+    assert.deepEqual([model.complete, model.pinned, model.clean], [true, false, true]);
+    assert.ok(model.lastUsed > 1.6e12);
+  });
+
+  test('a pin lasts over loads, until it is taken away', async () => {
+    await page.evaluate((key) => lamplight.models.pin(key), key);
+    await load(page, CPU);
+    assert.equal((await list())[0].pinned, true);
+    await page.evaluate((key) => lamplight.models.pin(key, false), key);
+    assert.equal((await list())[0].pinned, false);
+    for (const call of ['pin', 'verify', 'export']) {
+      assert.deepEqual((({ code, field }) => [code, field])(await errorOf(call, 'no such model')), ['invalid-request', 'key']);
+    }
+  });
+
+  test('a check finds the parts that are bad; the next load fetches these alone', async () => {
+    assert.deepEqual(await page.evaluate((key) => lamplight.models.verify(key), key), { parts: N_PARTS, bad: 0 });
+    await withDatabase(page, async (db, done, key) => {
+      const { sha256 } = await done(db.transaction('partInfo').objectStore('partInfo').get([key, 3]));
+      const bytes = new Uint8Array(await (await done(db.transaction('blobs').objectStore('blobs').get(sha256))).arrayBuffer());
+      bytes[1000] ^= 1;
+      await done(db.transaction('blobs', 'readwrite').objectStore('blobs').put(new Blob([bytes]), sha256));
+    }, key);
+    assert.deepEqual(await page.evaluate((key) => lamplight.models.verify(key), key), { parts: N_PARTS, bad: 1 });
+    assert.equal((await list())[0].complete, false);
+    server.clearLog();
+    await load(page, CPU);
+    const { range } = server.requests(MODEL_PATH)[0];
+    assert.equal(range, `bytes=${3 * PART_BYTES}-${4 * PART_BYTES - 1}`);
+    assert.equal(server.requests(MODEL_PATH).length, 1);
+    assert.equal(await says(), ' Paris.');
+  });
+
+  test('what two models have in common is stored once, and stays until the last of them goes', async () => {
+    await load(page, { ...CPU, model: COPY_PATH });
+    assert.deepEqual((await list()).map((model) => model.bytesStored), [MODEL_BYTES, MODEL_BYTES]);
+    assert.equal(await blobs(), N_PARTS);
+    await page.evaluate((key) => lamplight.models.delete(key), server.origin + COPY_PATH);
+    assert.equal(await blobs(), N_PARTS);
+    assert.equal((await load(page, CPU)).info.load.fromCache, true);
+  });
+
+  test('an archive carries a model to another browser; a damaged one is refused whole', async () => {
+    await page.evaluate(async (key) => {
+      globalThis.archive = new Blob([await (await lamplight.models.export(key)).arrayBuffer()]);
+      await engine.dispose();
+      await lamplight.models.delete(key);
+    }, key);
+    assert.equal(await blobs(), 0, 'a deleted model leaves bytes behind');
+    const codes = await page.evaluate(async () => {
+      const bytes = new Uint8Array(await archive.arrayBuffer());
+      bytes[bytes.length - 5] ^= 1;
+      const codes = [];
+      for (const bad of [bytes, bytes.slice(0, -1), bytes.slice(0, 10), new Uint8Array(100)]) {
+        await lamplight.models.import(new Blob([bad])).catch(({ code }) => codes.push(code));
+      }
+      return codes;
+    });
+    assert.deepEqual(codes, ['integrity', 'truncated', 'not-a-model', 'not-a-model']);
+    assert.deepEqual(await list(), []);
+    assert.equal(await page.evaluate(() => lamplight.models.import(archive)), key);
+    server.clearLog();
+    const { info } = await load(page, CPU);
+    assert.equal(info.load.fromCache, true);
+    assert.deepEqual(server.requests(MODEL_PATH), []);
+    assert.equal(await says(), ' Paris.');
+  });
+
+  test('what a browser gives, and what it decided about keeping it, is told', async () => {
+    const state = await page.evaluate(() => lamplight.models.storage());
+    assert.ok(state.quotaBytes > state.usageBytes && state.usageBytes > 0, JSON.stringify(state));
+    assert.equal(state.persisted, false);
+    const session = await browser.context.newCDPSession(page);
+    for (const [setting, persisted] of [['denied', false], ['granted', true]]) {
+      await session.send('Browser.setPermission', { permission: { name: 'persistent-storage' }, setting, origin: server.origin });
+      assert.equal(await page.evaluate(() => lamplight.models.persist()), persisted);
+      assert.equal((await page.evaluate(() => lamplight.models.storage())).persisted, persisted);
+    }
+  });
+
+  test('models that an older release stored are used where they are', async () => {
+    // The database as version 1 kept it: bytes by file and index.
+    await withDatabase(page, async (db, done) => {
+      const read = async (store) => {
+        const [keys, values] = await Promise.all(['getAllKeys', 'getAll'].map((all) => done(db.transaction(store).objectStore(store)[all]())));
+        return keys.map((key, index) => [key, values[index]]);
+      };
+      const [models, infos] = [await read('models'), await read('partInfo')];
+      const data = [];
+      for (const [key, { sha256 }] of infos) {
+        const blob = await done(db.transaction('blobs').objectStore('blobs').get(sha256));
+        data.push([key, new Blob([await blob.arrayBuffer()])]);
+      }
+      db.close();
+      await done(indexedDB.deleteDatabase('lamplight'));
+      const open = indexedDB.open('lamplight', 1);
+      open.onupgradeneeded = () => ['models', 'partInfo', 'partData'].forEach((name) => open.result.createObjectStore(name));
+      const old = await done(open);
+      for (const [store, entries] of [['models', models], ['partInfo', infos], ['partData', data]]) {
+        const target = old.transaction(store, 'readwrite').objectStore(store);
+        await Promise.all(entries.map(([key, value]) => done(target.put(value, key))));
+      }
+      // As a tab of that release would.
+      old.onversionchange = () => old.close();
+    });
+    server.clearLog();
+    const { info } = await load(page, CPU);
+    assert.deepEqual(info.warnings, []);
+    assert.equal(info.load.fromCache, true);
+    assert.deepEqual(server.requests(MODEL_PATH), []);
+    assert.deepEqual(await page.evaluate((key) => lamplight.models.verify(key), key), { parts: N_PARTS, bad: 0 });
+    assert.equal(await says(), ' Paris.');
+  });
+
+  test('a tab that holds an older database is named, and does not hold up the load', async () => {
+    await page.evaluate(async (key) => {
+      await engine.dispose();
+      await lamplight.models.delete(key);
+    }, key);
+    const other = await openPage(browser, server);
+    await other.evaluate(() => new Promise((resolve, reject) => {
+      const gone = indexedDB.deleteDatabase('lamplight');
+      gone.onsuccess = () => {
+        const open = indexedDB.open('lamplight', 1);
+        open.onsuccess = () => { globalThis.held = open.result; resolve(); };
+        open.onerror = reject;
+      };
+    }));
+    const { info } = await load(page, CPU);
+    assert.deepEqual(info.warnings.map((warning) => warning.code), ['storage']);
+    assert.match(info.warnings[0].message, /another tab/);
+    assert.equal(await says(), ' Paris.');
+    await other.close();
+    assert.equal((await load(page, CPU)).info.load.cached, true);
+  });
+
+  test('a database of a newer release is left alone, and said so', async () => {
+    await page.evaluate(() => engine.dispose());
+    await page.evaluate(() => new Promise((resolve, reject) => {
+      const open = indexedDB.open('lamplight', 99);
+      open.onsuccess = () => { open.result.close(); resolve(); };
+      open.onerror = open.onblocked = reject;
+    }));
+    const { info } = await load(page, CPU);
+    assert.deepEqual(info.warnings.map((warning) => warning.code), ['storage']);
+    assert.match(info.warnings[0].message, /newer release/);
+    assert.equal(await says(), ' Paris.');
+    assert.equal(await blobs(), N_PARTS, 'the newer release lost its models');
+    assertNoProblems(page);
+  });
+
+  test('room for a model is made by removing the one used least recently, but no pinned one, and only if asked', async () => {
+    // Three models that have no byte in common with each other beyond their names.
+    const other = fs.readFileSync(MODEL_FILE);
+    for (let at = PART_BYTES - 64; at < other.length; at += PART_BYTES) other[at] ^= 1;
+    other[other.length - 64] ^= 1;
+    const busy = await startPackageServer({ files: { [COPY_PATH]: other } });
+    const fresh = await launch({ gpu: 'none' });
+    try {
+      const small = await openPage(fresh, busy);
+      const stored = () => small.evaluate(async () => (await lamplight.models.list()).map(({ url }) => new URL(url).pathname));
+      await load(small, CPU);
+      await small.evaluate(async () => {
+        const { usageBytes } = await lamplight.models.storage();
+        // What Chromium enforces is not what it estimates; the worker asks for the estimate.
+        globalThis.usage = usageBytes;
+      });
+      const session = await fresh.context.newCDPSession(small);
+      await session.send('Storage.overrideQuotaForOrigin', { origin: busy.origin, quotaSize: 140e6 });
+      const full = await load(small, { ...CPU, model: COPY_PATH });
+      assert.deepEqual(full.info.warnings.map((warning) => warning.code), ['quota-exceeded']);
+      assert.ok((await stored()).includes(MODEL_PATH), 'a model was removed without being asked');
+      await small.evaluate((key) => lamplight.models.pin(key), busy.origin + MODEL_PATH);
+      const pinned = await load(small, { ...CPU, model: COPY_PATH, evict: true });
+      assert.equal(pinned.info.load.cached, false);
+      await small.evaluate((key) => lamplight.models.pin(key, false), busy.origin + MODEL_PATH);
+      const { info } = await load(small, { ...CPU, model: COPY_PATH, evict: true });
+      assert.equal(info.load.cached, true, JSON.stringify(info.warnings));
+      assert.deepEqual(await stored(), [COPY_PATH]);
+    } finally {
+      await fresh.close();
+      await busy.close();
+    }
+  });
+});
