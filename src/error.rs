@@ -86,6 +86,8 @@ error_codes! {
     OutOfMemory = "out-of-memory",
     /// The worker could not be started or died.
     WorkerFailed = "worker-failed",
+    /// The tab that ran a shared engine is gone, and what it was writing could not be gone on with.
+    Interrupted = "interrupted",
     /// A bug in Lamplight.
     Internal = "internal",
 }

@@ -186,6 +186,24 @@ export class WorkerClient {
   }
 }
 
+/** How long an aborted worker may take to store the parts that it has whole. */
+const LAST_WORDS_MS = 3000;
+
+/** Ends an aborted load's worker: the caller does not wait for it, but parts that were received are not thrown away. */
+export function endSoon(
+  client: WorkerClient, loaded: Promise<unknown>, reason: LamplightError, onClosed?: () => void,
+): void {
+  const close = () => {
+    client.close(reason);
+    onClosed?.();
+  };
+  const timer = setTimeout(close, LAST_WORDS_MS);
+  loaded.catch(() => undefined).then(() => {
+    clearTimeout(timer);
+    close();
+  });
+}
+
 /** The same address from the worker's point of view, whose relative URLs start elsewhere. */
 export function absolute(url: string | URL): string {
   const base = typeof document === 'undefined' ? globalThis.location?.href : document.baseURI;

@@ -1,9 +1,11 @@
 /** `createEngine` and the `Engine` it gives: OpenAI's request shapes on top of the worker's messages. */
 import { capabilities } from './capabilities.js';
-import { WorkerClient, abortedError, absolute, type CallOptions, type WorkerLike } from './client.js';
+import { WorkerClient, abortedError, absolute, endSoon, type CallOptions, type WorkerLike } from './client.js';
+import { loadModel } from './download.js';
 import type { Outcome, Requests, WireSampling, WireSource, WorkerEvent } from './protocol.js';
 import { persist } from './storage.js';
 import { chunkStream, type ChunkSink } from './stream.js';
+import { SharedWorkerLink, canShare } from './tabs.js';
 import {
   LamplightError,
   type AdapterPart, type AdapterSource, type ChatCompletion, type ChatCompletionChunk, type ChatMessage, type ChatRequest, type ChunkStream, type Completion,
@@ -23,23 +25,27 @@ export async function loadEngine(options: EngineOptions, worker: WorkerLike | un
   if (signal?.aborted) throw abortedError(signal);
   const progress = monotonic(onProgress);
   progress({ phase: 'starting', loadedBytes: 0, totalBytes: 0, fraction: 0 });
-  const client = new WorkerClient(options, worker);
+  const link = options.shared && !worker && canShare() ? new SharedWorkerLink(body, options) : undefined;
+  const client = new WorkerClient(options, worker ?? link);
   // The caller hears of its abort at once, the worker as soon as it listens.
   const stopped = new Promise<never>((_, reject) => {
     signal?.addEventListener('abort', () => reject(abortedError(signal)), { once: true });
   });
-  const loaded = client.call('load', body, {
+  const call: CallOptions = {
     signal,
     onEvent: (event) => {
       if (event.kind === 'progress') progress(event.progress);
       else if (event.kind === 'warning') onWarning?.(event.warning);
     },
-  });
+  };
+  // Of a shared engine the tab that has it sees to the download.
+  const loaded = link ? client.call('load', body, call) : loadModel(client, body, call);
   try {
-    const info = await Promise.race([loaded, stopped]);
-    if (info.backend === 'webgpu') info.adapter = (await capabilities()).adapter;
+    const info = await withAdapter(await Promise.race([loaded, stopped]));
     if (info.load.cached) void askToPersist();
-    return new WorkerEngine(client, info);
+    const engine = new WorkerEngine(client, info);
+    if (link) link.onreload = (again) => void withAdapter(again).then((now) => Object.assign(info, now));
+    return engine;
   } catch (error) {
     // Nothing of a failed load is of use; its worker would keep memory and perhaps a download alive.
     const reason = error instanceof LamplightError ? error : new LamplightError('internal', String(error));
@@ -49,16 +55,10 @@ export async function loadEngine(options: EngineOptions, worker: WorkerLike | un
   }
 }
 
-/** How long an aborted worker may take to store the parts that it has whole. */
-const LAST_WORDS_MS = 3000;
-
-/** Ends an aborted load's worker: the caller does not wait for it, but parts that were received are not thrown away. */
-function endSoon(client: WorkerClient, loaded: Promise<EngineInfo>, reason: LamplightError): void {
-  const timer = setTimeout(() => client.close(reason), LAST_WORDS_MS);
-  loaded.catch(() => undefined).then(() => {
-    clearTimeout(timer);
-    client.close(reason);
-  });
+/** Adds what only a page knows of the adapter. */
+async function withAdapter(info: EngineInfo): Promise<EngineInfo> {
+  if (info.backend === 'webgpu') info.adapter = (await capabilities()).adapter;
+  return info;
 }
 
 let askedToPersist = false;

@@ -141,3 +141,13 @@ export type FromWorker =
   | { ProcessOutput: [handler: number, reply: Reply] }
   /** The wasm core could not be started, or panicked; the worker is of no further use. */
   | { failed: string };
+
+/** What the tabs that share an engine say to all of one another. */
+export type GroupMessage =
+  /** A tab looks for who has the engine. */
+  | { hello: string }
+  /** A hub has the engine from now on: say hello to it. */
+  | { leader: string };
+
+/** Between one tab and the hub, each way: the messages of page and worker, after the hub's `welcome`. */
+export type MemberMessage = { welcome: string } | Exclude<ToWorker, { start: unknown }> | FromWorker;

@@ -9,7 +9,7 @@ export type LamplightErrorCode =
   | 'unsupported-architecture' | 'unsupported-tokenizer' | 'missing-key' | 'wrong-type' | 'invalid-value'
   | 'missing-tensor' | 'wrong-shape' | 'template-error' | 'invalid-request' | 'context-length-exceeded'
   | 'aborted' | 'disposed' | 'network' | 'http-status' | 'io' | 'storage' | 'quota-exceeded' | 'integrity'
-  | 'gpu-unavailable' | 'gpu-lost' | 'gpu-check-failed' | 'out-of-memory' | 'worker-failed' | 'internal';
+  | 'gpu-unavailable' | 'gpu-lost' | 'gpu-check-failed' | 'out-of-memory' | 'worker-failed' | 'interrupted' | 'internal';
 
 /** The one error class of the package. */
 export class LamplightError extends Error {
@@ -51,7 +51,8 @@ export type BackendChoice = 'auto' | 'webgpu' | 'cpu';
 
 /** One monotonic progress value over the whole load. */
 export interface Progress {
-  phase: 'starting' | 'header' | 'downloading' | 'reading-cache' | 'checking' | 'ready';
+  /** `waiting`: another tab downloads this model, and these are its numbers. */
+  phase: 'starting' | 'waiting' | 'header' | 'downloading' | 'reading-cache' | 'checking' | 'ready';
   /** Bytes of weights in place so far, and of all. */
   loadedBytes: number;
   totalBytes: number;
@@ -95,6 +96,13 @@ export interface EngineOptions extends AssetOptions {
   /** Turn F32, F16 and BF16 weights into this format as they arrive, so that an unquantised model fits; their own by
    * default. What is stored in IndexedDB is the file as it is. */
   quantize?: QuantizeChoice;
+  /**
+   * Use one engine together with every tab of the origin that asks for the same model with the same settings (default
+   * false). It runs in one of the tabs; when that is closed or crashes, another loads the model and goes on with what was
+   * being written. Requests of all tabs take turns. Not for `File`s, and without `loadAdapter` and its kin. Where the browser
+   * has no Web Locks (insecure pages) each tab has an engine of its own.
+   */
+  shared?: boolean;
   /** Keep the weights in IndexedDB (default true). `File` and `Blob` models are not cached. */
   cache?: boolean;
   /** Where storage is too full, remove the models that were used least recently (pinned ones stay) to make room for this

@@ -101,6 +101,7 @@ test('an abort rejects a load at once; a worker that never speaks is ended a lit
   const worker = new FakeWorker({}, { loads: false });
   const abort = new AbortController();
   const engine = loadEngine({ model: 'https://h/m', signal: abort.signal }, worker);
+  await new Promise(setImmediate);
   abort.abort('why not');
   await assert.rejects(engine, { code: 'aborted', cause: 'why not' });
   assert.equal(worker.terminated, false);

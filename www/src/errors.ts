@@ -45,6 +45,7 @@ const TEXTS: Record<LamplightErrorCode, [title: string, advice: string]> = {
   'gpu-check-failed': ['This GPU computes wrong results', 'Choose the CPU; updating the graphics driver may help.'],
   'out-of-memory': ['There is not enough memory', 'Close other tabs, or choose a smaller model or a shorter context.'],
   'worker-failed': ['The engine did not start', 'Reload the page. A strict Content-Security-Policy needs worker-src \'self\' and \'wasm-unsafe-eval\'.'],
+  'interrupted': ['Another tab took the engine with it', 'Ask again: this tab or another one has loaded the model anew.'],
   'internal': ['Something went wrong inside the engine', report],
 };
 

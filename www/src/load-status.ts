@@ -8,6 +8,7 @@ import { bytes, duration } from './format';
 
 const PHASES: Record<Progress['phase'], string> = {
   'starting': 'Starting the engine',
+  'waiting': 'Another tab downloads this model',
   'header': 'Reading the model’s header',
   'downloading': 'Downloading weights',
   'reading-cache': 'Reading stored weights',
