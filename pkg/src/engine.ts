@@ -2,8 +2,10 @@
 import { capabilities } from './capabilities.js';
 import { WorkerClient, abortedError, absolute, endSoon, type CallOptions, type WorkerLike } from './client.js';
 import { loadModel } from './download.js';
-import type { Outcome, Requests, WireSampling, WireSource, WorkerEvent } from './protocol.js';
-import { persist } from './storage.js';
+import { DEFAULT_HUB, hubAddress, resolveHub, roomForModel, type HubAddress } from './model-hub.js';
+import { listStored } from './models.js';
+import type { Outcome, Requests, WireExpected, WireSampling, WireSource, WorkerEvent } from './protocol.js';
+import { persist, storageState } from './storage.js';
 import { chunkStream, type ChunkSink } from './stream.js';
 import { SharedWorkerLink, canShare } from './tabs.js';
 import {
@@ -20,11 +22,13 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
 
 /** `createEngine` with the worker given (tests bring their own). */
 export async function loadEngine(options: EngineOptions, worker: WorkerLike | undefined): Promise<Engine> {
+  const address = hubAddress(options?.model);
   const body = loadBody(options);
   const { signal, onProgress, onWarning } = options;
   if (signal?.aborted) throw abortedError(signal);
   const progress = monotonic(onProgress);
   progress({ phase: 'starting', loadedBytes: 0, totalBytes: 0, fraction: 0 });
+  if (address) body.source = await resolveAddress(address, options, body);
   const link = options.shared && !worker && canShare() ? new SharedWorkerLink(body, options) : undefined;
   const client = new WorkerClient(options, worker ?? link);
   // The caller hears of its abort at once, the worker as soon as it listens.
@@ -93,6 +97,23 @@ function loadBody(options: EngineOptions): Requests['load']['body'] {
   };
 }
 
+/** Where a model of a hub is. */
+async function resolveAddress(
+  address: HubAddress, options: EngineOptions, { cache, backend }: Requests['load']['body'],
+): Promise<WireSource> {
+  const { signal, hub = DEFAULT_HUB, hubToken: token } = options;
+  const stored = cache ? await listStored(options).catch(() => []) : [];
+  const state = cache ? await storageState() : undefined;
+  try {
+    return await resolveHub(address, {
+      hub: absolute(hub).replace(/\/+$/, ''), token, stored, signal,
+      budget: roomForModel(backend, state && state.quotaBytes - state.usageBytes),
+    });
+  } catch (error) {
+    throw signal?.aborted ? abortedError(signal) : error;
+  }
+}
+
 function wireSource(model: EngineOptions['model']): WireSource {
   if (typeof Blob !== 'undefined' && model instanceof Blob) {
     return { kind: 'blob', blob: model, name: 'name' in model ? String(model.name) : undefined };
@@ -120,14 +141,26 @@ function isUrl(value: unknown): value is string | URL {
 
 /** A GGUF file's URL, a folder's (one that ends with a slash, or with the name of its configuration), or those of all files. */
 function urlSource(remote: RemoteModel): WireSource {
-  const { cacheKey } = remote;
-  const rest = { headers: { ...remote.headers }, ...(cacheKey !== undefined && { cacheKey }) };
+  const { cacheKey, sha256 } = remote;
   const urls = (isUrl(remote.url) ? [remote.url] : remote.url).map((url) => new URL(absolute(url)));
+  const hashes = typeof sha256 === 'string' ? { [urls[0]?.pathname.split('/').pop() ?? '']: sha256 } : sha256 ?? {};
+  const rest = {
+    headers: { ...remote.headers }, ...(cacheKey !== undefined && { cacheKey }), ...(sha256 !== undefined && { expected: expected(hashes) }),
+  };
   const [url] = urls;
   if (urls.length > 1 || url === undefined) return { kind: 'urls', files: namedUrls(urls), ...rest };
   const folder = /^(.*\/)(config\.json)?$/.exec(url.pathname)?.[1];
   if (folder === undefined) return { kind: 'url', url: url.href, ...rest };
   return { kind: 'folder', url: new URL(folder, url).href, ...rest };
+}
+
+/** What files must be, by their names. */
+function expected(hashes: Record<string, string>): Record<string, WireExpected> {
+  return Object.fromEntries(Object.entries(hashes).map(([name, hash]) => {
+    const sha256 = String(hash).toLowerCase();
+    if (!/^[0-9a-f]{64}$/.test(sha256)) throw invalid(`${sha256} is not a SHA-256 in hex`, 'model.sha256');
+    return [name, { sha256 }];
+  }));
 }
 
 /** The URLs with the files' names: within the folder that holds `config.json`, where one does. */

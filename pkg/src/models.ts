@@ -60,5 +60,15 @@ export function createModelCache(options: AssetOptions = {}): ModelCache {
   };
 }
 
+/** What is stored, asked of a worker of the moment. */
+export async function listStored(options: AssetOptions): Promise<CachedModel[]> {
+  const client = new WorkerClient(options);
+  try {
+    return await client.call('models', {});
+  } finally {
+    client.close(new LamplightError('disposed', 'the list was read'));
+  }
+}
+
 /** The models kept in this browser. */
 export const models: ModelCache = /* @__PURE__ */ createModelCache();

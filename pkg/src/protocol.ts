@@ -13,12 +13,27 @@ export const PROTOCOL_VERSION = 1;
 /** The one bridge that a page opens to its worker (gloo counts them). */
 export const HANDLER_ID = 0;
 
+/** What a file must be. */
+export interface WireExpected {
+  /** Of the whole file. */
+  sha256?: string;
+  /** Of each part of 16 MiB, up to the end of the last tensor, which is `dataEnd`. */
+  parts?: string[];
+  dataEnd?: number;
+}
+
+interface WireRemote {
+  headers: Record<string, string>;
+  cacheKey?: string;
+  /** By the files' names, as they stand in their URLs. */
+  expected?: Record<string, WireExpected>;
+}
+
 export type WireSource =
-  | { kind: 'url'; url: string; headers: Record<string, string>; cacheKey?: string }
-  /** The folder at a URL that ends with a slash. */
-  | { kind: 'folder'; url: string; headers: Record<string, string>; cacheKey?: string }
+  /** The file, or the folder, at a URL; a folder's ends with a slash. */
+  | { kind: 'url' | 'folder'; url: string } & WireRemote
   /** Files by the names that they have in their folder. */
-  | { kind: 'urls'; files: { name: string; url: string }[]; headers: Record<string, string>; cacheKey?: string }
+  | { kind: 'urls'; files: { name: string; url: string }[] } & WireRemote
   | { kind: 'blob'; blob: Blob; name?: string }
   | { kind: 'files'; files: { name: string; blob: Blob }[] };
 

@@ -31,6 +31,8 @@ export interface RemoteModel {
   headers?: Record<string, string>;
   /** Key in the cache; a URL without query and fragment by default. */
   cacheKey?: string;
+  /** SHA-256 of the file in hex, or of several by their names: a download that is another file is refused. */
+  sha256?: string | Record<string, string>;
 }
 
 /**
@@ -39,6 +41,8 @@ export interface RemoteModel {
  *   with the same query;
  * - the URL of a folder with a Hugging Face model (it ends with a slash, or names the folder's `config.json`);
  * - the URLs of all files of the model: GGUF files, or `config.json`, tokenizer and safetensors files of a folder;
+ * - `hf:owner/repo/file.gguf`, `hf:owner/repo` (a GGUF file that fits is picked, or the folder is taken), each with `@revision`
+ *   behind it if wanted: files of a model hub, checked against its hashes;
  * - a local GGUF file, or the `File`s of a model in several files or of a folder, in any order.
  *
  * Relative URLs are taken from the page.
@@ -105,6 +109,10 @@ export interface EngineOptions extends AssetOptions {
   shared?: boolean;
   /** Keep the weights in IndexedDB (default true). `File` and `Blob` models are not cached. */
   cache?: boolean;
+  /** Where `hf:` addresses are looked up: any host that speaks the hub's API; https://huggingface.co by default. */
+  hub?: string | URL;
+  /** For gated repositories. Sent to the hub only, and stored nowhere. */
+  hubToken?: string;
   /** Where storage is too full, remove the models that were used least recently (pinned ones stay) to make room for this
    * one. False by default: then a model that does not fit is used without being kept, and a warning says so. */
   evict?: boolean;

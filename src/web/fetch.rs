@@ -154,6 +154,11 @@ impl HttpFile {
         self.changed.get()
     }
 
+    /// Where the file is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Whether ranges can be read side by side.
     pub fn has_ranges(&self) -> bool {
         self.ranges.get() == Some(true)
@@ -325,9 +330,16 @@ impl HttpFile {
         let text = response.status_text();
         let message = format!("{} was answered with {status} {text}: {advice}", self.url);
         let error = Error::new(ErrorCode::HttpStatus, message);
-        let retry_after = header(response, "retry-after").and_then(|value| value.parse::<f64>().ok());
-        let again = matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504);
-        Failure { error, retry: again.then(|| retry_after.map(|seconds| seconds * 1000.0)) }
+        // Seconds, or a date.
+        let retry_after = header(response, "retry-after").map(|value| match value.parse::<f64>() {
+            Ok(seconds) => seconds * 1000.0,
+            Err(_) => js_sys::Date::parse(&value) - js_sys::Date::now(),
+        });
+        let retry_after = retry_after.filter(|wait| wait.is_finite()).map(|wait| wait.max(0.0));
+        // Where a server passes on to an address with a signature, that runs out: asked anew, it gives another one.
+        let signature = response.redirected() && matches!(status, 400 | 401 | 403 | 410);
+        let again = signature || matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504);
+        Failure { error, retry: again.then_some(retry_after) }
     }
 
     /// Takes over what an answer says about the file, unless it contradicts what is known.

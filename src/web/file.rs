@@ -8,14 +8,16 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use js_sys::{Reflect, Uint8Array};
+use sha2::{Digest, Sha256};
 use wasm_bindgen::JsCast;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::Blob;
 
 use super::fetch::{HttpFile, Version};
+use super::files::Expected;
 use super::report::Reporter;
 use super::store::{ModelRecord, PartInfo, Store, read_blob};
-use super::task::{describe, sha256_hex};
+use super::task::{describe, hex, sha256_hex, update_sha256};
 use crate::error::{Error, ErrorCode, Result};
 use crate::weights::PART_BYTES;
 
@@ -60,6 +62,12 @@ pub struct ModelFile {
     cache: RefCell<Option<Cache>>,
     /// Bytes from the file's start, as far as the header needed them.
     head: RefCell<Uint8Array>,
+    /// What the file must be.
+    expected: Expected,
+    /// Over the parts so far, where the whole file's hash is to be compared.
+    hash: RefCell<Option<Sha256>>,
+    /// Where the last tensor ends, once that is known.
+    end: Cell<u64>,
     reporter: Rc<Reporter>,
     /// Bytes that came out of storage.
     from_cache: Cell<u64>,
@@ -67,9 +75,13 @@ pub struct ModelFile {
 
 impl ModelFile {
     /// A file that is read where it is.
-    pub fn new(origin: Origin, reporter: Rc<Reporter>) -> Self {
+    pub fn new(origin: Origin, expected: Expected, reporter: Rc<Reporter>) -> Self {
         let head = RefCell::new(Uint8Array::new_with_length(0));
-        Self { origin, cache: RefCell::new(None), head, reporter, from_cache: Cell::new(0) }
+        // Parts that are compared one by one need not be compared together.
+        let whole = expected.sha256.is_some() && expected.parts.is_empty();
+        let hash = RefCell::new(whole.then(Sha256::new));
+        let (cache, end, from_cache) = Default::default();
+        Self { origin, cache, head, expected, hash, end, reporter, from_cache }
     }
 
     /// Takes the stored parts of `key`, a file of the model `model`, into account. Storage that fails is told of and left
@@ -77,8 +89,10 @@ impl ModelFile {
     pub async fn use_cache(&self, key: &str, model: &str, url: &str) {
         match self.open_cache(key, model, url).await {
             Ok(cache) => {
+                // Parts that are known by their hashes need no server to vouch for them.
                 if let Origin::Http(http) = &self.origin
                     && !cache.parts.is_empty()
+                    && self.expected.parts.is_empty()
                 {
                     let ModelRecord { size, etag, last_modified, .. } = cache.record.clone();
                     http.expect(Version { size, etag, last_modified });
@@ -93,16 +107,43 @@ impl ModelFile {
     async fn open_cache(&self, key: &str, model: &str, url: &str) -> Result<Cache> {
         let store = Rc::new(Store::open().await?);
         let stored = store.record(key).await?;
-        let parts = match stored {
+        let mut parts = match stored {
             Some(_) => store.parts(key).await?,
             None => Vec::new(),
         };
+        if !self.expected.parts.is_empty() {
+            parts = self.expected_parts(&store, key, parts).await?;
+        }
         let mut record = stored.unwrap_or_default();
+        if self.expected.sha256.is_some() && record.sha256 == self.expected.sha256 {
+            self.hash.take();
+        }
         record.key = key.to_owned();
         record.model = model.to_owned();
         record.url = url.to_owned();
         let parts = parts.into_iter().map(|part| (part.index, part)).collect();
         Ok(Cache { store, record, parts, evict: false })
+    }
+
+    /// Of a file whose parts' hashes are known, those that are stored, be it with another file.
+    async fn expected_parts(&self, store: &Store, key: &str, stored: Vec<PartInfo>) -> Result<Vec<PartInfo>> {
+        let there = store.hashes().await?;
+        let mut parts = Vec::new();
+        for (index, sha256) in (0..).zip(&self.expected.parts) {
+            let known = stored.iter().find(|part| part.index == index && part.sha256 == *sha256);
+            let start = u64::from(index) * PART_BYTES;
+            let len = self.expected.data_end.saturating_sub(start).min(PART_BYTES);
+            match known {
+                Some(part) => parts.push(part.clone()),
+                None if there.contains(sha256) => {
+                    let part = PartInfo { index, len, sha256: sha256.clone() };
+                    store.put_info(key, &part).await?;
+                    parts.push(part);
+                }
+                None => {}
+            }
+        }
+        Ok(parts)
     }
 
     /// Goes on without storage, and says so once: a model that runs is worth more than one that is kept.
@@ -163,6 +204,7 @@ impl ModelFile {
     /// Size of the file, when known; what storage keeps of it ends with its last tensor.
     pub fn size(&self) -> Option<u64> {
         match &self.origin {
+            Origin::Http(_) if self.expected.data_end > 0 => Some(self.expected.data_end),
             Origin::Http(http) => {
                 let cache = self.cache.borrow();
                 let kept = cache.as_ref().filter(|cache| !cache.parts.is_empty());
@@ -206,6 +248,7 @@ impl ModelFile {
     /// Begins the load proper, now that the file is known to be a model of `data_end` bytes. Where `evict`, other models
     /// are removed when storage turns out to be full.
     pub async fn begin(&self, name: &str, data_end: u64, evict: bool) {
+        self.end.set(data_end);
         let Some((store, mut record)) =
             self.cache.borrow().as_ref().map(|cache| (Rc::clone(&cache.store), cache.record.clone()))
         else {
@@ -234,7 +277,7 @@ impl ModelFile {
     }
 
     /// Ends the load: all parts are in place.
-    pub async fn end(&self) {
+    pub async fn finish(&self) {
         let Some((store, mut record)) =
             self.cache.borrow().as_ref().map(|cache| (Rc::clone(&cache.store), cache.record.clone()))
         else {
@@ -252,6 +295,49 @@ impl ModelFile {
         self.cache.borrow().as_ref().is_some_and(|cache| cache.parts.contains_key(&index))
     }
 
+    /// Takes the next part's bytes into account for the whole file's hash.
+    pub fn digest(&self, bytes: &Uint8Array) {
+        if let Some(hash) = self.hash.borrow_mut().as_mut() {
+            update_sha256(hash, bytes);
+        }
+    }
+
+    /// Compares the whole file's hash with the expected one, when all parts have been taken into account.
+    /// # Errors
+    /// `Integrity`; what is stored of the file is removed then. What the origin says.
+    pub async fn check_digest(&self) -> Result<()> {
+        let Some(mut hash) = self.hash.take() else { return Ok(()) };
+        let (Some(expected), Origin::Http(http)) = (&self.expected.sha256, &self.origin) else {
+            return Ok(());
+        };
+        // What follows the last tensor is of no use but belongs to the file.
+        let at = self.cache.borrow().as_ref().map_or(self.end.get(), |cache| cache.record.data_end);
+        let left = http.version().size.unwrap_or(at).saturating_sub(at).min(PART_BYTES);
+        if left > 0 {
+            let tail = Uint8Array::new_with_length(left as u32);
+            let n_read = http.read(at, &tail).await?;
+            update_sha256(&mut hash, &tail.subarray(0, n_read));
+        }
+        let found = hex(&hash.finalize());
+        if found != *expected {
+            self.discard().await;
+            let message = format!(
+                "the file at {} has the SHA-256 {found}, not {expected} as it should: it is damaged, or another file",
+                http.url()
+            );
+            return Err(Error::new(ErrorCode::Integrity, message));
+        }
+        if let Some(cache) = self.cache.borrow_mut().as_mut() {
+            cache.record.sha256 = Some(found);
+        }
+        Ok(())
+    }
+
+    /// Whether the file's server answers requests for parts, so that several can be made at a time.
+    pub fn has_ranges(&self) -> bool {
+        matches!(&self.origin, Origin::Http(http) if http.has_ranges())
+    }
+
     /// Whether storage takes part in this load.
     pub fn is_cached(&self) -> bool {
         self.cache.borrow().is_some()
@@ -264,13 +350,14 @@ impl ModelFile {
         let len = (range.end - range.start) as u32;
         let head = self.head.borrow().clone();
         let in_head = u64::from(head.length()).saturating_sub(range.start).min(u64::from(len)) as u32;
+        let start = range.start.min(u64::from(head.length())) as u32;
+        let read_before = head.subarray(start, start + in_head);
         if in_head == len {
-            let start = range.start as u32;
-            let bytes = head.subarray(start, start + len);
-            let is_new = !self.is_stored(index);
-            return Ok(Part { index, range, bytes, is_new });
-        }
-        if let Some(bytes) = self.stored_part(index).await? {
+            if self.is_expected(index, &read_before).await {
+                let is_new = !self.is_stored(index);
+                return Ok(Part { index, range, bytes: read_before, is_new });
+            }
+        } else if let Some(bytes) = self.stored_part(index).await? {
             if bytes.length() == len {
                 return Ok(Part { index, range, bytes, is_new: false });
             }
@@ -278,16 +365,42 @@ impl ModelFile {
         }
         // The header's own reads are this part's beginning: no byte is asked for twice.
         let target = Uint8Array::new_with_length(len);
-        if in_head > 0 {
-            target.set(&head.subarray(range.start as u32, range.start as u32 + in_head), 0);
+        target.set(&read_before, 0);
+        self.fetch(&range, &target, in_head).await?;
+        if !self.is_expected(index, &target).await {
+            // Once more, in case it was damaged on its way.
+            let message = format!("part {index} of the model arrived damaged, and is fetched again");
+            self.reporter.warn(ErrorCode::Integrity, message);
+            self.fetch(&range, &target, 0).await?;
+            // A header that was damaged has been believed by now.
+            let header = sha256_hex(&target.subarray(0, in_head)).await == sha256_hex(&read_before).await;
+            if !header || !self.is_expected(index, &target).await {
+                let message =
+                    format!("part {index} of the model is not the one that its manifest names; try again");
+                return Err(Error::new(ErrorCode::Integrity, message));
+            }
         }
-        let n_read = self.read(range.start + u64::from(in_head), &target.subarray(in_head, len)).await?;
-        if in_head + n_read < len {
-            let at = range.start + u64::from(in_head + n_read);
+        Ok(Part { index, range, bytes: target, is_new: true })
+    }
+
+    /// Fills `target`, the bytes at `range`, from byte `from` on.
+    async fn fetch(&self, range: &Range<u64>, target: &Uint8Array, from: u32) -> Result<()> {
+        let start = range.start + u64::from(from);
+        let n_read = self.read(start, &target.subarray(from, target.length())).await?;
+        let at = start + u64::from(n_read);
+        if at < range.end {
             let message = format!("the file ends at byte {at}, within its tensors; it is incomplete");
             return Err(Error::new(ErrorCode::Truncated, message));
         }
-        Ok(Part { index, range, bytes: target, is_new: true })
+        Ok(())
+    }
+
+    /// Whether a part is as the manifest says, if there is one.
+    async fn is_expected(&self, index: u32, bytes: &Uint8Array) -> bool {
+        match self.expected.parts.get(index as usize) {
+            Some(expected) => sha256_hex(bytes).await == *expected,
+            None => true,
+        }
     }
 
     /// A stored part, checked as the rules say; `None` when there is none that can be used.

@@ -3,10 +3,12 @@
 //! Principal type: [`Files`]. Must not know backends.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
 use js_sys::{Array, Reflect};
+use serde::Deserialize;
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::Blob;
 
@@ -20,6 +22,21 @@ use crate::engine::{ModelFiles, ModelFolder, open_files};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::gguf::shard_names;
 use crate::weights::{ByteSource, Checkpoint};
+
+/// What a file must be, as far as the page knows: from a manifest, or what a hub says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Expected {
+    /// SHA-256 of the whole file, in lower-case hex.
+    #[serde(default)]
+    pub sha256: Option<String>,
+    /// Of each part; of the last one, up to the end of the last tensor.
+    #[serde(default)]
+    pub parts: Vec<String>,
+    /// Where the last tensor ends; with `parts`.
+    #[serde(default)]
+    pub data_end: u64,
+}
 
 /// Where a model is.
 pub enum Place {
@@ -86,6 +103,7 @@ pub struct Files {
     cache: bool,
     /// What the page calls the model in storage.
     cache_key: Option<String>,
+    expected: BTreeMap<String, Expected>,
     reporter: Rc<Reporter>,
     /// In the order of the [`Checkpoint`].
     open: RefCell<Vec<Rc<ModelFile>>>,
@@ -132,12 +150,19 @@ impl Files {
             headers,
             cache,
             cache_key,
+            expected: BTreeMap::new(),
             reporter,
             open,
             bundle,
             small_bytes,
             cancelled: Cell::new(false),
         }
+    }
+
+    /// The same, with what its files must be, by name.
+    pub fn expecting(mut self, expected: BTreeMap<String, Expected>) -> Self {
+        self.expected = expected;
+        self
     }
 
     /// Reads everything about the model but its weights.
@@ -249,7 +274,7 @@ impl Files {
     /// The load is done: all parts of all files are in place.
     pub async fn end(&self) {
         for file in self.all() {
-            file.end().await;
+            file.finish().await;
         }
     }
 
@@ -310,18 +335,19 @@ impl Files {
         let counted = Rc::clone(&self.reporter);
         let on_bytes = move |bytes| counted.add(bytes);
         let origin = HttpFile::new(url.to_owned(), self.headers.clone(), !self.cache, on_bytes)?;
-        let file = self.add(Origin::Http(origin))?;
+        let expected = self.expected.get(name).cloned().unwrap_or_default();
+        let file = self.add(Origin::Http(origin), expected)?;
         if self.cache {
             file.use_cache(&self.file_key(name, url), &self.key(), url).await;
         }
         Ok(file)
     }
 
-    fn add(&self, origin: Origin) -> Result<Rc<ModelFile>> {
+    fn add(&self, origin: Origin, expected: Expected) -> Result<Rc<ModelFile>> {
         if self.cancelled.get() {
             return Err(Error::new(ErrorCode::Aborted, "the download was stopped"));
         }
-        let file = Rc::new(ModelFile::new(origin, Rc::clone(&self.reporter)));
+        let file = Rc::new(ModelFile::new(origin, expected, Rc::clone(&self.reporter)));
         self.open.borrow_mut().push(Rc::clone(&file));
         Ok(file)
     }
@@ -379,7 +405,7 @@ impl ModelFolder for Folder<'_> {
             return Ok(SharedFile(self.0.http(name, &url).await?));
         }
         match self.blob(name) {
-            Some(blob) => Ok(SharedFile(self.0.add(Origin::Local(blob.clone()))?)),
+            Some(blob) => Ok(SharedFile(self.0.add(Origin::Local(blob.clone()), Expected::default())?)),
             None => {
                 let message = format!("{name} is not among the chosen files, and the model needs it");
                 Err(Error::new(ErrorCode::NotAModel, message).at(name))

@@ -2,7 +2,7 @@
 //!
 //! Principal function: [`load`]. Must not know messages, nor how bytes are fetched or kept.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -11,23 +11,17 @@ use wasm_bindgen::{JsCast, JsValue};
 use web_time::Instant;
 
 use super::device;
-use super::file::{ModelFile, Part};
-use super::files::{Files, Place, named};
+use super::files::{Expected, Files, Place, named};
+use super::pipeline::fill;
 use super::report::{Phase, Reporter, Warning};
 use super::request::Abort;
-use super::task::{Task, event_loop_turn, wasm_memory_bytes};
+use super::task::{event_loop_turn, wasm_memory_bytes};
 use crate::backend::cpu::{CpuBackend, CpuMode};
 use crate::backend::{AnyBackend, Backend};
 use crate::engine::{Engine, LoadOptions, Loading, ModelSummary};
 use crate::error::{Error, ErrorCode, Result};
-use crate::weights::{Assembler, FilePart, PART_BYTES, Piece, Recipe, Sink, WeightMap};
+use crate::weights::{PART_BYTES, Recipe};
 
-/// Stored parts read ahead of the upload.
-const READ_AHEAD: usize = 3;
-/// Parts being hashed and stored at a time; each holds 16 MiB of JS memory.
-const KEEP_AT_ONCE: usize = 2;
-/// Bytes copied into wasm memory at a time on the CPU path.
-const SLICE_BYTES: usize = 1 << 20;
 /// Weights that fit the 4 GiB of a wasm memory beside their KV cache and everything else.
 const MAX_CPU_BYTES: u64 = 3400 << 20;
 /// How often a load begins anew because the file changed under it.
@@ -91,6 +85,9 @@ struct Source {
     /// Replaces the key that follows from the URL.
     #[serde(default)]
     cache_key: Option<String>,
+    /// What the files must be, by name, as far as the page knows.
+    #[serde(default)]
+    expected: BTreeMap<String, Expected>,
     #[serde(with = "preserve", default = "undefined")]
     blob: JsValue,
     /// `[{ name, blob }]` or `[{ name, url }]`
@@ -164,10 +161,11 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
     let mut fallback = None;
     let mut restarts = 0;
     loop {
-        let Source { headers, cache_key, .. } = &request.source;
+        let Source { headers, cache_key, expected, .. } = &request.source;
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let (place, cache_key) = (place(&request.source)?, cache_key.clone());
-        let file = Rc::new(Files::new(place, headers, request.cache, cache_key, reporter));
+        let file = Files::new(place, headers, request.cache, cache_key, reporter);
+        let file = Rc::new(file.expecting(expected.clone()));
         let cancelled = Rc::clone(&file);
         abort.on_abort(move || cancelled.cancel());
         let result = attempt(request, choice, &file, abort, reporter).await;
@@ -281,162 +279,6 @@ fn cpu_backend(loading: &Loading, why: &Error) -> Result<(AnyBackend, String)> {
     }
     let backend = AnyBackend::Cpu(CpuBackend::new(plan, CpuMode::Fast)?);
     Ok((backend, format!("the CPU: {}", why.message())))
-}
-
-/// Streams all parts into the backend and into storage. Whatever happens, parts that are whole are stored before it
-/// returns.
-async fn fill(
-    backend: &mut AnyBackend,
-    weights: &WeightMap,
-    parts: Vec<FilePart>,
-    file: &Rc<Files>,
-    abort: &Abort,
-    reporter: &Rc<Reporter>,
-) -> Result<()> {
-    let mut pipeline = Pipeline { file, parts, next: 0, coming: VecDeque::new(), keeping: VecDeque::new() };
-    let result = pipeline.run(backend, weights, abort, reporter).await;
-    if result.is_err() {
-        file.cancel();
-    }
-    // What is whole is kept even when the load failed: the next try begins behind it.
-    for kept in pipeline.keeping {
-        kept.await;
-    }
-    result
-}
-
-/// A part on its way.
-struct Coming {
-    /// Number of its file.
-    index: usize,
-    file: Rc<ModelFile>,
-    is_stored: bool,
-    part: Task<Result<Part>>,
-}
-
-/// While one part is uploaded, hashed and stored, the next ones are on their way.
-struct Pipeline<'a> {
-    file: &'a Rc<Files>,
-    parts: Vec<FilePart>,
-    /// Index of the next part to ask for.
-    next: usize,
-    /// Parts asked for, in order.
-    coming: VecDeque<Coming>,
-    keeping: VecDeque<Task<()>>,
-}
-
-impl Pipeline<'_> {
-    async fn run(
-        &mut self,
-        backend: &mut AnyBackend,
-        weights: &WeightMap,
-        abort: &Abort,
-        reporter: &Reporter,
-    ) -> Result<()> {
-        let mut uploader = Uploader { assembler: Assembler::new(weights), weights, slice: Vec::new() };
-        loop {
-            self.ask();
-            let Some(Coming { index, file, is_stored, part }) = self.coming.pop_front() else {
-                return uploader.finish(backend);
-            };
-            reporter.phase(if is_stored { Phase::ReadingCache } else { Phase::Downloading });
-            let part = part.await?;
-            // The next part's bytes flow while this one is stored and uploaded.
-            self.ask();
-            if part.is_new {
-                if self.keeping.len() >= KEEP_AT_ONCE
-                    && let Some(oldest) = self.keeping.pop_front()
-                {
-                    oldest.await;
-                }
-                let keep = Rc::clone(&file).keep(part.index, part.bytes.clone());
-                self.keeping.push_back(Task::spawn(keep));
-            }
-            uploader.upload(backend, index, &part)?;
-            // The browser copies what is written to the GPU; without this, a fast disk could fill its memory with
-            // parts that a slow GPU has not taken yet.
-            #[cfg(feature = "gpu")]
-            if let AnyBackend::Gpu(gpu) = backend {
-                gpu.device().finished().await?;
-            }
-            file.drop_head_before(part.range.end);
-            event_loop_turn().await;
-            if abort.is_aborted() {
-                return Err(abort.error());
-            }
-        }
-    }
-
-    /// Asks for more parts: of storage a few, of the network one at a time, so that a download that is cut loses
-    /// as little as it can.
-    fn ask(&mut self) {
-        while self.next < self.parts.len() && self.coming.len() < READ_AHEAD {
-            let FilePart { file: index, index: number, range } = self.parts[self.next].clone();
-            let file = self.file.file(index);
-            let is_stored = file.is_stored(number);
-            if !is_stored && self.coming.iter().any(|coming| !coming.is_stored) {
-                return;
-            }
-            let part = Task::spawn(Rc::clone(&file).part(number, range));
-            self.coming.push_back(Coming { index, file, is_stored, part });
-            self.next += 1;
-        }
-    }
-}
-
-/// Hands parts to the backend: what the GPU can take as it is goes straight from the JS array, everything else
-/// through a small window into wasm memory.
-struct Uploader<'a> {
-    assembler: Assembler<'a>,
-    weights: &'a WeightMap,
-    slice: Vec<u8>,
-}
-
-impl Uploader<'_> {
-    fn upload(&mut self, backend: &mut AnyBackend, file: usize, part: &Part) -> Result<()> {
-        for mut piece in self.weights.pieces(file, part.range.clone()) {
-            #[cfg(feature = "gpu")]
-            if matches!(backend, AnyBackend::Gpu(_)) {
-                let (lead, n) = self.assembler.straight(&piece);
-                self.through(backend, part, &piece, lead)?;
-                piece = piece.skip(lead);
-                if let (true, AnyBackend::Gpu(gpu)) = (n > 0, &mut *backend) {
-                    let start = piece.range.start as u32;
-                    let bytes = part.bytes.subarray(start, start + n as u32);
-                    let offset = self.assembler.passed(&piece, n);
-                    gpu.upload_js(piece.weight, offset, &bytes)?;
-                    piece = piece.skip(n);
-                }
-            }
-            self.through(backend, part, &piece, piece.range.len())?;
-        }
-        Ok(())
-    }
-
-    /// The first `n` bytes of a piece, by way of wasm memory.
-    fn through(&mut self, backend: &mut AnyBackend, part: &Part, piece: &Piece, n: usize) -> Result<()> {
-        for start in (0..n).step_by(SLICE_BYTES) {
-            let piece = piece.skip(start);
-            self.slice.resize((n - start).min(SLICE_BYTES), 0);
-            let (from, to) = (piece.range.start, piece.range.start + self.slice.len());
-            part.bytes.subarray(from as u32, to as u32).copy_to(&mut self.slice);
-            self.assembler.take(&piece, &self.slice, &mut sink(self.weights, backend))?;
-        }
-        Ok(())
-    }
-
-    /// All parts have come.
-    fn finish(self, backend: &mut AnyBackend) -> Result<()> {
-        self.assembler.finish(&mut sink(self.weights, backend))
-    }
-}
-
-/// Uploads assembled bytes, after a look at their scales.
-fn sink<'a>(weights: &'a WeightMap, backend: &'a mut AnyBackend) -> impl Sink + 'a {
-    |weight, offset, bytes: &[u8]| {
-        weights.check_scales(weight, offset, bytes)?;
-        backend.upload(weight, offset, bytes)
-    }
 }
 
 fn info(

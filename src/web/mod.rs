@@ -10,6 +10,7 @@ pub mod fetch;
 pub mod file;
 pub mod files;
 pub mod load;
+mod pipeline;
 pub mod protocol;
 pub mod report;
 pub mod request;

@@ -98,6 +98,13 @@ pub struct Store {
     database: RefCell<Rc<Database>>,
 }
 
+/// A connection that is only forgotten stays open, and is told of version changes that nobody hears.
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.database.borrow().close();
+    }
+}
+
 impl Store {
     /// Opens the database, and makes it on the first visit.
     /// # Errors
@@ -192,6 +199,17 @@ impl Store {
         .await
     }
 
+    /// Notes that a part is of this file too, whose bytes are stored already.
+    /// # Errors
+    /// `Storage` or `QuotaExceeded`.
+    pub async fn put_info(&self, key: &str, info: &PartInfo) -> Result<()> {
+        let part = part_key(key, info.index);
+        self.write(&[PART_INFO], |transaction| {
+            transaction.object_store(PART_INFO)?.put(&encode(info), Some(&part)).map(drop)
+        })
+        .await
+    }
+
     /// Removes a bad part: its bytes are bad for every file that has them.
     /// # Errors
     /// `Storage`.
@@ -230,7 +248,7 @@ impl Store {
             self.all::<PartInfo>(PART_INFO).await?.into_iter().map(|info| info.sha256).collect();
         let mut hashes = match hashes {
             Some(hashes) => hashes,
-            None => self.keys(BLOBS).await?.iter().filter_map(JsValue::as_string).collect(),
+            None => self.hashes().await?.into_iter().collect(),
         };
         hashes.retain(|hash| !used.contains(hash));
         if hashes.is_empty() {
@@ -248,6 +266,13 @@ impl Store {
     /// `Storage`.
     pub async fn records(&self) -> Result<Vec<ModelRecord>> {
         self.all(MODELS).await
+    }
+
+    /// The hashes of all bytes that are stored.
+    /// # Errors
+    /// `Storage`.
+    pub async fn hashes(&self) -> Result<HashSet<String>> {
+        Ok(self.keys(BLOBS).await?.iter().filter_map(JsValue::as_string).collect())
     }
 
     /// The keys of files that have parts.
@@ -354,8 +379,11 @@ async fn open_database() -> Result<Rc<Database>> {
     });
     wasm_bindgen_futures::spawn_local(async move {
         let result = request.await.map_err(storage);
-        if let Some(finish) = finish.take() {
-            finish(result);
+        match (finish.take(), result) {
+            (Some(finish), result) => finish(result),
+            // It was opened too late.
+            (None, Ok(database)) => database.close(),
+            (None, Err(_)) => {}
         }
     });
     let mut database = opened.await?;

@@ -141,21 +141,28 @@ pub async fn sha256_hex(bytes: &Uint8Array) -> String {
         Ok(promise) => JsFuture::from(promise).await.ok().map(|buffer| Uint8Array::new(&buffer).to_vec()),
         Err(_) => None,
     };
-    let digest = digest.unwrap_or_else(|| sha256_by_slices(bytes));
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    match digest {
+        Some(digest) => hex(&digest),
+        // Insecure pages have no `crypto.subtle`.
+        None => {
+            let mut hash = Sha256::new();
+            update_sha256(&mut hash, bytes);
+            hex(&hash.finalize())
+        }
+    }
 }
 
-/// For insecure pages, where `crypto.subtle` is missing.
-fn sha256_by_slices(bytes: &Uint8Array) -> Vec<u8> {
+/// Hashes bytes that stay outside of the wasm memory but for a slice at a time.
+pub fn update_sha256(hash: &mut Sha256, bytes: &Uint8Array) {
     const SLICE: u32 = 1 << 16;
-    let mut hash = Sha256::new();
-    let mut at = 0;
-    while at < bytes.length() {
-        let end = bytes.length().min(at + SLICE);
-        hash.update(bytes.subarray(at, end).to_vec());
-        at = end;
+    for start in (0..bytes.length()).step_by(SLICE as usize) {
+        hash.update(bytes.subarray(start, bytes.length().min(start + SLICE)).to_vec());
     }
-    hash.finalize().to_vec()
+}
+
+/// In lower-case hex.
+pub fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Current size of the wasm memory in bytes. It never shrinks, so this is its highest mark too.

@@ -1,0 +1,251 @@
+//! All parts of a model, on their way from storage or the network into the backend and into storage.
+//!
+//! Principal function: [`fill`]. Must not know where a file is, nor which backend is taken.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use web_time::Instant;
+
+use super::file::{ModelFile, Part};
+use super::files::Files;
+use super::report::{Phase, Reporter};
+use super::request::Abort;
+use super::task::{Task, event_loop_turn};
+use crate::backend::{AnyBackend, Backend};
+use crate::error::Result;
+use crate::weights::{Assembler, FilePart, Piece, Sink, WeightMap};
+
+/// Stored parts read ahead of the upload.
+const READ_AHEAD: usize = 3;
+/// Parts being hashed and stored at a time; each holds 16 MiB of JS memory.
+const KEEP_AT_ONCE: usize = 2;
+/// Bytes copied into wasm memory at a time on the CPU path.
+const SLICE_BYTES: usize = 1 << 20;
+/// Parts asked of a server at a time, to begin with and at most; each holds 16 MiB of JS memory.
+const FIRST_LANES: usize = 2;
+const MAX_LANES: usize = 6;
+/// A further request at a time must make the whole faster by so much to stay.
+const WORTH: f64 = 1.1;
+/// Below so many bytes a second the line is what limits: one part at a time, so that a cut loses little.
+const SLOW: f64 = 1e6;
+
+/// Streams all parts into the backend and into storage. Whatever happens, parts that are whole are stored before it
+/// returns.
+pub(super) async fn fill(
+    backend: &mut AnyBackend,
+    weights: &WeightMap,
+    parts: Vec<FilePart>,
+    file: &Rc<Files>,
+    abort: &Abort,
+    reporter: &Rc<Reporter>,
+) -> Result<()> {
+    let mut pipeline = Pipeline {
+        file,
+        parts,
+        next: 0,
+        coming: VecDeque::new(),
+        keeping: VecDeque::new(),
+        lanes: Lanes::new(),
+    };
+    let result = pipeline.run(backend, weights, abort, reporter).await;
+    if result.is_err() {
+        file.cancel();
+    }
+    // What is whole is kept even when the load failed: the next try begins behind it.
+    for Coming { file, part, .. } in pipeline.coming {
+        if let Ok(part) = part.await
+            && part.is_new
+        {
+            file.keep(part.index, part.bytes).await;
+        }
+    }
+    for kept in pipeline.keeping {
+        kept.await;
+    }
+    result
+}
+
+/// A part on its way.
+struct Coming {
+    /// Number of its file.
+    index: usize,
+    file: Rc<ModelFile>,
+    is_stored: bool,
+    part: Task<Result<Part>>,
+}
+
+/// While one part is uploaded, hashed and stored, the next ones are on their way.
+struct Pipeline<'a> {
+    file: &'a Rc<Files>,
+    parts: Vec<FilePart>,
+    /// Index of the next part to ask for.
+    next: usize,
+    /// Parts asked for, in order.
+    coming: VecDeque<Coming>,
+    keeping: VecDeque<Task<()>>,
+    lanes: Lanes,
+}
+
+/// How many parts are asked of a server at a time: more as long as that makes the whole faster.
+struct Lanes {
+    n: usize,
+    /// Bytes per second with the number before.
+    best: f64,
+    /// More was tried, and was not worth it.
+    settled: bool,
+    since: Instant,
+    bytes: u64,
+    parts: usize,
+}
+
+impl Lanes {
+    fn new() -> Self {
+        Self { n: FIRST_LANES, best: 0.0, settled: false, since: Instant::now(), bytes: 0, parts: 0 }
+    }
+
+    /// A part has come. After as many as go side by side, their speed is looked at.
+    fn arrived(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.parts += 1;
+        if self.parts < self.n {
+            return;
+        }
+        let speed = self.bytes as f64 / self.since.elapsed().as_secs_f64().max(1e-3);
+        if speed < SLOW {
+            (self.n, self.settled) = (1, true);
+        } else if !self.settled && speed > self.best * WORTH {
+            self.best = speed;
+            self.n = (self.n + 1).min(MAX_LANES);
+        } else if !self.settled {
+            (self.n, self.settled) = ((self.n - 1).max(FIRST_LANES), true);
+        }
+        (self.since, self.bytes, self.parts) = (Instant::now(), 0, 0);
+    }
+}
+
+impl Pipeline<'_> {
+    async fn run(
+        &mut self,
+        backend: &mut AnyBackend,
+        weights: &WeightMap,
+        abort: &Abort,
+        reporter: &Reporter,
+    ) -> Result<()> {
+        let mut uploader = Uploader { assembler: Assembler::new(weights), weights, slice: Vec::new() };
+        loop {
+            self.ask();
+            let Some(Coming { index, file, is_stored, part }) = self.coming.pop_front() else {
+                for file in self.file.all() {
+                    file.check_digest().await?;
+                }
+                return uploader.finish(backend);
+            };
+            reporter.phase(if is_stored { Phase::ReadingCache } else { Phase::Downloading });
+            let part = part.await?;
+            if !is_stored {
+                self.lanes.arrived(u64::from(part.bytes.length()));
+            }
+            // The next part's bytes flow while this one is stored and uploaded.
+            self.ask();
+            file.digest(&part.bytes);
+            if part.is_new {
+                if self.keeping.len() >= KEEP_AT_ONCE
+                    && let Some(oldest) = self.keeping.pop_front()
+                {
+                    oldest.await;
+                }
+                let keep = Rc::clone(&file).keep(part.index, part.bytes.clone());
+                self.keeping.push_back(Task::spawn(keep));
+            }
+            uploader.upload(backend, index, &part)?;
+            // The browser copies what is written to the GPU; without this, a fast disk could fill its memory with
+            // parts that a slow GPU has not taken yet.
+            #[cfg(feature = "gpu")]
+            if let AnyBackend::Gpu(gpu) = backend {
+                gpu.device().finished().await?;
+            }
+            file.drop_head_before(part.range.end);
+            event_loop_turn().await;
+            if abort.is_aborted() {
+                return Err(abort.error());
+            }
+        }
+    }
+
+    /// Asks for more parts: of storage a few, of a server as many as make it faster, of one without ranges, or of a
+    /// local file, one at a time.
+    fn ask(&mut self) {
+        while self.next < self.parts.len() {
+            let FilePart { file: index, index: number, range } = self.parts[self.next].clone();
+            let file = self.file.file(index);
+            let is_stored = file.is_stored(number);
+            let fetched = self.coming.iter().filter(|coming| !coming.is_stored).count();
+            let full = match is_stored {
+                true => self.coming.len() >= READ_AHEAD,
+                false => fetched >= if file.has_ranges() { self.lanes.n } else { 1 },
+            };
+            if full {
+                return;
+            }
+            let part = Task::spawn(Rc::clone(&file).part(number, range));
+            self.coming.push_back(Coming { index, file, is_stored, part });
+            self.next += 1;
+        }
+    }
+}
+
+/// Hands parts to the backend: what the GPU can take as it is goes straight from the JS array, everything else
+/// through a small window into wasm memory.
+struct Uploader<'a> {
+    assembler: Assembler<'a>,
+    weights: &'a WeightMap,
+    slice: Vec<u8>,
+}
+
+impl Uploader<'_> {
+    fn upload(&mut self, backend: &mut AnyBackend, file: usize, part: &Part) -> Result<()> {
+        for mut piece in self.weights.pieces(file, part.range.clone()) {
+            #[cfg(feature = "gpu")]
+            if matches!(backend, AnyBackend::Gpu(_)) {
+                let (lead, n) = self.assembler.straight(&piece);
+                self.through(backend, part, &piece, lead)?;
+                piece = piece.skip(lead);
+                if let (true, AnyBackend::Gpu(gpu)) = (n > 0, &mut *backend) {
+                    let start = piece.range.start as u32;
+                    let bytes = part.bytes.subarray(start, start + n as u32);
+                    let offset = self.assembler.passed(&piece, n);
+                    gpu.upload_js(piece.weight, offset, &bytes)?;
+                    piece = piece.skip(n);
+                }
+            }
+            self.through(backend, part, &piece, piece.range.len())?;
+        }
+        Ok(())
+    }
+
+    /// The first `n` bytes of a piece, by way of wasm memory.
+    fn through(&mut self, backend: &mut AnyBackend, part: &Part, piece: &Piece, n: usize) -> Result<()> {
+        for start in (0..n).step_by(SLICE_BYTES) {
+            let piece = piece.skip(start);
+            self.slice.resize((n - start).min(SLICE_BYTES), 0);
+            let (from, to) = (piece.range.start, piece.range.start + self.slice.len());
+            part.bytes.subarray(from as u32, to as u32).copy_to(&mut self.slice);
+            self.assembler.take(&piece, &self.slice, &mut sink(self.weights, backend))?;
+        }
+        Ok(())
+    }
+
+    /// All parts have come.
+    fn finish(self, backend: &mut AnyBackend) -> Result<()> {
+        self.assembler.finish(&mut sink(self.weights, backend))
+    }
+}
+
+/// Uploads assembled bytes, after a look at their scales.
+fn sink<'a>(weights: &'a WeightMap, backend: &'a mut AnyBackend) -> impl Sink + 'a {
+    |weight, offset, bytes: &[u8]| {
+        weights.check_scales(weight, offset, bytes)?;
+        backend.upload(weight, offset, bytes)
+    }
+}
