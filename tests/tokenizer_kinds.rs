@@ -257,6 +257,83 @@ fn long_runs_are_encoded_in_time() {
     }
 }
 
+/// A World vocabulary as llama.cpp's converter writes it: Python's literals of bytes, without their quotes.
+fn world_metadata(tokens: impl Iterator<Item = Vec<u8>>) -> Metadata {
+    let literal = |token: Vec<u8>| {
+        let quote = if token.contains(&b'\'') && !token.contains(&b'"') { b'"' } else { b'\'' };
+        let escape = |byte: u8| match byte {
+            b'\t' => "\\t".to_string(),
+            b'\n' => "\\n".to_string(),
+            b'\r' => "\\r".to_string(),
+            byte if byte == quote || byte == b'\\' => format!("\\{}", char::from(byte)),
+            b' '..=b'~' => char::from(byte).to_string(),
+            _ => format!("\\x{byte:02x}"),
+        };
+        token.into_iter().map(escape).collect::<String>()
+    };
+    let texts: Vec<String> = std::iter::once("<s>".to_string()).chain(tokens.map(literal)).collect();
+    // What the part of the vocabulary lacks is unused.
+    let types = texts.iter().enumerate().map(|(id, text)| {
+        if id == 0 {
+            3
+        } else if text.is_empty() {
+            5
+        } else {
+            1
+        }
+    });
+    metadata(vec![
+        ("model", Value::String("rwkv".into())),
+        ("token_type", Value::Ints(types.collect())),
+        ("tokens", tokenizer_json::strings(texts)),
+        ("eos_token_id", Value::Uint(0)),
+    ])
+}
+
+#[test]
+fn world_encodes_as_the_reference() {
+    // The reference knows no special tokens in texts.
+    const TEXT: EncodeOptions = EncodeOptions { add_special: false, parse_special: false };
+    let vocabulary = std::fs::read_to_string("tests/tokenizers/world.txt").expect("committed");
+    let published = Tokenizer::from_rwkv_vocab(&vocabulary).expect("valid");
+    let bytes = |id: u32| published.token_bytes(id).into_owned();
+    let gguf = Tokenizer::from_metadata(&world_metadata((1..65530).map(bytes))).expect("valid");
+    let cases = read("tests/tokenizers/world.json");
+    for case in cases.as_array().expect("a list") {
+        let text = case[0].as_str().expect("a text");
+        let want: Vec<u32> = serde_json::from_value(case[1].clone()).expect("ids");
+        for tokenizer in [&published, &gguf] {
+            assert_eq!(tokenizer.encode(text, TEXT), want, "{text:?}");
+            assert_eq!(tokenizer.decode(&want, false), text);
+        }
+    }
+    // What the reference does, the naive way: the longest token that the rest begins with.
+    let tokens: std::collections::HashMap<Vec<u8>, u32> =
+        (1..65530).map(|id| (bytes(id), id)).filter(|(token, _)| !token.is_empty()).collect();
+    let longest = tokens.keys().map(Vec::len).max().expect("tokens");
+    let naive = |mut bytes: &[u8]| {
+        let mut ids = Vec::new();
+        while !bytes.is_empty() {
+            let lengths = (1..=longest.min(bytes.len())).rev();
+            let (len, id) = lengths
+                .filter_map(|len| tokens.get(&bytes[..len]).map(|id| (len, *id)))
+                .next()
+                .expect("every byte is a token");
+            ids.push(id);
+            bytes = &bytes[len..];
+        }
+        ids
+    };
+    let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+    let result = proptest::test_runner::TestRunner::new(config).run(&corpus::mixtures(), |text| {
+        let want = naive(text.as_bytes());
+        prop_assert_eq!(&published.encode(&text, TEXT), &want, "{:?}", text);
+        prop_assert_eq!(&gguf.encode(&text, TEXT), &want, "{:?}", text);
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
 #[test]
 fn world_vocabularies_take_the_longest_token() {
     let lines = (1..=256).map(|id| format!("{id} b'\\x{:02x}' 1", id - 1));
