@@ -23,12 +23,12 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
 /** `createEngine` with the worker given (tests bring their own). */
 export async function loadEngine(options: EngineOptions, worker: WorkerLike | undefined): Promise<Engine> {
   const address = hubAddress(options?.model);
-  const body = loadBody(options);
+  const unresolved = loadBody(options);
   const { signal, onProgress, onWarning } = options;
   if (signal?.aborted) throw abortedError(signal);
   const progress = monotonic(onProgress);
   progress({ phase: 'starting', loadedBytes: 0, totalBytes: 0, fraction: 0 });
-  if (address) body.source = await resolveAddress(address, options, body);
+  const body = address ? await resolved(options, unresolved, address) : unresolved;
   const link = options.shared && !worker && canShare() ? new SharedWorkerLink(body, options) : undefined;
   const client = new WorkerClient(options, worker ?? link);
   // The caller hears of its abort at once, the worker as soon as it listens.
@@ -97,18 +97,26 @@ function loadBody(options: EngineOptions): Requests['load']['body'] {
   };
 }
 
-/** Where a model of a hub is. */
-async function resolveAddress(
-  address: HubAddress, options: EngineOptions, { cache, backend }: Requests['load']['body'],
-): Promise<WireSource> {
+/** What is asked of a worker to load a model, with all addresses looked up. */
+export async function loadRequest(options: EngineOptions): Promise<Requests['load']['body']> {
+  const address = hubAddress(options?.model);
+  const body = loadBody(options);
+  return address ? resolved(options, body, address) : body;
+}
+
+/** The same for a model of a hub. */
+async function resolved(
+  options: EngineOptions, body: Requests['load']['body'], address: HubAddress,
+): Promise<Requests['load']['body']> {
   const { signal, hub = DEFAULT_HUB, hubToken: token } = options;
-  const stored = cache ? await listStored(options).catch(() => []) : [];
-  const state = cache ? await storageState() : undefined;
+  const stored = body.cache ? await listStored(options).catch(() => []) : [];
+  const state = body.cache ? await storageState() : undefined;
   try {
-    return await resolveHub(address, {
+    const source = await resolveHub(address, {
       hub: absolute(hub).replace(/\/+$/, ''), token, stored, signal,
-      budget: roomForModel(backend, state && state.quotaBytes - state.usageBytes),
+      budget: roomForModel(body.backend, state && state.quotaBytes - state.usageBytes),
     });
+    return { ...body, source };
   } catch (error) {
     throw signal?.aborted ? abortedError(signal) : error;
   }

@@ -58,6 +58,17 @@ export interface Outcome {
   usage: Usage;
 }
 
+/** What a model would take. */
+export interface FitFacts {
+  backend: 'webgpu' | 'cpu';
+  backendReason: string;
+  model: EngineInfo['model'];
+  contextLength: number;
+  needs: { weightBytes: number; kvBytes: number; workspaceBytes: number };
+  limitBytes?: number;
+  missingBytes: number;
+}
+
 /** A stored file: its record as the core keeps it, and its parts in order. */
 export interface WireFile {
   record: { key: string; model: string } & Record<string, unknown>;
@@ -79,6 +90,8 @@ export interface Requests {
     };
     result: EngineInfo;
   };
+  /** Reads the header and no weights. */
+  fit: { body: Requests['load']['body']; result: FitFacts };
   chat: {
     body: WireSampling & { messages: ChatMessage[]; template_args: Record<string, unknown> };
     result: Outcome;

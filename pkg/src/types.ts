@@ -378,6 +378,29 @@ export interface Engine extends AsyncDisposable {
   dispose(): Promise<void>;
 }
 
+/** Whether a model fits, with the numbers. */
+export interface Fit {
+  /** `tight`: it should run, but close to what there is, or without being kept. */
+  verdict: 'fits' | 'tight' | 'no';
+  /** Why it does not simply fit, and what would help, the least change first. */
+  reasons: string[];
+  suggestions: string[];
+  /** Memory of the backend: exact, from the model's header and the context. */
+  totalBytes: number;
+  weightBytes: number;
+  kvBytes: number;
+  workspaceBytes: number;
+  /** What can be had of that, where it is known; GPUs do not tell. */
+  memoryBytes?: number;
+  /** What is not stored yet, and the room to store it. */
+  downloadBytes: number;
+  storageRoomBytes?: number;
+  backend: 'webgpu' | 'cpu';
+  backendReason: string;
+  contextLength: number;
+  model: EngineInfo['model'];
+}
+
 /** The models kept in this browser. */
 export interface ModelCache {
   list(): Promise<CachedModel[]>;

@@ -29,6 +29,25 @@ pub struct ModelPlan {
     pub n_batch: usize,
 }
 
+/// Bytes that a model takes in a backend, known before its weights are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Footprint {
+    /// As the backend keeps them.
+    pub weight_bytes: u64,
+    /// Keys and values of [`ModelPlan::n_ctx`] positions.
+    pub kv_bytes: u64,
+    /// Everything else.
+    pub workspace_bytes: u64,
+}
+
+impl Footprint {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weight_bytes + self.kv_bytes + self.workspace_bytes
+    }
+}
+
 /// Which rows of logits a step returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outputs {

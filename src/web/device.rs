@@ -4,12 +4,15 @@
 
 use super::load::PrecisionChoice;
 use super::report::Reporter;
-use crate::backend::AnyBackend;
+use crate::backend::{AnyBackend, Footprint};
 use crate::engine::Loading;
 use crate::error::{Error, ErrorCode, Result};
 
 #[cfg(feature = "gpu")]
 pub(super) use crate::backend::gpu::GpuDevice as Device;
+
+#[cfg(feature = "gpu")]
+use crate::backend::gpu::{GpuBackend, Precision};
 
 /// Stands in where the GPU backend is not built in: there is none of it.
 #[cfg(not(feature = "gpu"))]
@@ -65,22 +68,16 @@ pub(super) async fn backend(
     choice: PrecisionChoice,
     reporter: &Reporter,
 ) -> Result<(AnyBackend, String)> {
-    use crate::backend::gpu::{GpuBackend, Precision};
-
     let mut formats = loading.weights().dtypes();
     formats.sort();
     formats.dedup();
     device.self_check(&formats).await?;
     let info = device.info().clone();
-    let precision = match (choice, info.shader_f16) {
-        (PrecisionChoice::F32, _) | (PrecisionChoice::Auto, false) => Precision::F32,
-        (_, true) => Precision::F16,
-        (PrecisionChoice::F16, false) => {
-            let message = "the GPU has no half floats (shader-f16): full precision is used";
-            reporter.warn(ErrorCode::GpuUnavailable, message.to_owned());
-            Precision::F32
-        }
-    };
+    let precision = precision(&device, choice);
+    if choice == PrecisionChoice::F16 && precision == Precision::F32 {
+        let message = "the GPU has no half floats (shader-f16): full precision is used";
+        reporter.warn(ErrorCode::GpuUnavailable, message.to_owned());
+    }
     let backend = GpuBackend::new(loading.plan(), device, precision).await?;
     let names = [info.vendor.as_str(), info.architecture.as_str(), info.name.as_str()];
     let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();
@@ -88,6 +85,31 @@ pub(super) async fn backend(
     let floats = if precision == Precision::F16 { "f16" } else { "f32" };
     let reason = format!("WebGPU: an adapter was found ({name}) and passed its self-check; {floats} kernels");
     Ok((AnyBackend::Gpu(backend), reason))
+}
+
+/// The precision that is wanted, as far as the device has it.
+#[cfg(feature = "gpu")]
+fn precision(device: &Device, choice: PrecisionChoice) -> Precision {
+    match choice != PrecisionChoice::F32 && device.info().shader_f16 {
+        true => Precision::F16,
+        false => Precision::F32,
+    }
+}
+
+/// What a model would take on `device`.
+/// # Errors
+/// `OutOfMemory` for what the device cannot bind at once.
+#[cfg(feature = "gpu")]
+pub(super) fn footprint(device: &Device, loading: &Loading, choice: PrecisionChoice) -> Result<Footprint> {
+    GpuBackend::footprint(&loading.plan(), device, precision(device, choice))
+}
+
+/// There is no device to plan for.
+/// # Errors
+/// None.
+#[cfg(not(feature = "gpu"))]
+pub(super) fn footprint(device: &Device, _loading: &Loading, _choice: PrecisionChoice) -> Result<Footprint> {
+    match *device {}
 }
 
 /// There is no device to make one of.

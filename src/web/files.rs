@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use js_sys::{Array, Reflect};
+use js_sys::{Array, Reflect, Uint8Array};
 use serde::Deserialize;
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::Blob;
@@ -17,7 +17,7 @@ use super::fetch::HttpFile;
 use super::file::{ModelFile, Origin, storage_room};
 use super::report::Reporter;
 use super::store::{Store, read_blob};
-use super::task::describe;
+use super::task::{describe, sha256_hex};
 use crate::engine::{ModelFiles, ModelFolder, open_files};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::gguf::shard_names;
@@ -188,8 +188,7 @@ impl Files {
     pub async fn begin(&self, name: &str, data_ends: &[u64], evict: bool) {
         let files = self.all();
         if self.is_cached() {
-            let missing: u64 = files.iter().zip(data_ends).map(|(file, end)| file.missing(*end)).sum();
-            if let Err(error) = self.make_room(missing, evict).await {
+            if let Err(error) = self.make_room(self.missing(data_ends), evict).await {
                 files.iter().for_each(|file| file.leave_cache());
                 return self.warn_not_kept(&error);
             }
@@ -203,6 +202,11 @@ impl Files {
         {
             self.warn_not_kept(&error);
         }
+    }
+
+    /// Bytes that storage lacks of files that end at `data_ends`.
+    pub fn missing(&self, data_ends: &[u64]) -> u64 {
+        self.all().iter().zip(data_ends).map(|(file, end)| file.missing(*end)).sum()
     }
 
     /// Sees to it that `missing` bytes can be stored.
@@ -363,6 +367,13 @@ impl Files {
         let file = HttpFile::new(url, self.headers.clone(), !self.cache, |_| ())?;
         let found = file.read_all().await?;
         self.small_bytes.set(self.small_bytes.get() + file.received());
+        let expected = self.expected.get(name).and_then(|expected| expected.sha256.as_ref());
+        if let (Some(expected), Some(bytes)) = (expected, &found)
+            && sha256_hex(&Uint8Array::from(bytes.as_slice())).await != *expected
+        {
+            let message = format!("{name} is not the file that its hash says; it is damaged, or another one");
+            return Err(Error::new(ErrorCode::Integrity, message).at(name));
+        }
         self.bundle.add(name, found.clone());
         Ok(found)
     }

@@ -17,13 +17,13 @@ use super::report::{Phase, Reporter, Warning};
 use super::request::Abort;
 use super::task::{event_loop_turn, wasm_memory_bytes};
 use crate::backend::cpu::{CpuBackend, CpuMode};
-use crate::backend::{AnyBackend, Backend};
+use crate::backend::{AnyBackend, Backend, Footprint};
 use crate::engine::{Engine, LoadOptions, Loading, ModelSummary};
 use crate::error::{Error, ErrorCode, Result};
-use crate::weights::{PART_BYTES, Recipe};
+use crate::weights::{FilePart, PART_BYTES, Recipe};
 
-/// Weights that fit the 4 GiB of a wasm memory beside their KV cache and everything else.
-const MAX_CPU_BYTES: u64 = 3400 << 20;
+/// What fits the 4 GiB of a wasm memory beside the tokenizer and what is being read.
+const MAX_CPU_BYTES: u64 = 3700 << 20;
 /// How often a load begins anew because the file changed under it.
 const MAX_RESTARTS: u32 = 2;
 
@@ -161,11 +161,7 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
     let mut fallback = None;
     let mut restarts = 0;
     loop {
-        let Source { headers, cache_key, expected, .. } = &request.source;
-        let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        let (place, cache_key) = (place(&request.source)?, cache_key.clone());
-        let file = Files::new(place, headers, request.cache, cache_key, reporter);
-        let file = Rc::new(file.expecting(expected.clone()));
+        let file = Rc::new(files(request, reporter)?);
         let cancelled = Rc::clone(&file);
         abort.on_abort(move || cancelled.cancel());
         let result = attempt(request, choice, &file, abort, reporter).await;
@@ -192,6 +188,14 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
         // The page keeps its progress from falling back; ours counts the new try's bytes.
         reporter.restart();
     }
+}
+
+/// The files that a request asks for.
+fn files(request: &LoadRequest, reporter: &Rc<Reporter>) -> Result<Files> {
+    let Source { headers, cache_key, expected, .. } = &request.source;
+    let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let files = Files::new(place(&request.source)?, headers, request.cache, cache_key.clone(), reporter);
+    Ok(files.expecting(expected.clone()))
 }
 
 fn is_gpu_fault(code: ErrorCode) -> bool {
@@ -224,29 +228,10 @@ async fn attempt(
     abort: &Abort,
     reporter: &Rc<Reporter>,
 ) -> Result<(Engine<AnyBackend>, String)> {
-    // Before any download: a model that cannot be used as asked for need not be fetched.
-    let found = match choice {
-        BackendChoice::Cpu => Err(Error::new(ErrorCode::GpuUnavailable, "the CPU was asked for")),
-        BackendChoice::Auto | BackendChoice::WebGpu => device::find().await,
-    };
-    if choice == BackendChoice::WebGpu
-        && let Err(error) = found
-    {
-        return Err(error);
-    }
-    reporter.phase(Phase::Header);
-    let model = file.model().await?;
-    let n_ctx = request.context_length.map(|n| n as usize);
-    let loading = {
-        let quantize = request.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
-        Loading::new(model, LoadOptions { n_ctx, n_batch: None, quantize })?
-    };
+    let found = find_device(choice).await?;
+    let loading = header(request, file, reporter).await?;
     let parts = loading.weights().parts(PART_BYTES);
-    let data_ends: Vec<u64> = (0..file.all().len())
-        .map(|index| {
-            parts.iter().filter(|part| part.file == index).map(|part| part.range.end).max().unwrap_or(0)
-        })
-        .collect();
+    let data_ends = data_ends(&parts, file);
     reporter.total(data_ends.iter().sum());
     let (mut backend, reason) = match found {
         Ok(device) => device::backend(device, &loading, request.gpu_precision, reporter).await?,
@@ -263,22 +248,95 @@ async fn attempt(
     Ok((loading.into_engine(backend), reason))
 }
 
+/// A device, or why there is none. Before any download: a model that cannot be used as asked for need not be fetched.
+async fn find_device(choice: BackendChoice) -> Result<Result<device::Device>> {
+    match choice {
+        BackendChoice::Cpu => Ok(Err(Error::new(ErrorCode::GpuUnavailable, "the CPU was asked for"))),
+        BackendChoice::Auto => Ok(device::find().await),
+        BackendChoice::WebGpu => Ok(Ok(device::find().await?)),
+    }
+}
+
+/// Everything about the model but its weights.
+async fn header(request: &LoadRequest, file: &Files, reporter: &Reporter) -> Result<Loading> {
+    reporter.phase(Phase::Header);
+    let model = file.model().await?;
+    let n_ctx = request.context_length.map(|n| n as usize);
+    let quantize = request.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
+    Loading::new(model, LoadOptions { n_ctx, n_batch: None, quantize })
+}
+
+/// Where the last tensor of each file ends.
+fn data_ends(parts: &[FilePart], file: &Files) -> Vec<u64> {
+    let end = |index| parts.iter().filter(|part| part.file == index).map(|part| part.range.end).max();
+    (0..file.all().len()).map(|index| end(index).unwrap_or(0)).collect()
+}
+
 /// A backend on the CPU, because of `why` there is no other; refused before the download when it cannot be.
 fn cpu_backend(loading: &Loading, why: &Error) -> Result<(AnyBackend, String)> {
-    let plan = loading.plan();
-    let total = CpuBackend::weight_bytes(&plan);
+    let backend = CpuBackend::new(loading.plan(), CpuMode::Fast)?;
     // Running out of memory in the middle of the upload would be a trap, not an error.
-    if total > MAX_CPU_BYTES {
-        let gib = total as f64 / (1u64 << 30) as f64;
+    let needs = backend.footprint();
+    if needs.total() > MAX_CPU_BYTES {
+        let mib = |bytes: u64| bytes >> 20;
         let message = format!(
-            "the model's weights take {gib:.1} GiB on the CPU path ({}), which do not fit its memory; take a smaller \
-             model, the option `quantize`, or a browser with WebGPU",
-            why.message()
+            "the model takes {} MiB of weights, {} MiB for a context of {} and {} MiB of workspace on the CPU path ({}), \
+             which has {} MiB; take a smaller model or context, the option `quantize`, or a browser with WebGPU",
+            mib(needs.weight_bytes),
+            mib(needs.kv_bytes),
+            loading.n_ctx(),
+            mib(needs.workspace_bytes),
+            why.message(),
+            mib(MAX_CPU_BYTES)
         );
         return Err(Error::new(ErrorCode::OutOfMemory, message));
     }
-    let backend = AnyBackend::Cpu(CpuBackend::new(plan, CpuMode::Fast)?);
-    Ok((backend, format!("the CPU: {}", why.message())))
+    Ok((AnyBackend::Cpu(backend), format!("the CPU: {}", why.message())))
+}
+
+/// What a model would take here, known from its header (`FitFacts` of `protocol.ts`).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FitFacts {
+    backend: &'static str,
+    backend_reason: String,
+    model: ModelSummary,
+    context_length: usize,
+    needs: Footprint,
+    /// What the CPU path has; a GPU does not say.
+    limit_bytes: Option<u64>,
+    /// Bytes that storage lacks of the model.
+    missing_bytes: u64,
+}
+
+/// Reads a model's header and says what the model would take, and where.
+/// # Errors
+/// As [`load`], but for its weights.
+pub async fn fit(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Reporter>) -> Result<FitFacts> {
+    let file = Rc::new(files(request, reporter)?);
+    let cancelled = Rc::clone(&file);
+    abort.on_abort(move || cancelled.cancel());
+    let found = find_device(request.backend).await?;
+    let loading = header(request, &file, reporter).await?;
+    let planned = found.and_then(|device| device::footprint(&device, &loading, request.gpu_precision));
+    let (backend, backend_reason, needs) = match planned {
+        Ok(needs) => ("webgpu", "an adapter was found".to_owned(), needs),
+        Err(error) if request.backend == BackendChoice::WebGpu => return Err(error),
+        Err(error) => {
+            let backend = CpuBackend::new(loading.plan(), CpuMode::Fast)?;
+            ("cpu", error.message().to_owned(), backend.footprint())
+        }
+    };
+    let data_ends = data_ends(&loading.weights().parts(PART_BYTES), &file);
+    Ok(FitFacts {
+        backend,
+        backend_reason,
+        model: loading.summary().clone(),
+        context_length: loading.n_ctx(),
+        needs,
+        limit_bytes: (backend == "cpu").then_some(MAX_CPU_BYTES),
+        missing_bytes: file.missing(&data_ends),
+    })
 }
 
 fn info(

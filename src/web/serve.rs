@@ -13,7 +13,7 @@ use serde_wasm_bindgen::preserve;
 use wasm_bindgen::{JsCast, JsValue};
 
 use super::actor::{Out, Shared};
-use super::load::load;
+use super::load::{fit, load};
 use super::protocol::{Reply, Request, decode, encode, object};
 use super::report::Reporter;
 use super::request::{Abort, Turns};
@@ -180,12 +180,15 @@ impl From<JsValue> for Answer {
 /// await, and is put back whatever the outcome: a request that failed leaves it usable.
 async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out) -> Result<Answer> {
     let Request { id, kind, body } = request;
-    if kind == "load" {
+    if kind == "load" || kind == "fit" {
         let body = decode(body)?;
-        // The old model's memory is needed for the new one.
-        drop(shared.take_engine());
         let sender = out.clone();
         let reporter = Rc::new(Reporter::new(move |event| sender.send(&Reply::Event(id, event))));
+        if kind == "fit" {
+            return Ok(encode(&fit(&body, abort, &reporter).await?).into());
+        }
+        // The old model's memory is needed for the new one.
+        drop(shared.take_engine());
         let loaded = load(&body, abort, &reporter).await?;
         shared.put_engine(loaded.engine);
         return Ok(encode(&loaded.info).into());

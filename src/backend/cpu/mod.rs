@@ -22,7 +22,7 @@ mod streams;
 #[cfg(not(target_arch = "wasm32"))]
 pub use pool::{CpuPool, MAX_THREADS, Sharding};
 
-use crate::backend::{Backend, Counters, ModelPlan, Outputs, StepOrder, Trace, trace_name};
+use crate::backend::{Backend, Counters, Footprint, ModelPlan, Outputs, StepOrder, Trace, trace_name};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Graph, Op, RopeDecl, Rows, ValueId, WeightDecl, WeightId};
@@ -167,10 +167,15 @@ impl Attention {
 }
 
 impl CpuBackend {
-    /// Bytes that the weights of `plan` will take in [`CpuMode::Fast`]: repacked, some formats are larger than in their
-    /// files.
-    pub fn weight_bytes(plan: &ModelPlan) -> u64 {
-        fast::weight_bytes(plan)
+    /// What this backend, of [`CpuMode::Fast`] and without its weights yet, will take with them: repacked, some formats
+    /// are larger than in their files.
+    pub fn footprint(&self) -> Footprint {
+        let kv_bytes = fast::kv_bytes(&self.plan);
+        Footprint {
+            weight_bytes: fast::weight_bytes(&self.plan),
+            kv_bytes,
+            workspace_bytes: self.memory_bytes().saturating_sub(kv_bytes),
+        }
     }
 
     /// Allocates everything but the weights, which arrive through [`Backend::upload`].

@@ -478,7 +478,7 @@ pub(super) fn make_buffer(
 }
 
 /// Everything but weights must fit as it is.
-fn check_fit(plan: &Plan, limit: u64) -> Result<()> {
+pub(super) fn check_fit(plan: &Plan, limit: u64) -> Result<()> {
     match plan.buffers.iter().find(|buffer| buffer.bytes > limit) {
         None => Ok(()),
         Some(buffer) => {

@@ -8,6 +8,7 @@ mod check;
 mod debug;
 mod device;
 mod engine;
+mod footprint;
 pub mod kernels;
 mod memory;
 mod oneshot;

@@ -44,6 +44,12 @@ pub(super) struct Scratch {
 }
 
 impl Cache {
+    /// Bytes that the keys and values of `n_ctx` positions take.
+    pub(super) fn bytes(decl: &KvDecl, n_ctx: usize) -> u64 {
+        let (n_ctx, width) = (n_ctx.next_multiple_of(ROWS), decl.head_dim.next_multiple_of(STEP));
+        2 * (decl.n_kv_heads * size_of::<u16>()) as u64 * n_ctx as u64 * width as u64
+    }
+
     /// # Errors
     /// `OutOfMemory`.
     pub(super) fn new(decl: KvDecl, n_ctx: usize) -> Result<Cache> {

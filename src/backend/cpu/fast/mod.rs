@@ -65,6 +65,11 @@ pub(super) fn weight_bytes(plan: &ModelPlan) -> u64 {
     empty_weights(plan).iter().map(Weight::packed_bytes).sum()
 }
 
+/// Bytes that the KV cache of `plan` takes.
+pub(super) fn kv_bytes(plan: &ModelPlan) -> u64 {
+    plan.graph.kv.iter().map(|decl| Cache::bytes(decl, plan.n_ctx)).sum()
+}
+
 /// The weights of `plan` with nothing in them.
 fn empty_weights(plan: &ModelPlan) -> Vec<Weight> {
     let mut n_sections = vec![1; plan.graph.weights.len()];

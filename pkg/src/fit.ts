@@ -1,0 +1,92 @@
+/** Whether a model fits this device, asked before its weights are downloaded: only its header is read. */
+import { WorkerClient, abortedError } from './client.js';
+import { loadRequest } from './engine.js';
+import type { FitFacts } from './protocol.js';
+import { storageState } from './storage.js';
+import { LamplightError, type EngineOptions, type Fit } from './types.js';
+
+/** Of the memory that a device says it has, what one page's model may take before the rest of the system suffers. */
+const SHARE = 0.6;
+/** From this share of the room on, it is tight. */
+const TIGHT = 0.8;
+/** Browsers do not say more than this, whatever there is. */
+const MOST_TOLD_GIB = 8;
+
+/** Reads a model's header and says whether the model fits, with the numbers, and what to change if not. */
+export async function fit(options: EngineOptions): Promise<Fit> {
+  const body = await loadRequest(options);
+  const { signal } = options;
+  const client = new WorkerClient(options);
+  try {
+    const facts = await client.call('fit', body, { signal });
+    const state = body.cache ? await storageState() : undefined;
+    const { deviceMemory } = globalThis.navigator as { deviceMemory?: number };
+    return judge(facts, {
+      storageRoomBytes: state && Math.max(0, state.quotaBytes - state.usageBytes),
+      deviceMemoryGiB: deviceMemory,
+      quantized: body.quantize !== undefined,
+    });
+  } catch (error) {
+    throw signal?.aborted ? abortedError(signal) : error;
+  } finally {
+    client.close(new LamplightError('disposed', 'the question was answered'));
+  }
+}
+
+/** What is known of the device. */
+export interface Room {
+  storageRoomBytes?: number | undefined;
+  deviceMemoryGiB?: number | undefined;
+  quantized?: boolean;
+}
+
+/** The verdict on what a model takes. */
+export function judge(facts: FitFacts, { storageRoomBytes, deviceMemoryGiB, quantized }: Room): Fit {
+  const { weightBytes, kvBytes, workspaceBytes } = facts.needs;
+  const totalBytes = weightBytes + kvBytes + workspaceBytes;
+  const reasons: string[] = [];
+  const suggestions: string[] = [];
+  // The path's own limit is hard; what the device tells is a guide, and from 8 GiB on no bound at all.
+  const told = deviceMemoryGiB !== undefined && deviceMemoryGiB < MOST_TOLD_GIB ? deviceMemoryGiB * 2 ** 30 * SHARE : undefined;
+  const limits = [facts.limitBytes, told].filter((limit) => limit !== undefined);
+  const memoryBytes = limits.length > 0 ? Math.min(...limits) : undefined;
+  let verdict: Fit['verdict'] = 'fits';
+  if (memoryBytes !== undefined && totalBytes > memoryBytes) {
+    verdict = 'no';
+    reasons.push(`${mib(totalBytes)} are needed, about ${mib(memoryBytes)} can be had`);
+  } else if (memoryBytes !== undefined && totalBytes > memoryBytes * TIGHT) {
+    verdict = 'tight';
+    reasons.push(`${mib(totalBytes)} are needed of about ${mib(memoryBytes)}`);
+  }
+  if (verdict !== 'fits') suggestions.push(...smaller(facts, memoryBytes ?? 0, quantized ?? false));
+  if (storageRoomBytes !== undefined && facts.missingBytes > storageRoomBytes) {
+    if (verdict === 'fits') verdict = 'tight';
+    reasons.push(`this browser has room to store ${mib(storageRoomBytes)} more, the download is ${mib(facts.missingBytes)}`);
+    suggestions.push('delete stored models, or set the option evict; else the model is fetched again at every visit');
+  }
+  return {
+    verdict, reasons, suggestions, totalBytes, weightBytes, kvBytes, workspaceBytes,
+    ...(memoryBytes !== undefined && { memoryBytes }),
+    downloadBytes: facts.missingBytes,
+    ...(storageRoomBytes !== undefined && { storageRoomBytes }),
+    backend: facts.backend, backendReason: facts.backendReason, contextLength: facts.contextLength, model: facts.model,
+  };
+}
+
+/** What would make a model fit `room`, the least change first. */
+function smaller({ needs, contextLength, model, backend }: FitFacts, room: number, quantized: boolean): string[] {
+  const suggestions: string[] = [];
+  const others = needs.weightBytes + needs.workspaceBytes;
+  // In steps that people use; below this a chat is no chat.
+  const fitting = Math.floor(((room * TIGHT - others) / Math.max(1, needs.kvBytes)) * contextLength / 512) * 512;
+  if (fitting >= 512 && fitting < contextLength) suggestions.push(`set contextLength to ${fitting}`);
+  const floats = ['f32', 'f16', 'bf16'].reduce((sum, format) => sum + (model.formats[format] ?? 0), 0);
+  if (!quantized && floats > needs.weightBytes / 2) suggestions.push("set the option quantize to 'q4_0' or 'q8_0'");
+  else suggestions.push('take a file of fewer bits per weight, or a smaller model');
+  if (backend === 'cpu') suggestions.push('use a browser with WebGPU');
+  return suggestions;
+}
+
+function mib(bytes: number): string {
+  return `${Math.round(bytes / 2 ** 20)} MiB`;
+}

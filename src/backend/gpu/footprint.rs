@@ -1,0 +1,38 @@
+//! What a model will take on a device, before anything is allocated on it.
+//!
+//! Principal function: [`GpuBackend::footprint`]. Plans as a load does, and compiles nothing.
+
+use std::collections::HashSet;
+
+use super::device::GpuDevice;
+use super::engine::{GpuBackend, Precision, check_fit};
+use super::plan::{Home, Planner, Tuning};
+use crate::backend::{Footprint, ModelPlan};
+use crate::error::Result;
+
+impl GpuBackend {
+    /// What a backend of `model` on `device` will take.
+    /// # Errors
+    /// `OutOfMemory` for what the device cannot bind at once.
+    pub fn footprint(model: &ModelPlan, device: &GpuDevice, precision: Precision) -> Result<Footprint> {
+        let info = device.info();
+        let limit = info.max_binding_bytes.min(info.max_buffer_bytes);
+        let mut tuning = Tuning::default();
+        tuning.max_part_bytes = tuning.max_part_bytes.min(limit);
+        let plan = Planner::plan(model, precision == Precision::F16, tuning, None)?;
+        check_fit(&plan, limit)?;
+        let homes = plan.homes.iter().flat_map(|home| match home {
+            Home::Matrix { parts, .. } => parts.iter().map(|(_, buffer)| *buffer).collect(),
+            Home::Vector { buffer } => vec![*buffer],
+        });
+        // Weights that share a buffer are in it once.
+        let own = |buffer: usize| plan.buffers[buffer].within.map_or(buffer, |(parent, _)| parent);
+        let homes: HashSet<usize> = homes.map(own).collect();
+        let bytes = |buffer: &usize| plan.buffers[*buffer].bytes;
+        let weight_bytes = homes.iter().map(bytes).sum();
+        let kv_bytes = plan.caches.iter().map(|(k, v)| bytes(k) + bytes(v)).sum();
+        let total: u64 = plan.own_buffers().map(|buffer| buffer.bytes).sum();
+        let staging = (plan.n_outputs * plan.n_vocab * 4) as u64;
+        Ok(Footprint { weight_bytes, kv_bytes, workspace_bytes: total - weight_bytes - kv_bytes + staging })
+    }
+}

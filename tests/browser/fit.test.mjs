@@ -1,0 +1,40 @@
+// Whether a model fits is known from its header: exactly what a load then takes, and no weight is fetched for it.
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { MODEL_BYTES, MODEL_PATH, assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
+
+for (const [gpu, backend] of [['none', 'cpu'], ['lavapipe', 'webgpu']]) {
+  describe(`fit on ${backend}`, () => {
+    let server, browser, page;
+    before(async () => {
+      server = await startPackageServer();
+      browser = await launch({ gpu });
+      page = await openPage(browser, server);
+    });
+    after(async () => {
+      await browser?.close();
+      await server?.close();
+    });
+    const ask = (options) => page.evaluate((options) => lamplight.fit(options), { model: MODEL_PATH, backend, ...options });
+
+    test('the numbers are those of the load that follows', async () => {
+      const small = await ask({ contextLength: 256 });
+      const fit = await ask({ contextLength: 1024 });
+      assert.equal(fit.verdict, 'fits', JSON.stringify(fit));
+      assert.equal(fit.backend, backend);
+      assert.equal(fit.contextLength, 1024);
+      assert.equal(fit.downloadBytes, MODEL_BYTES);
+      assert.equal(fit.kvBytes, 4 * small.kvBytes);
+      assert.equal(fit.weightBytes, small.weightBytes);
+      assert.equal(fit.totalBytes, fit.weightBytes + fit.kvBytes + fit.workspaceBytes);
+      const sent = server.requests(MODEL_PATH).reduce((sum, entry) => sum + entry.sent, 0);
+      assert.ok(sent < MODEL_BYTES / 2, `${sent} bytes were sent for a question`);
+      assert.deepEqual(await page.evaluate(() => lamplight.models.list()), [], 'a question stores nothing');
+      const { info } = await load(page, { model: MODEL_PATH, backend, contextLength: 1024 });
+      const difference = Math.abs(info.memory.backendBytes / fit.totalBytes - 1);
+      assert.ok(difference < 0.02, `${info.memory.backendBytes} bytes were taken, ${fit.totalBytes} foretold`);
+      assert.equal((await ask({ contextLength: 1024 })).downloadBytes, 0);
+      assertNoProblems(page);
+    });
+  });
+}
