@@ -44,11 +44,11 @@ async function accessibilityProblems(page) {
 
 /** Waits until something holds in the page: what is shown and where the keyboard is change one after the other. */
 async function until(page, what, condition) {
-  for (let tries = 0; tries < 200; tries++) {
+  for (let tries = 0; tries < 600; tries++) {
     if (await page.evaluate(condition)) return;
     await page.waitForTimeout(50);
   }
-  assert.fail(`not within ten seconds: ${what}`);
+  assert.fail(`not within half a minute: ${what}`);
 }
 
 const send = async (page, text) => {
@@ -58,6 +58,11 @@ const send = async (page, text) => {
 /** The last reply is finished when it can be made anew. */
 const replied = (page) => page.getByRole('button', { name: 'Regenerate the reply' }).waitFor();
 const lastReply = (page) => page.locator('.message.reply').last();
+/** Clicks the first offer's button and agrees to the download. */
+const download = async (page) => {
+  await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
+  await page.getByRole('dialog').getByRole('button', { name: /^Download/ }).click();
+};
 const ready = (page) => page.getByRole('heading', { name: 'What shall we talk about?' }).waitFor();
 
 describe('the demo page', () => {
@@ -106,6 +111,7 @@ describe('the demo page', () => {
     await page.locator('.welcome').getByText('The address must begin with https://').waitFor();
     await field.fill(`${server.origin}/index.html`);
     await field.press('Enter');
+    await page.getByRole('dialog').getByRole('button', { name: /^Download/ }).click();
     const card = page.locator('.error-card');
     await card.getByText('not-a-model').waitFor();
     assert.match(await card.textContent(), /This is not a model file/);
@@ -113,10 +119,32 @@ describe('the demo page', () => {
     assert.deepEqual(page.problems, []);
   });
 
-  test('one click downloads the model with progress; it can be cancelled and goes on', async () => {
-    // Slow enough to be cancelled in the middle on a busy machine.
-    server.fault(MODEL_URL, { bytesPerSecond: 10_000_000 });
+  test('a download is asked for with its size, and refused with Escape', async () => {
     await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
+    const dialog = page.getByRole('dialog', { name: /^Download SmolLM2.*\?$/ });
+    assert.match(await dialog.innerText(), /Size\s+98\.4 MB[^]*From\s+127\.0\.0\.1:\d+[^]*Room in this browser\s+about [\d.]+ GB/);
+    assert.doesNotMatch(await dialog.innerText(), /costly/);
+    await until(page, 'the keyboard is on Download', () => /^Download 98.4 MB$/.test(document.activeElement.textContent));
+    assert.deepEqual(await accessibilityProblems(page), []);
+    await page.keyboard.press('Escape');
+    await dialog.waitFor({ state: 'detached' });
+    await until(page, 'the keyboard is back on the offer', () => 'loadModel' in document.activeElement.dataset);
+    // Of an address the server tells the size; a connection that costs is named.
+    const paying = await browser.context.newPage();
+    await paying.addInitScript(() => Object.defineProperty(navigator, 'connection', { value: { saveData: true } }));
+    await paying.goto(`${server.origin}/?model=${encodeURIComponent(`${server.origin}${MODEL_URL}`)}`);
+    await paying.locator('.welcome').getByRole('button', { name: 'Load', exact: true }).click();
+    await paying.getByRole('dialog').getByRole('button', { name: 'Download 98.4 MB' }).waitFor();
+    assert.match(await paying.getByRole('dialog').innerText(), /set to save data\. 98\.4 MB may be costly/);
+    await paying.getByRole('button', { name: 'Not now' }).click();
+    await paying.close();
+    assert.deepEqual(server.log.filter((entry) => entry.path.startsWith('/models/') && entry.method !== 'HEAD'), []);
+  });
+
+  test('a download shows its progress; it can be cancelled and goes on', async () => {
+    // Slow enough to be cancelled in the middle on a busy machine.
+    server.fault(MODEL_URL, { bytesPerSecond: 3_000_000 });
+    await download(page);
     const status = page.locator('.load-status');
     await status.getByRole('button', { name: 'Cancel' }).waitFor();
     await until(page, 'the keyboard is on Cancel', () => document.activeElement.textContent === 'Cancel');
@@ -125,9 +153,24 @@ describe('the demo page', () => {
     await status.getByRole('button', { name: 'Cancel' }).click();
     await status.getByText('Loading was cancelled').waitFor();
     await until(page, 'the keyboard is on Download', () => /^Download/.test(document.activeElement.textContent));
+    assert.equal(await page.evaluate(() => sessionStorage.getItem('lamplight.download')), null);
+    await download(page);
+    // What was agreed to goes on by itself after a reload, from what is stored.
+    await status.getByText('Downloading weights').waitFor();
+    await until(page, 'two parts are stored', () => new Promise((resolve) => {
+      indexedDB.open('lamplight').onsuccess = ({ target: { result: database } }) => {
+        database.transaction('partInfo').objectStore('partInfo').count().onsuccess = ({ target }) => {
+          database.close();
+          resolve(target.result >= 2);
+        };
+      };
+    }));
     server.clearFaults();
-    await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
+    server.clearLog();
+    await page.reload();
     await ready(page);
+    const again = server.log.filter((entry) => entry.path === MODEL_URL).reduce((sum, entry) => sum + entry.sent, 0);
+    assert.ok(again < 98_400_000 - 2 * 16 * 1024 * 1024, `${again} bytes were sent again`);
     await until(page, 'the keyboard is in the composer', () => 'composer' in document.activeElement.dataset);
     assert.match(await page.locator('.model-chip').textContent(), /SmolLM2.*CPU/i);
     const panel = page.locator('[data-section="model"]');
@@ -210,6 +253,42 @@ describe('the demo page', () => {
     await page.setViewportSize({ width: 1280, height: 820 });
   });
 
+  test('a second tab shares the engine of the first', async () => {
+    const other = await visit(browser, `${server.origin}/`);
+    await ready(other);
+    // The worker that listed the models ends when it is idle; there is none with an engine.
+    for (let tries = 0; other.workers().length > 0; tries++) {
+      assert.ok(tries < 600, 'the second tab has an engine of its own');
+      await other.waitForTimeout(50);
+    }
+    await other.getByLabel('Max. tokens').fill('8');
+    await send(other, 'Hello.');
+    await replied(other);
+    assert.ok((await lastReply(other).locator('.markdown').innerText()).trim().length > 0);
+    assert.deepEqual(other.problems, []);
+    await other.close();
+  });
+
+  test('the storage manager checks and pins models, and shows how full the storage is', async () => {
+    const stored = page.locator('[data-section="cache"]');
+    assert.match(await stored.innerText(), /98\.4 MB · [^]*98\.4 MB in all[^]*Storage\s+[\d.]+ MB of about [\d.]+ GB/);
+    const check = stored.getByRole('button', { name: /^Check / });
+    await check.click();
+    await stored.getByText('All 6 parts are sound').waitFor();
+    await until(page, 'the keyboard is on the check', () => /^Check /.test(document.activeElement.ariaLabel));
+    const pin = stored.getByRole('button', { name: /^Pin / });
+    assert.equal(await pin.getAttribute('aria-pressed'), 'false');
+    await pin.click();
+    await stored.locator('[aria-pressed="true"]').waitFor();
+    assert.equal((await page.evaluate(() => new Promise((resolve) => {
+      indexedDB.open('lamplight').onsuccess = ({ target }) => {
+        target.result.transaction('models').objectStore('models').getAll().onsuccess = (event) => resolve(event.target.result[0].pinned);
+      };
+    }))), true);
+    assert.deepEqual(await accessibilityProblems(page), []);
+    assert.deepEqual(page.problems, []);
+  });
+
   test('a stored model can be deleted, after a second question', async () => {
     const stored = page.locator('[data-section="cache"]');
     await stored.getByRole('button', { name: /^Delete .* from this browser$/ }).click();
@@ -236,7 +315,7 @@ test('the page works under a sub-path of a host that sends no headers', async ()
   const browser = await launch({ gpu: 'none' });
   try {
     const page = await visit(browser, `${server.origin}/some/where/index.html`);
-    await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
+    await download(page);
     await ready(page);
     assert.match(await page.locator('[data-section="model"]').innerText(), /Apache-2\.0/);
     assert.deepEqual(server.log.filter((entry) => entry.status >= 400), []);
@@ -252,7 +331,7 @@ test('where WebGPU works the page takes it, says so, and chats', async () => {
   const browser = await launch({ gpu: 'lavapipe' });
   try {
     const page = await visit(browser, `${server.origin}/`);
-    await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
+    await download(page);
     await ready(page);
     assert.match(await page.locator('.model-chip').innerText(), /WebGPU/);
     const device = await page.locator('[data-section="device"]').innerText();

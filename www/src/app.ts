@@ -2,9 +2,10 @@
 import type { BackendChoice, CachedModel } from 'lamplight';
 import { announce, announcerElement } from './announcer';
 import { CacheList } from './cache-list';
-import { cacheKey, fetchCatalog, storedName, type CatalogModel } from './catalog';
+import { cacheKey, fetchCatalog, isModelAddress, storedName, type CatalogModel } from './catalog';
 import { Chat } from './chat';
 import { Composer } from './composer';
+import { askForConsent, meteredReason } from './consent';
 import { backendName, DevicePanel, reasonSentence } from './device-panel';
 import { fill, h, icon } from './dom';
 import { acceptDrops } from './drop';
@@ -23,6 +24,8 @@ import { Welcome } from './welcome';
 
 /** Addresses of models loaded before: such a model may start by itself when it is stored completely. */
 const LAST_MODEL = 'lastModel';
+/** The download that the user agreed to in this tab: it goes on after a reload. */
+const DOWNLOAD = 'download';
 
 export class App {
   readonly #root: HTMLElement;
@@ -31,7 +34,7 @@ export class App {
   readonly #settings = new SettingsForm();
   readonly #device = new DevicePanel();
   readonly #cache = new CacheList((entry) => this.#loadStored(entry));
-  readonly #choosers = [0, 1].map(() => new ModelChooser(this.#backend, (request) => this.#load(request)));
+  readonly #choosers = [0, 1].map(() => new ModelChooser(this.#backend, (request) => void this.#choose(request)));
   readonly #modelCard = new ModelCard(() => void this.#host.unload());
   readonly #status = new LoadStatus(this.#host);
   readonly #welcome: Welcome;
@@ -97,7 +100,10 @@ export class App {
     this.#showCatalog();
     await stored;
     const last = this.#cache.entries.find((entry) => entry.key === remembered(LAST_MODEL, ''));
-    if (last?.complete && this.#host.state.kind === 'idle' && !suggested) this.#loadStored(last);
+    if (this.#host.state.kind !== 'idle') return;
+    const unfinished = remembered<LoadRequest | undefined>(DOWNLOAD, undefined, 'tab');
+    if (unfinished && isDownload(unfinished)) return meteredReason() ? this.#choose(unfinished) : this.#load(unfinished);
+    if (last?.complete && !suggested) this.#loadStored(last);
   }
 
   #listen(): void {
@@ -108,21 +114,39 @@ export class App {
       remember('backend', this.#backend.value);
       this.#show();
     });
+    // Another tab may have downloaded or deleted something.
+    document.addEventListener('visibilitychange', () => { if (!document.hidden) void this.#cache.refresh(); });
     addEventListener('keydown', (event) => {
-      if (event.key !== 'Escape' || event.defaultPrevented) return;
+      if (event.key !== 'Escape' || event.defaultPrevented || document.querySelector('dialog[open]')) return;
       if (this.#chat.busy) this.#chat.stop();
       else if (this.#host.state.kind === 'loading') this.#host.cancel();
     });
   }
 
+  /** Asks before anything is fetched from the network. */
+  async #choose(request: LoadRequest): Promise<void> {
+    const { model, label } = request;
+    if (typeof model === 'string') {
+      const key = cacheKey(model);
+      const stored = this.#cache.entries.find((entry) => entry.key === key);
+      const license = this.#catalog.find((entry) => cacheKey(entry.url) === key)?.license;
+      const { freeBytes } = this.#cache;
+      const size = request.bytes ?? (stored?.bytesTotal || undefined);
+      const download = { label, url: model, bytes: size, storedBytes: stored?.bytesStored ?? 0, freeBytes, license };
+      if (!stored?.complete && !(await askForConsent(download))) return;
+    }
+    this.#load(request);
+  }
+
   #load(request: LoadRequest): void {
     this.#chat.stop();
     this.#panel.closeDrawer();
+    if (isDownload(request)) remember(DOWNLOAD, request, 'tab');
     void this.#host.load(request);
   }
 
   #loadStored(entry: CachedModel): void {
-    this.#load({ label: storedName(entry.key, entry.name), model: entry.key, backend: this.#backend.value, bytes: entry.bytesTotal });
+    void this.#choose({ label: storedName(entry.key, entry.name), model: entry.key, backend: this.#backend.value, bytes: entry.bytesTotal });
   }
 
   /** The same model on the backend that is chosen now. */
@@ -186,7 +210,10 @@ export class App {
     if (state.kind === 'loading') announce(`Loading ${state.request.label}.`);
     if (state.kind === 'failed') announce(explain(state.error).title);
     if (state.kind === 'ready' && info) this.#becameReady(state.request);
-    if (state.kind !== 'loading') void Promise.all([this.#cache.refresh(), this.#device.refreshStorage()]);
+    if (state.kind === 'loading') return;
+    // After a broken connection a reload may go on; whatever else ended the load, the user decides.
+    if (state.kind !== 'failed' || explain(state.error).code !== 'network') remember(DOWNLOAD, undefined, 'tab');
+    void this.#cache.refresh();
   }
 
   #becameReady(request: LoadRequest): void {
@@ -238,6 +265,12 @@ export class App {
 
 function otherModel(chooser: ModelChooser): HTMLElement {
   return h('details', { class: 'other-model' }, h('summary', {}, icon('chevron', 'icon chevron'), 'Load another model'), chooser.root);
+}
+
+/** Whether a request (perhaps one from storage) is for a model at an address. */
+function isDownload({ label, model, backend }: LoadRequest): boolean {
+  const url = typeof model === 'string' ? URL.parse(model) : null;
+  return url !== null && isModelAddress(url) && typeof label === 'string' && ['auto', 'webgpu', 'cpu'].includes(backend);
 }
 
 /** `?backend=` in the address, else the last choice. */

@@ -1,4 +1,4 @@
-/** What this device can do, which backend runs and why, and the state of storage and of offline use. */
+/** What this device can do, which backend runs and why, and the state of offline use. */
 import { capabilities, type AdapterInfo, type Capabilities, type EngineInfo } from 'lamplight';
 import { fill, h, icon } from './dom';
 import { factList, yesNo } from './facts';
@@ -29,18 +29,6 @@ export class DevicePanel {
       this.#problem = undefined;
     } catch (error) {
       this.#problem = error instanceof Error ? error.message : String(error);
-    }
-    this.#show();
-  }
-
-  /** Storage alone: it changes with every model, and asking for the GPU adapter anew is slow. */
-  async refreshStorage(): Promise<void> {
-    if (!this.#capabilities?.storage) return;
-    try {
-      const [{ usage = 0, quota = 0 }, persisted] = await Promise.all([navigator.storage.estimate(), navigator.storage.persisted()]);
-      this.#capabilities = { ...this.#capabilities, storage: { usageBytes: usage, quotaBytes: quota, persisted } };
-    } catch {
-      return;
     }
     this.#show();
   }
@@ -76,7 +64,6 @@ export class DevicePanel {
         ['Engine memory', info ? `${bytes(info.memory.backendBytes)} model, ${bytes(info.memory.wasmBytes)} WebAssembly` : undefined],
         ['Cross-origin isolated', found.crossOriginIsolated ? 'yes' : 'no (not needed)'],
       ]),
-      this.#storage(found),
       this.#offline(),
       h('div', { class: 'button-row' }, this.#diagnosticsButton()));
   }
@@ -90,26 +77,6 @@ export class DevicePanel {
       h('p', { class: 'verdict-backend' }, icon('chip'),
         info ? 'Running on ' : 'Automatic would choose ', h('strong', {}, backendName(backend))),
       h('p', { class: 'verdict-reason' }, reasonSentence(reason)));
-  }
-
-  #storage({ storage }: Capabilities): HTMLElement {
-    if (!storage) return h('p', { class: 'note' }, 'The browser does not say how much storage there is.');
-    const share = storage.quotaBytes > 0 ? Math.min(1, storage.usageBytes / storage.quotaBytes) : 0;
-    const persist = h('button', { type: 'button', class: 'button small', on: { click: () => void this.#persist(persist) } }, 'Keep it');
-    return h('div', { class: 'storage' },
-      h('div', { class: 'storage-head' }, h('span', {}, 'Storage'),
-        h('span', {}, `${bytes(storage.usageBytes)} of about ${bytes(storage.quotaBytes)}`)),
-      h('meter', { min: 0, max: 1, value: share, attrs: { 'aria-label': 'Storage used' } }),
-      storage.persisted
-        ? h('p', { class: 'note' }, 'Persistent: the browser keeps the models until you delete them.')
-        : h('div', { class: 'note-row' }, h('p', { class: 'note' }, 'The browser may clear the models when space runs low.'), persist));
-  }
-
-  async #persist(button: HTMLButtonElement): Promise<void> {
-    button.disabled = true;
-    const granted = await navigator.storage.persist().catch(() => false);
-    if (granted) await this.refreshStorage();
-    else button.replaceWith(h('span', { class: 'note' }, 'Not granted'));
   }
 
   #offline(): HTMLElement {

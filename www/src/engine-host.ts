@@ -48,6 +48,8 @@ export class EngineHost extends EventTarget {
         model: request.model,
         backend: request.backend,
         signal: abort.signal,
+        // Two tabs with the same model need it in memory once.
+        shared: typeof request.model === 'string',
         onProgress: (progress) => {
           if (generation === this.#generation) this.#set({ kind: 'loading', request, progress, startedAt });
         },

@@ -104,7 +104,7 @@ export class ModelChooser {
       const complete = stored?.complete ?? false;
       const facts = [model.bytes ? bytes(model.bytes) : null, 'GGUF', model.license ?? null];
       if (complete) facts.push('stored in this browser');
-      else if (stored) facts.push(`${bytes(stored.bytesStored)} already stored`);
+      else if (stored?.bytesStored) facts.push(`${bytes(stored.bytesStored)} already stored`);
       const size = !complete && model.bytes ? ` · ${bytes(model.bytes - (stored?.bytesStored ?? 0))}` : '';
       return h('div', { class: 'model-offer' },
         h('div', { class: 'offer-text' },
