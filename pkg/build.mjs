@@ -77,7 +77,7 @@ function printSizes() {
     if (!/\.(js|wasm)$/.test(name)) continue;
     const bytes = readFileSync(path.join(dist, name));
     const gzip = gzipSync(bytes, { level: 9 }).length;
-    if (name.endsWith('.js') && !['worker.js', 'lamplight.js'].includes(name)) page += gzip;
+    if (name.endsWith('.js') && !['worker.js', 'pool.js', 'link.js', 'lamplight.js'].includes(name)) page += gzip;
     console.log(`[build] ${name.padEnd(20)} ${String(bytes.length).padStart(8)} bytes, ${gzip} gzip`);
   }
   console.log(`[build] page side together: ${page} bytes gzip`);

@@ -74,6 +74,9 @@ async function askToPersist(): Promise<void> {
   await persist();
 }
 
+/** Most workers that can be asked for. */
+const MAX_THREADS = 64;
+
 function loadBody(options: EngineOptions): Requests['load']['body'] {
   if (typeof options !== 'object' || options === null || options.model === undefined || options.model === null) {
     throw invalid('options.model is missing: give a URL, a File or a Blob', 'model');
@@ -86,12 +89,17 @@ function loadBody(options: EngineOptions): Requests['load']['body'] {
   }
   const { quantize } = options;
   if (quantize !== undefined) oneOf(quantize, ['q8_0', 'q4_0', 'q4_k'] as const, 'quantize');
+  const { threads = 'auto' } = options;
+  if (threads !== 'auto' && !(Number.isSafeInteger(threads) && threads >= 1 && threads <= MAX_THREADS)) {
+    throw invalid(`threads must be 'auto' or a number from 1 to ${MAX_THREADS}, not ${String(threads)}`, 'threads');
+  }
   return {
     source: wireSource(options.model),
     backend,
     gpuPrecision,
     contextLength,
     quantize,
+    threads: threads === 'auto' ? undefined : threads,
     cache: options.cache ?? true,
     evict: options.evict ?? false,
   };

@@ -85,6 +85,8 @@ export interface Requests {
       gpuPrecision: 'auto' | 'f16' | 'f32';
       contextLength?: number;
       quantize?: QuantizeChoice;
+      /** As many as are worth it when absent. */
+      threads?: number;
       cache: boolean;
       evict: boolean;
     };

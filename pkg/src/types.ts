@@ -107,6 +107,9 @@ export interface EngineOptions extends AssetOptions {
    * has no Web Locks (insecure pages) each tab has an engine of its own.
    */
   shared?: boolean;
+  /** Workers that compute on the CPU path, each with its own rows of the weights: as many as are worth it by default, found by
+   * measuring, at most 8. They need no cross-origin isolation, but exchange faster with it. */
+  threads?: number | 'auto';
   /** Keep the weights in IndexedDB (default true). `File` and `Blob` models are not cached. */
   cache?: boolean;
   /** Where `hf:` addresses are looked up: any host that speaks the hub's API; https://huggingface.co by default. */
@@ -128,6 +131,11 @@ export interface EngineInfo {
   backend: 'webgpu' | 'cpu';
   /** One sentence: why this backend. */
   backendReason: string;
+  /** Workers that compute. */
+  threads: number;
+  /** How they exchange what they have computed, where they are several: through shared memory where the page is
+   * cross-origin isolated. */
+  exchange?: 'shared' | 'messages';
   model: {
     name: string;
     architecture: string;

@@ -1,8 +1,10 @@
 /**
  * The worker's entry: instantiates the wasm core and hands the message port over to it (a gloo-worker actor).
- * Whatever fails on the way, or later outside of any request, is told to the page.
+ * Whatever fails on the way, or later outside of any request, is told to the page. The same script runs the other
+ * workers of a pool, which are told by the first one what to do (`pool.ts`).
  */
-import init, { start } from './lamplight.js';
+import init, { serveShard, start } from './lamplight.js';
+import { Shard, Team, type StartShard } from './pool.js';
 import type { FromWorker, ToWorker } from './protocol.js';
 
 /** The part of `DedicatedWorkerGlobalScope` used here (the package is compiled against the page's types). */
@@ -14,17 +16,40 @@ interface Scope {
 const scope = globalThis as unknown as Scope;
 
 scope.onmessage = ({ data }) => {
-  if (typeof data !== 'object' || data === null || !('start' in data)) return;
+  if (typeof data !== 'object' || data === null) return;
+  if ('startShard' in data) return startShard((data as unknown as { startShard: StartShard }).startShard);
+  if (!('start' in data)) return;
   // One start is enough; from here on the actor takes `onmessage` over.
   scope.onmessage = null;
   const { wasmUrl } = data.start;
-  init(wasmUrl === undefined ? undefined : { module_or_path: wasmUrl }).then(start).catch((error: unknown) => {
+  init(wasmUrl === undefined ? undefined : { module_or_path: wasmUrl }).then(() => {
+    start({ startTeam: (count) => Team.start(count, wasmUrl) });
+  }).catch((error: unknown) => {
     scope.postMessage({
       failed: `the wasm core could not be started (${String(error)}); the page's Content-Security-Policy must allow `
         + "'wasm-unsafe-eval', and lamplight_bg.wasm must be where worker.js expects it (see the option wasmUrl)",
     });
   });
 };
+
+/** Makes this one of a pool's other workers. */
+function startShard({ wasmUrl, link }: StartShard): void {
+  const post = scope.postMessage.bind(scope) as (message: unknown) => void;
+  const shard = new Shard(link, post);
+  const core = init(wasmUrl === undefined ? undefined : { module_or_path: wasmUrl });
+  core.catch((error: unknown) => post({ failed: `the wasm core could not be started (${String(error)})` }));
+  let ready = false;
+  const early: Parameters<Shard['receive']>[1][] = [];
+  scope.onmessage = ({ data }) => {
+    const command = data as unknown as Parameters<Shard['receive']>[1];
+    if (ready) shard.receive(serveShard, command);
+    else early.push(command);
+  };
+  void core.then(() => {
+    ready = true;
+    for (const command of early.splice(0)) shard.receive(serveShard, command);
+  }, () => undefined);
+}
 
 // A trap inside a promise is not an "error" event by itself.
 scope.addEventListener('unhandledrejection', ({ reason }) => {

@@ -5,6 +5,8 @@
 use super::cpu::CpuBackend;
 #[cfg(not(target_arch = "wasm32"))]
 use super::cpu::CpuPool;
+#[cfg(target_arch = "wasm32")]
+use super::cpu::CpuShard;
 #[cfg(feature = "gpu")]
 use super::gpu::GpuBackend;
 use super::{Backend, Counters, Outputs};
@@ -20,6 +22,9 @@ pub enum AnyBackend {
     /// The same on several threads.
     #[cfg(not(target_arch = "wasm32"))]
     CpuPool(CpuPool),
+    /// A shard of it, with the others in workers of their own.
+    #[cfg(target_arch = "wasm32")]
+    CpuShard(CpuShard),
     /// WebGPU.
     #[cfg(feature = "gpu")]
     Gpu(GpuBackend),
@@ -32,6 +37,8 @@ macro_rules! either {
             AnyBackend::Cpu($backend) => $call,
             #[cfg(not(target_arch = "wasm32"))]
             AnyBackend::CpuPool($backend) => $call,
+            #[cfg(target_arch = "wasm32")]
+            AnyBackend::CpuShard($backend) => $call,
             #[cfg(feature = "gpu")]
             AnyBackend::Gpu($backend) => $call,
         }
@@ -45,6 +52,8 @@ impl AnyBackend {
             AnyBackend::Cpu(_) => "cpu",
             #[cfg(not(target_arch = "wasm32"))]
             AnyBackend::CpuPool(_) => "cpu",
+            #[cfg(target_arch = "wasm32")]
+            AnyBackend::CpuShard(_) => "cpu",
             #[cfg(feature = "gpu")]
             AnyBackend::Gpu(_) => "gpu",
         }

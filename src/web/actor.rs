@@ -14,6 +14,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::DedicatedWorkerGlobalScope;
 
+use super::pool::{Host, Team, set_host};
 use super::protocol::{Raw, Reply, Request, encode, object};
 use super::request::Abort;
 use super::serve;
@@ -53,6 +54,8 @@ struct Job {
 pub struct Shared {
     /// Absent until a model is loaded, and while a request runs.
     engine: RefCell<Option<Engine<AnyBackend>>>,
+    /// The other workers that the engine runs on.
+    team: RefCell<Option<Rc<Team>>>,
     waiting: RefCell<VecDeque<Job>>,
     /// Whether [`run`] is at work.
     running: Cell<bool>,
@@ -69,6 +72,16 @@ impl Shared {
     /// Puts an engine in place.
     pub fn put_engine(&self, engine: Engine<AnyBackend>) {
         self.engine.replace(Some(engine));
+    }
+
+    /// The other workers that the engine runs on.
+    pub fn team(&self) -> Option<Rc<Team>> {
+        self.team.borrow().clone()
+    }
+
+    /// Puts the workers of an engine in place.
+    pub fn put_team(&self, team: Option<Rc<Team>>) {
+        self.team.replace(team);
     }
 
     /// Stops the request `target`; one that is done already is no error.
@@ -168,7 +181,8 @@ fn run(shared: &Rc<Shared>) {
 
 /// Starts the actor on this worker's message port (`worker.ts` calls it once the module is there).
 #[wasm_bindgen]
-pub fn start() {
+pub fn start(host: Host) {
+    set_host(host);
     std::panic::set_hook(Box::new(|panic| {
         console_error_panic_hook::hook(panic);
         // A panic in a task is not an "error" event by itself, and nothing works after it.

@@ -51,6 +51,13 @@ impl Bundle {
         self.files.borrow().iter().find(|(other, _)| other == name).map(|(_, file)| file.clone())
     }
 
+    /// All files that there are.
+    pub fn all(&self) -> Vec<(String, Uint8Array)> {
+        let files = self.files.borrow();
+        let found = files.iter().filter_map(|(name, file)| Some((name, file.as_deref()?)));
+        found.map(|(name, file)| (name.clone(), Uint8Array::from(file))).collect()
+    }
+
     /// Adds what the server said about `name`.
     pub fn add(&self, name: &str, file: Option<Vec<u8>>) {
         self.files.borrow_mut().push((name.to_owned(), file));

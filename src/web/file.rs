@@ -486,6 +486,31 @@ impl ModelFile {
         }
     }
 
+    /// The bytes from the file's start that have been read for its header.
+    pub fn head(&self) -> Uint8Array {
+        self.head.borrow().clone()
+    }
+
+    /// A part for other workers: a reference to where it is, from which they read what is theirs.
+    /// # Errors
+    /// `Io` or `OutOfMemory`.
+    pub async fn blob(&self, part: &Part) -> Result<Blob> {
+        if let Origin::Local(blob) = &self.origin {
+            let slice = blob.slice_with_f64_and_f64(part.range.start as f64, part.range.end as f64);
+            return slice.map_err(|thrown| Error::new(ErrorCode::Io, describe(&thrown)));
+        }
+        let stored = self.cache.borrow().as_ref().and_then(|cache| {
+            let info = cache.parts.get(&part.index)?.clone();
+            Some((Rc::clone(&cache.store), cache.record.key.clone(), info))
+        });
+        if let Some((store, key, info)) = stored.filter(|_| !part.is_new)
+            && let Ok(Some(blob)) = store.part_blob(&key, &info).await
+        {
+            return Ok(blob);
+        }
+        blob_of(&part.bytes)
+    }
+
     /// Frees the header's bytes, once the parts that they are of are in place.
     pub fn drop_head_before(&self, position: u64) {
         if u64::from(self.head.borrow().length()) <= position {
@@ -517,6 +542,12 @@ impl ModelFile {
             http.cancel();
         }
     }
+}
+
+/// Bytes that the browser keeps, for other workers to read.
+pub(super) fn blob_of(bytes: &Uint8Array) -> Result<Blob> {
+    Blob::new_with_u8_array_sequence(&js_sys::Array::of1(bytes))
+        .map_err(|thrown| Error::new(ErrorCode::OutOfMemory, describe(&thrown)))
 }
 
 /// Bytes that this site may still store, as far as the browser tells. An estimate: a full disk shows when it is full.

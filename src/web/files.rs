@@ -14,7 +14,8 @@ use web_sys::Blob;
 
 use super::bundle::Bundle;
 use super::fetch::HttpFile;
-use super::file::{ModelFile, Origin, storage_room};
+use super::file::{ModelFile, Origin, blob_of, storage_room};
+use super::protocol::object;
 use super::report::Reporter;
 use super::store::{Store, read_blob};
 use super::task::{describe, sha256_hex};
@@ -235,6 +236,36 @@ impl Files {
             mib(others.map(|model| model.bytes_stored as f64).sum())
         );
         Err(Error::new(ErrorCode::QuotaExceeded, message))
+    }
+
+    /// What other workers need to read the same headers, as `LoadShard` has it. The bytes are in Blobs, of which workers
+    /// get references.
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn description(&self) -> Result<[(&'static str, JsValue); 4]> {
+        let entry = |name: &str, blob: Blob| object([("name", name.into()), ("blob", blob.into())]);
+        let of_bytes = |name: &str, bytes: &Uint8Array| Ok(entry(name, blob_of(bytes)?));
+        let small: Array = match &self.place {
+            Place::Blobs(blobs) => blobs.iter().map(|(name, blob)| entry(name, blob.clone())).collect(),
+            _ => self.bundle.all().iter().map(|(name, file)| of_bytes(name, file)).collect::<Result<_>>()?,
+        };
+        let all = self.all();
+        let heads = all.iter().map(|file| {
+            let size = file.size().map_or(String::new(), |size| size.to_string());
+            of_bytes(&size, &file.head())
+        });
+        let heads: Array = heads.collect::<Result<_>>()?;
+        let gguf = match &self.place {
+            Place::Url(url) => parts_of(url).1.into(),
+            _ => JsValue::UNDEFINED,
+        };
+        let listed = match &self.place {
+            Place::Urls(_) | Place::Blobs(_) => {
+                self.names().into_iter().map(JsValue::from).collect::<Array>().into()
+            }
+            _ => JsValue::UNDEFINED,
+        };
+        Ok([("small", small.into()), ("heads", heads.into()), ("gguf", gguf), ("listed", listed)])
     }
 
     /// File `index` of the model.

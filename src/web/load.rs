@@ -10,13 +10,15 @@ use serde_wasm_bindgen::preserve;
 use wasm_bindgen::{JsCast, JsValue};
 use web_time::Instant;
 
+use super::crew::Crew;
 use super::device;
 use super::files::{Expected, Files, Place, named};
 use super::pipeline::fill;
+use super::pool::Team;
 use super::report::{Phase, Reporter, Warning};
 use super::request::Abort;
 use super::task::{event_loop_turn, wasm_memory_bytes};
-use crate::backend::cpu::{CpuBackend, CpuMode};
+use crate::backend::cpu::{CpuBackend, CpuMode, CpuShard};
 use crate::backend::{AnyBackend, Backend, Footprint};
 use crate::engine::{Engine, LoadOptions, Loading, ModelSummary};
 use crate::error::{Error, ErrorCode, Result};
@@ -60,10 +62,13 @@ pub struct LoadRequest {
     gpu_precision: PrecisionChoice,
     /// Positions of the KV cache; the engine's default when absent.
     #[serde(default)]
-    context_length: Option<u32>,
+    pub(super) context_length: Option<u32>,
     /// The format that float weights are turned into; their own when absent.
     #[serde(default)]
-    quantize: Option<String>,
+    pub(super) quantize: Option<String>,
+    /// Workers on the CPU; as many as are worth it when absent.
+    #[serde(default)]
+    pub(super) threads: Option<u32>,
     /// Whether to keep parts in IndexedDB; a Blob is never kept.
     cache: bool,
     /// Whether other models may be removed to make room for this one.
@@ -115,6 +120,11 @@ fn undefined() -> JsValue {
 pub struct Info {
     backend: &'static str,
     backend_reason: String,
+    /// Workers that compute.
+    threads: usize,
+    /// How they exchange what they have computed, where they are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exchange: Option<String>,
     model: ModelSummary,
     context_length: usize,
     memory: Memory,
@@ -149,6 +159,8 @@ pub struct Loaded {
     pub engine: Engine<AnyBackend>,
     /// The answer to the load request.
     pub info: Info,
+    /// The other workers that it runs on.
+    pub team: Option<Rc<Team>>,
 }
 
 /// Loads a model. Begins anew when the file on the server changed since its parts were stored, and on the CPU when
@@ -166,12 +178,18 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
         abort.on_abort(move || cancelled.cancel());
         let result = attempt(request, choice, &file, abort, reporter).await;
         match result {
-            Ok((engine, reason)) => {
+            Ok((engine, reason, crew)) => {
                 file.end().await;
                 let reason = fallback.unwrap_or(reason);
-                let info = info(&engine, reason, &file, reporter, started);
+                let mut info = info(&engine, reason, &file, reporter, started);
+                let team = crew.map(|crew| {
+                    info.memory.backend_bytes += crew.memory_bytes;
+                    info.threads = crew.split.count;
+                    info.exchange = Some(crew.team.exchange());
+                    crew.team
+                });
                 reporter.phase(Phase::Ready);
-                return Ok(Loaded { engine, info });
+                return Ok(Loaded { engine, info, team });
             }
             Err(_) if abort.is_aborted() => return Err(abort.error()),
             Err(error) if file.changed() && restarts < MAX_RESTARTS => {
@@ -227,25 +245,33 @@ async fn attempt(
     file: &Rc<Files>,
     abort: &Abort,
     reporter: &Rc<Reporter>,
-) -> Result<(Engine<AnyBackend>, String)> {
+) -> Result<(Engine<AnyBackend>, String, Option<Crew>)> {
     let found = find_device(choice).await?;
     let loading = header(request, file, reporter).await?;
     let parts = loading.weights().parts(PART_BYTES);
     let data_ends = data_ends(&parts, file);
     reporter.total(data_ends.iter().sum());
+    let mut crew = match &found {
+        Ok(_) => None,
+        Err(_) => Crew::hire(request, file, reporter).await?,
+    };
     let (mut backend, reason) = match found {
         Ok(device) => device::backend(device, &loading, request.gpu_precision, reporter).await?,
-        Err(error) => cpu_backend(&loading, &error)?,
+        Err(error) => cpu_backend(&loading, &error, crew.as_ref())?,
     };
     if abort.is_aborted() {
         return Err(abort.error());
     }
     file.begin(&loading.summary().name, &data_ends, request.evict).await;
-    fill(&mut backend, loading.weights(), parts, file, abort, reporter).await?;
+    let team = crew.as_ref().map(|crew| &*crew.team);
+    fill(&mut backend, loading.weights(), parts, (file, team), abort, reporter).await?;
     reporter.phase(Phase::Checking);
     event_loop_turn().await;
     backend.finish_upload().await?;
-    Ok((loading.into_engine(backend), reason))
+    if let Some(crew) = &mut crew {
+        crew.ready().await?;
+    }
+    Ok((loading.into_engine(backend), reason, crew))
 }
 
 /// A device, or why there is none. Before any download: a model that cannot be used as asked for need not be fetched.
@@ -273,10 +299,21 @@ fn data_ends(parts: &[FilePart], file: &Files) -> Vec<u64> {
 }
 
 /// A backend on the CPU, because of `why` there is no other; refused before the download when it cannot be.
-fn cpu_backend(loading: &Loading, why: &Error) -> Result<(AnyBackend, String)> {
-    let backend = CpuBackend::new(loading.plan(), CpuMode::Fast)?;
+fn cpu_backend(loading: &Loading, why: &Error, crew: Option<&Crew>) -> Result<(AnyBackend, String)> {
+    let (plan, mode) = (loading.plan(), CpuMode::Fast);
+    let backend = match crew {
+        None => AnyBackend::Cpu(CpuBackend::new(plan, mode)?),
+        Some(Crew { team, split, .. }) => {
+            AnyBackend::CpuShard(CpuShard::new(plan, mode, *split, Box::new(team.link()))?)
+        }
+    };
     // Running out of memory in the middle of the upload would be a trap, not an error.
-    let needs = backend.footprint();
+    let needs = match &backend {
+        AnyBackend::Cpu(backend) => backend.footprint(),
+        AnyBackend::CpuShard(shard) => shard.footprint(),
+        #[cfg(feature = "gpu")]
+        AnyBackend::Gpu(_) => unreachable!("invariant: made above"),
+    };
     if needs.total() > MAX_CPU_BYTES {
         let mib = |bytes: u64| bytes >> 20;
         let message = format!(
@@ -291,7 +328,7 @@ fn cpu_backend(loading: &Loading, why: &Error) -> Result<(AnyBackend, String)> {
         );
         return Err(Error::new(ErrorCode::OutOfMemory, message));
     }
-    Ok((AnyBackend::Cpu(backend), format!("the CPU: {}", why.message())))
+    Ok((backend, format!("the CPU: {}", why.message())))
 }
 
 /// What a model would take here, known from its header (`FitFacts` of `protocol.ts`).
@@ -350,11 +387,13 @@ fn info(
     let network_bytes = file.network_bytes();
     Info {
         backend: match backend {
-            AnyBackend::Cpu(_) => "cpu",
+            AnyBackend::Cpu(_) | AnyBackend::CpuShard(_) => "cpu",
             #[cfg(feature = "gpu")]
             AnyBackend::Gpu(_) => "webgpu",
         },
         backend_reason,
+        threads: 1,
+        exchange: None,
         model: engine.summary().clone(),
         context_length: engine.session().n_ctx(),
         memory: Memory { backend_bytes: backend.memory_bytes(), wasm_bytes: wasm_memory_bytes() },

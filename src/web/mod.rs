@@ -5,16 +5,20 @@
 
 pub mod actor;
 pub mod bundle;
+mod crew;
 mod device;
 pub mod fetch;
 pub mod file;
 pub mod files;
 pub mod load;
 mod pipeline;
+pub mod pool;
 pub mod protocol;
 pub mod report;
 pub mod request;
 mod serve;
+pub mod shard;
 pub mod store;
 mod stored;
 pub mod task;
+mod upload;

@@ -5,23 +5,25 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use wasm_bindgen::JsValue;
 use web_time::Instant;
 
 use super::file::{ModelFile, Part};
 use super::files::Files;
+use super::pool::Team;
+use super::protocol::object;
 use super::report::{Phase, Reporter};
 use super::request::Abort;
 use super::task::{Task, event_loop_turn};
-use crate::backend::{AnyBackend, Backend};
+use super::upload::Uploader;
+use crate::backend::AnyBackend;
 use crate::error::Result;
-use crate::weights::{Assembler, FilePart, Piece, Sink, WeightMap};
+use crate::weights::{FilePart, WeightMap};
 
 /// Stored parts read ahead of the upload.
 const READ_AHEAD: usize = 3;
 /// Parts being hashed and stored at a time; each holds 16 MiB of JS memory.
 const KEEP_AT_ONCE: usize = 2;
-/// Bytes copied into wasm memory at a time on the CPU path.
-const SLICE_BYTES: usize = 1 << 20;
 /// Parts asked of a server at a time, to begin with and at most; each holds 16 MiB of JS memory.
 const FIRST_LANES: usize = 2;
 const MAX_LANES: usize = 6;
@@ -30,13 +32,13 @@ const WORTH: f64 = 1.1;
 /// Below so many bytes a second the line is what limits: one part at a time, so that a cut loses little.
 const SLOW: f64 = 1e6;
 
-/// Streams all parts into the backend and into storage. Whatever happens, parts that are whole are stored before it
+/// Streams all parts into the backend, to the other workers of a pool, and into storage. Whatever happens, parts that are whole are stored before it
 /// returns.
 pub(super) async fn fill(
     backend: &mut AnyBackend,
     weights: &WeightMap,
     parts: Vec<FilePart>,
-    file: &Rc<Files>,
+    (file, team): (&Rc<Files>, Option<&Team>),
     abort: &Abort,
     reporter: &Rc<Reporter>,
 ) -> Result<()> {
@@ -48,7 +50,7 @@ pub(super) async fn fill(
         keeping: VecDeque::new(),
         lanes: Lanes::new(),
     };
-    let result = pipeline.run(backend, weights, abort, reporter).await;
+    let result = pipeline.run(backend, weights, team, abort, reporter).await;
     if result.is_err() {
         file.cancel();
     }
@@ -64,6 +66,16 @@ pub(super) async fn fill(
         kept.await;
     }
     result
+}
+
+/// A part as `shard.rs` has it.
+async fn part_message(index: usize, file: &ModelFile, part: &Part) -> Result<JsValue> {
+    Ok(object([
+        ("file", index.into()),
+        ("start", (part.range.start as f64).into()),
+        ("end", (part.range.end as f64).into()),
+        ("blob", file.blob(part).await?.into()),
+    ]))
 }
 
 /// A part on its way.
@@ -129,15 +141,19 @@ impl Pipeline<'_> {
         &mut self,
         backend: &mut AnyBackend,
         weights: &WeightMap,
+        team: Option<&Team>,
         abort: &Abort,
         reporter: &Reporter,
     ) -> Result<()> {
-        let mut uploader = Uploader { assembler: Assembler::new(weights), weights, slice: Vec::new() };
+        let mut uploader = Uploader::new(weights);
         loop {
             self.ask();
             let Some(Coming { index, file, is_stored, part }) = self.coming.pop_front() else {
                 for file in self.file.all() {
                     file.check_digest().await?;
+                }
+                if let Some(team) = team {
+                    team.ask("part", &JsValue::NULL).await?;
                 }
                 return uploader.finish(backend);
             };
@@ -158,7 +174,14 @@ impl Pipeline<'_> {
                 let keep = Rc::clone(&file).keep(part.index, part.bytes.clone());
                 self.keeping.push_back(Task::spawn(keep));
             }
+            let theirs = match team {
+                Some(team) => Some(team.ask("part", &part_message(index, &file, &part).await?)),
+                None => None,
+            };
             uploader.upload(backend, index, &part)?;
+            if let Some(theirs) = theirs {
+                theirs.await?;
+            }
             // The browser copies what is written to the GPU; without this, a fast disk could fill its memory with
             // parts that a slow GPU has not taken yet.
             #[cfg(feature = "gpu")]
@@ -192,60 +215,5 @@ impl Pipeline<'_> {
             self.coming.push_back(Coming { index, file, is_stored, part });
             self.next += 1;
         }
-    }
-}
-
-/// Hands parts to the backend: what the GPU can take as it is goes straight from the JS array, everything else
-/// through a small window into wasm memory.
-struct Uploader<'a> {
-    assembler: Assembler<'a>,
-    weights: &'a WeightMap,
-    slice: Vec<u8>,
-}
-
-impl Uploader<'_> {
-    fn upload(&mut self, backend: &mut AnyBackend, file: usize, part: &Part) -> Result<()> {
-        for mut piece in self.weights.pieces(file, part.range.clone()) {
-            #[cfg(feature = "gpu")]
-            if matches!(backend, AnyBackend::Gpu(_)) {
-                let (lead, n) = self.assembler.straight(&piece);
-                self.through(backend, part, &piece, lead)?;
-                piece = piece.skip(lead);
-                if let (true, AnyBackend::Gpu(gpu)) = (n > 0, &mut *backend) {
-                    let start = piece.range.start as u32;
-                    let bytes = part.bytes.subarray(start, start + n as u32);
-                    let offset = self.assembler.passed(&piece, n);
-                    gpu.upload_js(piece.weight, offset, &bytes)?;
-                    piece = piece.skip(n);
-                }
-            }
-            self.through(backend, part, &piece, piece.range.len())?;
-        }
-        Ok(())
-    }
-
-    /// The first `n` bytes of a piece, by way of wasm memory.
-    fn through(&mut self, backend: &mut AnyBackend, part: &Part, piece: &Piece, n: usize) -> Result<()> {
-        for start in (0..n).step_by(SLICE_BYTES) {
-            let piece = piece.skip(start);
-            self.slice.resize((n - start).min(SLICE_BYTES), 0);
-            let (from, to) = (piece.range.start, piece.range.start + self.slice.len());
-            part.bytes.subarray(from as u32, to as u32).copy_to(&mut self.slice);
-            self.assembler.take(&piece, &self.slice, &mut sink(self.weights, backend))?;
-        }
-        Ok(())
-    }
-
-    /// All parts have come.
-    fn finish(self, backend: &mut AnyBackend) -> Result<()> {
-        self.assembler.finish(&mut sink(self.weights, backend))
-    }
-}
-
-/// Uploads assembled bytes, after a look at their scales.
-fn sink<'a>(weights: &'a WeightMap, backend: &'a mut AnyBackend) -> impl Sink + 'a {
-    |weight, offset, bytes: &[u8]| {
-        weights.check_scales(weight, offset, bytes)?;
-        backend.upload(weight, offset, bytes)
     }
 }

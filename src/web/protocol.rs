@@ -100,7 +100,7 @@ impl Reply {
 }
 
 /// Code, message and field exactly as in Rust.
-fn error_object(error: &Error) -> JsValue {
+pub(super) fn error_object(error: &Error) -> JsValue {
     let code = ("code", JsValue::from(error.code().as_str()));
     let message = ("message", JsValue::from(error.message()));
     match error.field() {

@@ -14,6 +14,7 @@ use wasm_bindgen::{JsCast, JsValue};
 
 use super::actor::{Out, Shared};
 use super::load::{fit, load};
+use super::pool::Team;
 use super::protocol::{Reply, Request, decode, encode, object};
 use super::report::Reporter;
 use super::request::{Abort, Turns};
@@ -189,8 +190,10 @@ async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out)
         }
         // The old model's memory is needed for the new one.
         drop(shared.take_engine());
+        shared.put_team(None);
         let loaded = load(&body, abort, &reporter).await?;
         shared.put_engine(loaded.engine);
+        shared.put_team(loaded.team);
         return Ok(encode(&loaded.info).into());
     }
     if !matches!(
@@ -218,8 +221,9 @@ async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out)
         "complete" => complete(&mut engine, body, &turns, id, out).await,
         "embed" => embed(&mut engine, body, &turns).await,
         "forward" => forward(&mut engine, body, &turns).await,
-        "loadAdapter" => load_adapter(&mut engine, body).await,
-        "removeAdapter" | "setAdapters" => change_adapters(&mut engine, &kind, body).await,
+        "loadAdapter" | "removeAdapter" | "setAdapters" => {
+            everywhere(&mut engine, &kind, body, shared.team()).await
+        }
         _ => text_request(&engine, &kind, body),
     };
     shared.put_engine(engine);
@@ -286,7 +290,30 @@ async fn forward(engine: &mut Engine<AnyBackend>, body: JsValue, turns: &Turns) 
     Ok(Answer { value: object([("logits", logits.into()), ("nVocab", n_vocab)]), buffer: Some(buffer) })
 }
 
-async fn load_adapter(engine: &mut Engine<AnyBackend>, body: JsValue) -> Result<Answer> {
+/// Changes the adapters of this engine, then of the other workers' that it runs on.
+async fn everywhere(
+    engine: &mut Engine<AnyBackend>,
+    kind: &str,
+    body: JsValue,
+    team: Option<Rc<Team>>,
+) -> Result<Answer> {
+    let answer = adapters(engine, kind, body.clone()).await?;
+    if let Some(team) = team {
+        // What this worker could do the others can, but for memory.
+        team.ask(kind, &body).await.inspect_err(|error| team.fail(error.message()))?;
+    }
+    Ok(answer.into())
+}
+
+/// The requests that change adapters.
+pub(super) async fn adapters(engine: &mut Engine<AnyBackend>, kind: &str, body: JsValue) -> Result<JsValue> {
+    match kind {
+        "loadAdapter" => load_adapter(engine, body).await,
+        _ => change_adapters(engine, kind, body).await,
+    }
+}
+
+async fn load_adapter(engine: &mut Engine<AnyBackend>, body: JsValue) -> Result<JsValue> {
     let LoadAdapterRequest { gguf, config, tensors, scale } = decode(body)?;
     let bytes = |value: &JsValue| value.dyn_ref::<Uint8Array>().map(Uint8Array::to_vec);
     let id = match (bytes(&gguf), bytes(&config), bytes(&tensors)) {
@@ -300,10 +327,10 @@ async fn load_adapter(engine: &mut Engine<AnyBackend>, body: JsValue) -> Result<
             return Err(Error::new(ErrorCode::InvalidRequest, message).at("gguf"));
         }
     };
-    Ok(JsValue::from(id).into())
+    Ok(JsValue::from(id))
 }
 
-async fn change_adapters(engine: &mut Engine<AnyBackend>, kind: &str, body: JsValue) -> Result<Answer> {
+async fn change_adapters(engine: &mut Engine<AnyBackend>, kind: &str, body: JsValue) -> Result<JsValue> {
     match kind {
         "removeAdapter" => {
             let RemoveAdapterRequest { id } = decode(body)?;
@@ -314,7 +341,7 @@ async fn change_adapters(engine: &mut Engine<AnyBackend>, kind: &str, body: JsVa
             engine.set_adapters(&scales).await?;
         }
     }
-    Ok(JsValue::NULL.into())
+    Ok(JsValue::NULL)
 }
 
 /// The requests that only convert between texts and tokens.

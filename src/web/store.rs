@@ -173,6 +173,13 @@ impl Store {
         }
     }
 
+    /// A part as a reference to its bytes; `None` when it is not there, or not kept as such.
+    /// # Errors
+    /// As [`Store::read_part`].
+    pub async fn part_blob(&self, key: &str, info: &PartInfo) -> Result<Option<Blob>> {
+        Ok(self.read_data(key, info).await?.and_then(|value| value.dyn_into().ok()))
+    }
+
     /// Stores a part, in one transaction: as a Blob, or as an array where the browser keeps no Blobs (WebKit's private
     /// windows; there IndexedDB is in memory anyway).
     /// # Errors

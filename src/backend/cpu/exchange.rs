@@ -8,22 +8,46 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::CpuBackend;
+use crate::backend::Outputs;
 use crate::bail;
 use crate::error::Result;
 use crate::model::graph::{Graph, Op};
 use crate::model::shard::{Exchange, Parts};
 
+/// A step that all shards run, as [`crate::backend::Backend::forward`] has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Its tokens.
+    pub tokens: &'a [u32],
+    /// The position of the first.
+    pub pos: usize,
+    /// What is asked for.
+    pub outputs: Outputs,
+    /// Whether it is rotated as for long texts.
+    pub long_rope: bool,
+}
+
 /// The way to the other shards. Rounds of sending and receiving take turns, and all shards have the same rounds.
-pub(super) trait Link {
+pub trait Link {
+    /// The shard that is asked for a step calls this before it begins: the others run the same step.
+    /// # Errors
+    /// `WorkerFailed` when a shard is gone.
+    fn begin(&mut self, step: Step<'_>) -> Result<()> {
+        let _ = step;
+        Ok(())
+    }
+
     /// This shard's index.
     fn index(&self) -> usize;
 
     /// Hands the own part to all others.
+    /// # Errors
+    /// As [`Link::begin`].
     fn send(&mut self, part: &[f32]) -> Result<()>;
 
     /// Ready once all others' parts of the round are there: then `take` has had each of them with its shard's index.
     /// # Errors
-    /// `Internal` when a shard is gone.
+    /// As [`Link::begin`].
     fn poll_receive(
         &mut self,
         context: &mut Context<'_>,

@@ -10,15 +10,19 @@ mod exchange;
 mod fast;
 mod fits;
 mod moe;
+mod part;
 mod plan;
 #[cfg(not(target_arch = "wasm32"))]
 mod pool;
 mod recurrent;
 mod rope;
+mod routes;
 mod run;
 mod simd;
 mod streams;
 
+pub use exchange::{Link, Step};
+pub use part::CpuShard;
 #[cfg(not(target_arch = "wasm32"))]
 pub use pool::{CpuPool, MAX_THREADS, Sharding};
 
@@ -29,7 +33,6 @@ use crate::model::graph::{Graph, Op, RopeDecl, Rows, ValueId, WeightDecl, Weight
 use crate::model::shard::Exchange;
 use crate::model::spec::{Activation, NormSpec};
 use crate::tensor::DType;
-use exchange::Link;
 use moe::ExpertMatMul;
 use plan::{Workspace, check};
 use recurrent::{Recurrences, States};

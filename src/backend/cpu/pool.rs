@@ -10,13 +10,13 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
 use super::exchange::{Link, at_once};
+use super::routes::{Route, part_of};
 use super::{CpuBackend, CpuMode};
 use crate::backend::{Backend, Counters, ModelPlan, Outputs};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::graph::{Graph, WeightKind};
-use crate::model::shard::{Held, Shard, Split, shard};
-use crate::quant;
+use crate::model::graph::Graph;
+use crate::model::shard::Split;
 use crate::tensor::DType;
 
 /// Most threads of a pool.
@@ -49,22 +49,13 @@ pub struct CpuPool {
     workers: Vec<Worker>,
     sharding: Sharding,
     hub: Arc<Hub>,
-    routes: Vec<Vec<Route>>,
+    routes: Routes,
     /// The whole graph's and the formats of its weights.
     plan: ModelPlan,
 }
 
-/// Where a part of a weight's bytes goes.
-#[derive(Clone, Copy, Debug)]
-struct Route {
-    shard: usize,
-    /// The shard's index of the weight.
-    weight: usize,
-    /// In bytes: runs of `run` bytes, of each of which `start..start + len` goes.
-    run: u64,
-    start: u64,
-    len: u64,
-}
+/// Of each weight, which thread gets which rows.
+type Routes = Vec<Vec<(usize, Route)>>;
 
 /// What a thread is asked to do; all but uploads are answered.
 enum Command {
@@ -130,56 +121,16 @@ impl CpuPool {
 }
 
 /// The plans of all shards, and for each weight of `plan` where its rows go.
-fn divide(plan: &ModelPlan, sharding: Sharding) -> Result<(Vec<ModelPlan>, Vec<Vec<Route>>)> {
+fn divide(plan: &ModelPlan, sharding: Sharding) -> Result<(Vec<ModelPlan>, Routes)> {
     let Sharding { threads: count, least } = sharding;
     let mut routes = vec![Vec::new(); plan.graph.weights.len()];
     let mut plans = Vec::with_capacity(count);
     for index in 0..count {
-        let Shard { graph, held } = shard(&plan.graph, Split { index, count, least });
-        for (weight, held) in held.iter().enumerate() {
-            routes[held.weight.0].push(route(plan, index, weight, held)?);
-        }
-        let dtypes = held.iter().map(|held| plan.dtypes[held.weight.0]).collect();
-        plans.push(ModelPlan { graph, dtypes, ..*plan });
+        let (own, held) = part_of(plan, Split { index, count, least })?;
+        plans.push(own);
+        held.into_iter().for_each(|(weight, route)| routes[weight].push((index, route)));
     }
     Ok((plans, routes))
-}
-
-/// Where the bytes of `held` stand in the weight that it is a part of.
-/// # Errors
-/// `UnsupportedType` for a vector that is cut within a block of its format.
-fn route(plan: &ModelPlan, shard: usize, weight: usize, held: &Held) -> Result<Route> {
-    let decl = &plan.graph.weights[held.weight.0];
-    let format = quant::format(plan.dtypes[held.weight.0]);
-    let bytes = |rows: usize| match decl.kind {
-        WeightKind::Vector => rows
-            .is_multiple_of(format.block_len)
-            .then(|| (rows / format.block_len) as u64 * format.block_bytes as u64),
-        WeightKind::Embedding | WeightKind::Matrix => {
-            Some(rows as u64 * (decl.n_cols / format.block_len) as u64 * format.block_bytes as u64)
-        }
-    };
-    match (bytes(held.run_len), bytes(held.start), bytes(held.len)) {
-        (Some(run), Some(start), Some(len)) => Ok(Route { shard, weight, run, start, len }),
-        _ => {
-            let message = "a vector of this format cannot be spread over threads; use one thread";
-            Err(Error::new(ErrorCode::UnsupportedType, message).at(&decl.name))
-        }
-    }
-}
-
-impl Route {
-    /// What of a piece of the whole weight at `offset` goes this way: `(offset on arrival, bytes)`.
-    fn take<'a>(&self, offset: u64, bytes: &'a [u8]) -> impl Iterator<Item = (u64, &'a [u8])> {
-        let Route { run, start, len, .. } = *self;
-        let end = offset + bytes.len() as u64;
-        (offset / run.max(1)..end.div_ceil(run.max(1))).filter_map(move |index| {
-            let first = index * run + start;
-            let (from, to) = (first.max(offset), (first + len).min(end));
-            let taken = (from < to).then(|| &bytes[(from - offset) as usize..(to - offset) as usize])?;
-            Some((index * len + from - first, taken))
-        })
-    }
 }
 
 impl Worker {
@@ -265,9 +216,9 @@ impl Backend for CpuPool {
         let Some(routes) = self.routes.get(weight) else {
             bail!(Internal, "weight {weight} of {}", self.routes.len());
         };
-        for route in routes {
+        for (shard, route) in routes {
             for (offset, bytes) in route.take(offset, bytes) {
-                match route.shard.checked_sub(1) {
+                match shard.checked_sub(1) {
                     None => self.own.upload(route.weight, offset, bytes)?,
                     Some(worker) => {
                         let (weight, bytes) = (route.weight, bytes.to_vec());
@@ -307,7 +258,7 @@ impl Backend for CpuPool {
         super::plan::check(&plan)?;
         let (plans, routes) = divide(&plan, self.sharding)?;
         let n_kept_of =
-            |shard: usize| routes.iter().take(n_kept).flatten().filter(|route| route.shard == shard).count();
+            |shard: usize| routes.iter().take(n_kept).flatten().filter(|(other, _)| *other == shard).count();
         for (index, ModelPlan { graph, dtypes, .. }) in plans.into_iter().enumerate() {
             let n_kept = n_kept_of(index);
             // What does not fit the first shard fits none, and nothing has changed.
@@ -464,23 +415,6 @@ impl Link for HubLink {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_arrive_in_order_however_a_weight_is_cut_into_pieces() {
-        // Of each run of five bytes, the third and fourth.
-        let route = Route { shard: 1, weight: 0, run: 5, start: 2, len: 2 };
-        let whole: Vec<u8> = (0..20).collect();
-        for piece_len in 1..=20 {
-            let mut found = Vec::new();
-            for (index, piece) in whole.chunks(piece_len).enumerate() {
-                for (offset, bytes) in route.take((index * piece_len) as u64, piece) {
-                    assert_eq!(offset, found.len() as u64);
-                    found.extend_from_slice(bytes);
-                }
-            }
-            assert_eq!(found, [2, 3, 7, 8, 12, 13, 17, 18], "pieces of {piece_len}");
-        }
-    }
 
     /// Every thread gets every other's part of every round, with threads that are late in turns.
     #[test]

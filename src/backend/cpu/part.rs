@@ -1,0 +1,114 @@
+//! One shard of a model, filled and changed as if it were the whole: what each worker of a pool runs.
+//!
+//! Principal type: [`CpuShard`]. It is handed all of every weight, or only what [`CpuShard::wants`], and keeps its own
+//! rows. Must not know how the parts of values travel.
+
+use std::ops::Range;
+
+use super::exchange::{Link, Step};
+use super::routes::{Route, part_of};
+use super::{CpuBackend, CpuMode};
+use crate::backend::{Backend, Counters, Footprint, ModelPlan, Outputs};
+use crate::bail;
+use crate::error::Result;
+use crate::model::graph::Graph;
+use crate::model::shard::Split;
+use crate::tensor::DType;
+
+/// A shard, with the whole model's graph, weights and steps at its surface.
+pub struct CpuShard {
+    own: CpuBackend,
+    split: Split,
+    /// Of each of the whole's weights what goes where in the own ones.
+    routes: Vec<Vec<Route>>,
+    /// The whole graph's and the formats of its weights.
+    plan: ModelPlan,
+    long_rope: bool,
+}
+
+impl CpuShard {
+    /// Allocates everything but the weights, as [`CpuBackend::new`], for shard `split` of `plan`.
+    /// # Errors
+    /// As [`CpuBackend::new`]; `UnsupportedType` where a weight cannot be cut so.
+    pub fn new(plan: ModelPlan, mode: CpuMode, split: Split, link: Box<dyn Link>) -> Result<CpuShard> {
+        super::plan::check(&plan)?;
+        let (own, routes) = divide(&plan, split)?;
+        let own = CpuBackend::with_link(own, mode, Some(link))?;
+        Ok(CpuShard { own, split, routes, plan, long_rope: false })
+    }
+
+    /// What the shard takes once it is filled.
+    pub fn footprint(&self) -> Footprint {
+        self.own.footprint()
+    }
+
+    /// The smallest range that holds all bytes of `range` of weight `weight` that this shard keeps.
+    pub fn wants(&self, weight: usize, range: Range<u64>) -> Range<u64> {
+        let routes = self.routes.get(weight).into_iter().flatten();
+        let wanted = routes.filter_map(|route| route.wants(range.clone()));
+        let joined = wanted.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+        joined.unwrap_or(range.start..range.start)
+    }
+}
+
+fn divide(plan: &ModelPlan, split: Split) -> Result<(ModelPlan, Vec<Vec<Route>>)> {
+    let (own, held) = part_of(plan, split)?;
+    let mut routes = vec![Vec::new(); plan.graph.weights.len()];
+    held.into_iter().for_each(|(weight, route)| routes[weight].push(route));
+    Ok((own, routes))
+}
+
+impl Backend for CpuShard {
+    fn upload(&mut self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let Some(routes) = self.routes.get(weight) else {
+            bail!(Internal, "weight {weight} of {}", self.routes.len());
+        };
+        for route in routes {
+            for (offset, bytes) in route.take(offset, bytes) {
+                self.own.upload(route.weight, offset, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish_upload(&mut self) -> Result<()> {
+        self.own.finish_upload().await?;
+        self.own.use_long_rope(self.long_rope);
+        Ok(())
+    }
+
+    async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
+        // What is refused here is refused before anybody else begins.
+        self.own.check_step(tokens, pos)?;
+        let mut order = self.own.order;
+        order.begin(pos)?;
+        let link = self.own.link.as_mut().expect("invariant: a shard has a link");
+        link.begin(Step { tokens, pos, outputs, long_rope: self.long_rope })?;
+        self.own.forward(tokens, pos, outputs).await
+    }
+
+    async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {
+        let plan = ModelPlan { graph, dtypes, ..self.plan };
+        super::plan::check(&plan)?;
+        let (own, routes) = divide(&plan, self.split)?;
+        let n_own = routes.iter().take(n_kept).map(Vec::len).sum();
+        self.own.replace_graph(own.graph, own.dtypes, n_own).await?;
+        (self.plan, self.routes, self.long_rope) = (plan, routes, false);
+        Ok(())
+    }
+
+    fn use_long_rope(&mut self, long: bool) {
+        if long != self.long_rope {
+            self.long_rope = long;
+            self.own.use_long_rope(long);
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        self.own.counters()
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.own.memory_bytes()
+    }
+}

@@ -1,0 +1,207 @@
+//! The other workers that a model runs on: started, filled and told what to do by the one that the page started.
+//!
+//! Principal types: [`Team`], the leader's hold on the others, and [`WebLink`], a worker's way to the rest. Starting
+//! workers and carrying parts is TypeScript (`pool.ts`, `link.ts`). Must not know requests.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use js_sys::{Array, Float32Array, Promise, Reflect};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+
+use super::task::describe;
+use crate::backend::Outputs;
+use crate::backend::cpu::{Link, Step};
+use crate::error::{Error, ErrorCode, Result};
+
+#[wasm_bindgen]
+extern "C" {
+    /// What the worker's script offers.
+    pub type Host;
+
+    #[wasm_bindgen(method, js_name = startTeam)]
+    fn start_team(this: &Host, count: u32) -> Promise;
+
+    /// `Team` of pool.ts.
+    pub type JsTeam;
+
+    #[wasm_bindgen(method, getter)]
+    fn link(this: &JsTeam) -> JsLink;
+
+    #[wasm_bindgen(method, getter)]
+    fn exchange(this: &JsTeam) -> String;
+
+    #[wasm_bindgen(method)]
+    fn ask(this: &JsTeam, kind: &str, body: &JsValue) -> Promise;
+
+    #[wasm_bindgen(method, catch)]
+    fn step(
+        this: &JsTeam,
+        tokens: &[u32],
+        pos: u32,
+        outputs: u32,
+        long_rope: bool,
+    ) -> std::result::Result<(), JsValue>;
+
+    #[wasm_bindgen(method)]
+    fn fail(this: &JsTeam, reason: &str);
+
+    #[wasm_bindgen(method)]
+    fn end(this: &JsTeam);
+
+    /// `Link` of link.ts.
+    pub type JsLink;
+
+    #[wasm_bindgen(method, getter)]
+    fn index(this: &JsLink) -> u32;
+
+    #[wasm_bindgen(method, getter)]
+    fn count(this: &JsLink) -> u32;
+
+    #[wasm_bindgen(method, setter)]
+    fn set_onready(this: &JsLink, callback: &JsValue);
+
+    #[wasm_bindgen(method, catch)]
+    fn send(this: &JsLink, part: &[f32]) -> std::result::Result<(), JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    fn receive(this: &JsLink) -> std::result::Result<bool, JsValue>;
+
+    #[wasm_bindgen(method)]
+    fn part(this: &JsLink, worker: u32) -> Float32Array;
+}
+
+thread_local! {
+    static HOST: RefCell<Option<Host>> = const { RefCell::new(None) };
+}
+
+/// Takes what the worker's script offers.
+pub(super) fn set_host(host: Host) {
+    HOST.set(Some(host));
+}
+
+/// The other workers. They end with it.
+pub struct Team(JsTeam);
+
+impl Team {
+    /// Starts `count - 1` workers.
+    /// # Errors
+    /// `WorkerFailed` with the browser's reason.
+    pub async fn start(count: usize) -> Result<Rc<Team>> {
+        let started = HOST.with_borrow(|host| host.as_ref().map(|host| host.start_team(count as u32)));
+        let Some(started) = started else {
+            return Err(Error::new(ErrorCode::WorkerFailed, "this worker cannot start others"));
+        };
+        let team = JsFuture::from(started).await.map_err(error_of)?;
+        Ok(Rc::new(Team(team.unchecked_into())))
+    }
+
+    /// `shared` or `messages`: how parts of values travel.
+    pub fn exchange(&self) -> String {
+        self.0.exchange()
+    }
+
+    /// Asks all others at once; the future gives their answers.
+    pub fn ask(&self, kind: &str, body: &JsValue) -> impl Future<Output = Result<Array>> + use<> {
+        let answers = JsFuture::from(self.0.ask(kind, body));
+        async move { Ok(answers.await.map_err(error_of)?.unchecked_into()) }
+    }
+
+    /// The workers no longer agree: every later step fails.
+    pub fn fail(&self, reason: &str) {
+        self.0.fail(reason);
+    }
+
+    /// The leader's way to the others, which begins their steps.
+    pub fn link(self: &Rc<Self>) -> WebLink {
+        WebLink { team: Some(Rc::clone(self)), ..WebLink::new(self.0.link()) }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// A worker's way to the others.
+pub struct WebLink {
+    link: JsLink,
+    /// Who waits for parts.
+    waker: Rc<RefCell<Option<Waker>>>,
+    /// Keeps the callback alive.
+    _on_ready: Closure<dyn FnMut()>,
+    /// Of the leader.
+    team: Option<Rc<Team>>,
+    /// A part in wasm memory.
+    part: Vec<f32>,
+}
+
+impl WebLink {
+    /// Of a worker that leads none.
+    pub fn new(link: JsLink) -> WebLink {
+        let waker = Rc::new(RefCell::new(None::<Waker>));
+        let woken = Rc::clone(&waker);
+        let on_ready = Closure::new(move || {
+            let waker = woken.borrow_mut().take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        });
+        link.set_onready(on_ready.as_ref());
+        WebLink { link, waker, _on_ready: on_ready, team: None, part: Vec::new() }
+    }
+}
+
+impl Link for WebLink {
+    fn begin(&mut self, step: Step<'_>) -> Result<()> {
+        let Some(Team(team)) = self.team.as_deref() else { return Ok(()) };
+        let Step { tokens, pos, outputs, long_rope } = step;
+        team.step(tokens, pos as u32, outputs as u32, long_rope).map_err(error_of)
+    }
+
+    fn index(&self) -> usize {
+        self.link.index() as usize
+    }
+
+    fn send(&mut self, part: &[f32]) -> Result<()> {
+        self.link.send(part).map_err(error_of)
+    }
+
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut dyn FnMut(usize, &[f32]),
+    ) -> Poll<Result<()>> {
+        if !self.link.receive().map_err(error_of)? {
+            self.waker.replace(Some(context.waker().clone()));
+            return Poll::Pending;
+        }
+        for worker in (0..self.link.count()).filter(|worker| *worker != self.link.index()) {
+            let part = self.link.part(worker);
+            self.part.resize(part.length() as usize, 0.0);
+            part.copy_to(&mut self.part);
+            take(worker as usize, &self.part);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What [`Outputs`] travelled as `number`.
+pub(super) fn outputs_of(number: u32) -> Outputs {
+    [Outputs::None, Outputs::Last, Outputs::All][number.min(2) as usize]
+}
+
+/// An error of another worker with its own code; of the workers themselves where it has none.
+fn error_of(thrown: JsValue) -> Error {
+    let text = |name: &str| Reflect::get(&thrown, &name.into()).ok().and_then(|value| value.as_string());
+    let code = text("code").and_then(|code| ErrorCode::ALL.iter().find(|known| known.as_str() == code));
+    let message = text("message").unwrap_or_else(|| describe(&thrown));
+    let error = Error::new(code.copied().unwrap_or(ErrorCode::WorkerFailed), message);
+    match text("field") {
+        Some(field) => error.at(field),
+        None => error,
+    }
+}

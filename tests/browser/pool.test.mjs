@@ -1,0 +1,78 @@
+// One model on several workers in Chromium, each with its own rows of the weights: the same tokens as on one worker, through
+// shared memory where the page is isolated and through messages where not; from the network, from IndexedDB and from a File.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { after, before, describe, test } from 'node:test';
+import { MODEL_FILE, MODEL_PATH, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+
+export const ISOLATION = {
+  'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp', 'Cross-Origin-Resource-Policy': 'same-origin',
+};
+const PROMPT = 'The sea was calm that morning, and the old fisherman looked out over the water. He had been';
+const N_TOKENS = 24;
+
+const greedy = (page) => page.evaluate(async ([prompt, max_tokens]) => {
+  const { choices, usage } = await globalThis.engine.completions.create({ prompt, max_tokens, temperature: 0 });
+  return { text: choices[0].text, tokens: usage.completion_tokens };
+}, [PROMPT, N_TOKENS]);
+
+const skip = fs.existsSync(MODEL_FILE) ? false : `no model at ${MODEL_FILE}`;
+
+for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
+  describe(`several workers, parts through ${exchange}`, { skip }, () => {
+    let server, browser, page, expected;
+    before(async () => {
+      server = await startPackageServer({ headers });
+      browser = await launch();
+      page = await openPage(browser, server);
+      const { info } = await load(page, { model: MODEL_PATH, backend: 'cpu', threads: 1, cache: false });
+      assert.deepEqual([info.threads, info.exchange], [1, undefined]);
+      expected = await greedy(page);
+      assert.equal(expected.tokens, N_TOKENS);
+    });
+    after(async () => {
+      await browser?.close();
+      await server?.close();
+    });
+
+    // 9 heads over 2 workers are 5 and 4.
+    for (const [threads, cache] of [[2, true], [2, true], [3, false]]) {
+      test(`${threads} workers${cache ? ', kept in IndexedDB' : ''}`, async (t) => {
+        const { info, seconds } = await load(page, { model: MODEL_PATH, backend: 'cpu', threads, cache });
+        assert.deepEqual([info.threads, info.exchange], [threads, exchange]);
+        t.diagnostic(`loaded in ${seconds.toFixed(1)} s, ${info.load.fromCache ? 'from IndexedDB' : 'from the network'}`);
+        assert.deepEqual(await greedy(page), expected);
+        // Again, from what the KV cache holds; and a text that parts from it in the middle.
+        assert.deepEqual(await greedy(page), expected);
+        assertNoProblems(page);
+      });
+    }
+
+    test('a File, two workers', async () => {
+      const { threads } = await page.evaluate(async (path) => {
+        await globalThis.engine.dispose();
+        const model = new File([await (await fetch(path)).blob()], 'model.gguf');
+        globalThis.engine = await globalThis.lamplight.createEngine({ model, backend: 'cpu', threads: 2 });
+        return globalThis.engine.info;
+      }, MODEL_PATH);
+      assert.equal(threads, 2);
+      assert.deepEqual(await greedy(page), expected);
+      assertNoProblems(page);
+    });
+  });
+}
+
+test('impossible numbers of workers are refused', { skip }, async () => {
+  const server = await startPackageServer();
+  const browser = await launch();
+  try {
+    const page = await openPage(browser, server);
+    for (const threads of [0, 65, 1.5, 'many']) {
+      const { code, field } = await loadError(page, { model: MODEL_PATH, backend: 'cpu', threads });
+      assert.deepEqual([code, field], ['invalid-request', 'threads'], String(threads));
+    }
+  } finally {
+    await browser.close();
+    await server.close();
+  }
+});
