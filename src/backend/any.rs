@@ -9,7 +9,7 @@ use super::cpu::CpuPool;
 use super::cpu::CpuShard;
 #[cfg(feature = "gpu")]
 use super::gpu::GpuBackend;
-use super::{Backend, Counters, Outputs};
+use super::{Backend, Counters, Draw, Outputs};
 use crate::error::Result;
 use crate::model::graph::Graph;
 use crate::tensor::DType;
@@ -73,12 +73,16 @@ impl Backend for AnyBackend {
         either!(self, backend => backend.forward(tokens, pos, outputs).await)
     }
 
-    fn chooses(&self) -> usize {
-        either!(self, backend => backend.chooses())
+    fn chooses(&self, draw: &Draw) -> usize {
+        either!(self, backend => backend.chooses(draw))
     }
 
-    async fn decode_best(&mut self, token: u32, pos: usize, n: usize) -> Result<Vec<u32>> {
-        either!(self, backend => backend.decode_best(token, pos, n).await)
+    fn choose(&mut self, start: Option<(u32, usize, &Draw)>, n: usize) -> Result<()> {
+        either!(self, backend => backend.choose(start, n))
+    }
+
+    async fn chosen(&mut self) -> Result<Vec<u32>> {
+        either!(self, backend => backend.chosen().await)
     }
 
     async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {

@@ -5,11 +5,13 @@
 
 mod any;
 pub mod cpu;
+mod draw;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod order;
 
 pub use any::AnyBackend;
+pub use draw::Draw;
 pub(crate) use order::StepOrder;
 
 use crate::error::Result;
@@ -111,18 +113,28 @@ pub trait Backend {
     /// `[n_outputs, n_vocab]`.
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>>;
 
-    /// How many steps [`Backend::decode_best`] runs at once; 0 where it does not.
-    fn chooses(&self) -> usize {
+    /// How many steps [`Backend::choose`] runs at once where tokens are drawn so; 0 where it does not.
+    fn chooses(&self, draw: &Draw) -> usize {
+        let _ = draw;
         0
     }
 
-    /// Runs `token` at `pos`, then the token of the largest logit after it, and so on, `n` steps; gives what was chosen
-    /// after each (the lowest id on ties). The last choice is not run.
+    /// Begins `n` steps, each with the token drawn from the logits of the one before: from a token at a position on, or
+    /// behind those begun last, of which one may be waited for at the same time. Does not wait; other steps, and a new
+    /// beginning, give up what is under way. The last token drawn is not run.
+    /// # Errors
+    /// `InvalidRequest` for more steps than [`Backend::chooses`] or the context holds.
+    fn choose(&mut self, start: Option<(u32, usize, &Draw)>, n: usize) -> Result<()> {
+        let _ = start;
+        crate::bail!(Internal, "this backend does not choose tokens; {n} were asked of it")
+    }
+
+    /// What was drawn after each of the steps that were begun first: fewer where a token cannot be told from the sums
+    /// of this backend; the caller then runs that step and draws by itself. All that follows is given up.
     /// # Errors
     /// `Internal` where no logit is a finite number.
-    async fn decode_best(&mut self, token: u32, pos: usize, n: usize) -> Result<Vec<u32>> {
-        let _ = token;
-        crate::bail!(Internal, "this backend does not choose tokens; {n} were asked of it at {pos}")
+    async fn chosen(&mut self) -> Result<Vec<u32>> {
+        crate::bail!(Internal, "this backend does not choose tokens")
     }
 
     /// Puts `graph` in the place of the one that runs, with formats `dtypes` of its weights. Its first `n_kept` weights

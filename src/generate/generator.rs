@@ -109,20 +109,22 @@ pub async fn generate<B: Backend, D: TextDecoder>(
                 break FinishReason::Abort;
             }
             let last = run.ids.last().expect("invariant: going on means that a token was chosen");
-            let wanted = pace.steps.min(run.max_tokens - run.ids.len());
-            let ahead = if run.sampler.is_argmax() { session.steps_ahead(wanted) } else { 0 };
-            next = if ahead > 0 {
-                let (first, start) = (session.tokens().len() + 1, Instant::now());
-                let ids = session.decode_best(*last, ahead).await?;
-                pace.adapt(ahead, milliseconds(start));
+            run.go_ahead(session, *last, &mut pace)?;
+            next = if session.n_ahead() > 0 {
+                let (first, n) = (session.tokens().len() + 1, session.n_ahead());
+                let ids = session.chosen().await?;
+                pace.adapt(ids.len(), ids.len() + session.n_ahead() == n);
                 Next::Chosen { first, ids }
             } else {
+                pace.rest = pace.rest.saturating_sub(1);
                 match session.append(*last, pause).await? {
                     Some(logits) => Next::Logits(logits),
                     None => break FinishReason::Abort,
                 }
             };
         };
+        // Steps may be under way whose tokens nobody waits for.
+        session.truncate(session.tokens().len());
         metrics.decode_tok_s = per_second(run.ids.len().saturating_sub(1), milliseconds(first));
     }
     run.let_go(&mut on_event);
@@ -146,6 +148,11 @@ enum Next {
 /// [`AHEAD_MS`], so that waiting for the GPU is paid once for all of them and stopping stays quick.
 struct Pace {
     steps: usize,
+    /// When the last ones came, or the first were begun.
+    since: Instant,
+    /// Tokens to choose here because the backend could not tell one, and how often it could not of late.
+    rest: usize,
+    misses: u32,
 }
 
 /// Time that steps run at once should take.
@@ -153,14 +160,25 @@ const AHEAD_MS: f64 = 40.0;
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { steps: 1 }
+        Self { steps: 1, since: Instant::now(), rest: 0, misses: 0 }
     }
 }
 
 impl Pace {
-    fn adapt(&mut self, n: usize, ms: f64) {
-        let fitting = n as f64 * AHEAD_MS / ms.max(1e-3);
-        self.steps = (fitting as usize).clamp(1, 2 * self.steps);
+    /// `n` tokens came, `all` that were to.
+    fn adapt(&mut self, n: usize, all: bool) {
+        let ms = milliseconds(self.since);
+        self.since = Instant::now();
+        if all {
+            self.misses = self.misses.saturating_sub(1);
+            let fitting = n as f64 * AHEAD_MS / ms.max(1e-3);
+            self.steps = (fitting as usize).clamp(1, 2 * self.steps);
+        } else {
+            // A flat distribution, of which there will be more: what is run ahead of it is run in vain.
+            self.rest = 1 << self.misses.min(5);
+            self.misses += 2;
+            self.steps = 1;
+        }
     }
 }
 
@@ -184,7 +202,7 @@ impl<D: TextDecoder> Run<D> {
             stop: StopMatcher::new(params.stop.clone()),
             stop_token_ids: params.stop_token_ids.clone(),
             max_tokens: params.max_tokens.map_or(usize::MAX, |n| n as usize),
-            sampler: Sampler::new(params)?,
+            sampler: Sampler::new(&params)?,
             decoder,
             n_ctx,
             ids: Vec::new(),
@@ -207,6 +225,26 @@ impl<D: TextDecoder> Run<D> {
         Ok(self.take(id, tokens.len(), on_event))
     }
 
+    /// Has the backend choose the tokens after `last`, where it can: as many at once as the pace says, and as many again
+    /// before the first are waited for.
+    fn go_ahead<B: Backend>(&self, session: &mut Session<B>, last: u32, pace: &mut Pace) -> Result<()> {
+        if pace.rest > 0 {
+            return Ok(());
+        }
+        let draw = self.sampler.draw(session.tokens(), last);
+        if session.n_ahead() == 0 {
+            pace.since = Instant::now();
+        }
+        loop {
+            let wanted = self.max_tokens - self.ids.len() - session.n_ahead();
+            let n = session.steps_ahead(wanted.min(pace.steps), &draw);
+            if n == 0 {
+                return Ok(());
+            }
+            session.choose(last, &draw, n)?;
+        }
+    }
+
     /// Shows tokens that the backend chose after `first` tokens, up to the one that ends the text; the session forgets
     /// those behind it.
     fn take_all<B: Backend>(
@@ -217,6 +255,7 @@ impl<D: TextDecoder> Run<D> {
         on_event: &mut impl FnMut(Event),
     ) -> Option<FinishReason> {
         for (index, id) in ids.iter().enumerate() {
+            self.sampler.accept(*id);
             let reason = self.take(*id, first + index, on_event);
             if reason.is_some() {
                 session.truncate(first + index);
@@ -385,11 +424,18 @@ mod tests {
                 assert_eq!(ahead.tokens(), held);
             }
         }
-        let drawn = |session: &mut Session<HashBackend>| {
-            let params = params(|p| (p.temperature, p.seed) = (1.5, Some(5)));
-            run(session, params, Letters::default(), &NoPause).unwrap().text
-        };
-        assert_eq!(drawn(&mut ahead), drawn(&mut session(40)), "only the largest logit is chosen ahead");
+        let (mut plain, penalised) = (session(40), params(|p| p.repetition_penalty = 1.7));
+        let drawn =
+            |p: &mut SamplingParams| (p.temperature, p.seed, p.frequency_penalty) = (1.5, Some(5), 0.5);
+        for params in [penalised, params(drawn)] {
+            for uncertain in [None, Some(1), Some(3), Some(7)] {
+                ahead.backend_mut().uncertain = uncertain;
+                let plain = run(&mut plain, params.clone(), Letters::default(), &NoPause).unwrap();
+                let found = run(&mut ahead, params.clone(), Letters::default(), &NoPause).unwrap();
+                assert_eq!((found.ids, found.text), (plain.ids, plain.text), "uncertain {uncertain:?}");
+                assert_eq!(ahead.n_ahead(), 0);
+            }
+        }
     }
 
     #[test]

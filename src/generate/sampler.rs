@@ -8,16 +8,15 @@ use std::collections::BTreeMap;
 
 use super::params::{REPETITION_WINDOW, SamplingParams};
 use super::rng;
+use crate::backend::Draw;
 use crate::bail;
 use crate::error::Result;
 
 /// Chooses the tokens of one request.
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    params: SamplingParams,
-    seed: u64,
-    /// Tokens chosen so far: the counter of the random numbers.
-    step: u32,
+    /// How tokens are drawn; its lists stay empty.
+    rule: Draw,
     /// How often each token was generated, for the presence and frequency penalties.
     counts: BTreeMap<u32, u32>,
     /// Reused between steps.
@@ -27,7 +26,8 @@ pub struct Sampler {
 /// A token that may yet be drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Candidate {
-    /// Penalised logit, then its unnormalised probability.
+    /// Penalised logit, and its unnormalised probability.
+    logit: f32,
     weight: f32,
     id: u32,
 }
@@ -35,28 +35,66 @@ struct Candidate {
 /// How many of the most probable tokens top-p looks at first; most distributions need no more.
 const FIRST_HEAD: usize = 128;
 
+/// Powers of e below this are 0 in f32.
+const LOWEST_POWER: f32 = -104.0;
+
+const _: () = assert!(REPETITION_WINDOW == Draw::MAX_RECENT);
+
 impl Sampler {
     /// A sampler for one request.
     /// # Errors
     /// `InvalidRequest` naming the field, from [`SamplingParams::validate`].
-    pub fn new(params: SamplingParams) -> Result<Self> {
+    pub fn new(params: &SamplingParams) -> Result<Self> {
         params.validate()?;
+        let &SamplingParams { temperature, top_p, top_k, min_p, .. } = params;
         let seed = params.seed.unwrap_or_else(seed_from_clock);
-        Ok(Self { params, seed, step: 0, counts: BTreeMap::new(), candidates: Vec::new() })
+        let rule = Draw {
+            repetition: params.repetition_penalty,
+            presence: params.presence_penalty,
+            frequency: params.frequency_penalty,
+            ..Draw::BEST
+        };
+        if temperature == 0.0 {
+            return Ok(Self::of_draw(&rule));
+        }
+        // Where a share is of the largest, its logarithm is how far below the largest a logit may be.
+        let floor = LOWEST_POWER * temperature;
+        let min_p = if min_p > 0.0 { (min_p.ln() * temperature).max(2.0 * floor) } else { 2.0 * floor };
+        let scale = temperature.recip().min(f32::MAX);
+        Ok(Self::of_draw(&Draw { scale, floor, min_p, top_p, top_k, seed, ..rule }))
+    }
+
+    /// A sampler that goes on as `draw` says.
+    pub(super) fn of_draw(draw: &Draw) -> Self {
+        let rule = Draw { recent: Vec::new(), seen: Vec::new(), ..*draw };
+        Self { rule, counts: draw.seen.iter().copied().collect(), candidates: Vec::new() }
     }
 
     /// The seed in use, also when it came from the clock.
     pub fn seed(&self) -> u64 {
-        self.seed
+        self.rule.seed
     }
 
-    /// Whether a token is always the one of the largest logit.
-    pub fn is_argmax(&self) -> bool {
-        let SamplingParams { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.params;
-        self.params.temperature == 0.0
-            && repetition_penalty == 1.0
-            && presence_penalty == 0.0
-            && frequency_penalty == 0.0
+    /// How the next tokens are to be drawn after `history` and `last`, by a backend that does so.
+    pub fn draw(&self, history: &[u32], last: u32) -> Draw {
+        let mut draw = self.rule.clone();
+        if draw.repetition != 1.0 {
+            let before = history.len().saturating_sub(REPETITION_WINDOW - 1);
+            draw.recent = history[before..].to_vec();
+            draw.recent.push(last);
+        }
+        if draw.counts() {
+            draw.seen = self.counts.iter().map(|(id, count)| (*id, *count)).collect();
+        }
+        draw
+    }
+
+    /// Takes note of a token that was drawn elsewhere.
+    pub fn accept(&mut self, id: u32) {
+        self.rule.index = self.rule.index.wrapping_add(1);
+        if self.rule.counts() {
+            *self.counts.entry(id).or_default() += 1;
+        }
     }
 
     /// Chooses a token. `logits` is `[n_vocab]` and is changed; `history` is everything before the new token, prompt
@@ -69,61 +107,56 @@ impl Sampler {
         let Some(best) = best.filter(|best| logits[*best as usize].is_finite()) else {
             bail!(Internal, "no finite number among {} logits", logits.len());
         };
-        let id = match self.params.temperature == 0.0 {
+        let id = match self.rule.scale == 0.0 {
             true => best,
-            false => self.draw(logits, logits[best as usize]),
+            false => self.draw_one(logits, logits[best as usize]),
         };
-        self.step = self.step.wrapping_add(1);
-        *self.counts.entry(id).or_default() += 1;
+        self.accept(id);
         Ok(id)
     }
 
     /// Repetition over the last tokens of prompt and text, as llama.cpp and Hugging Face do it; presence and
     /// frequency over the generated text alone, as OpenAI does it.
     fn penalise(&self, logits: &mut [f32], history: &[u32]) {
-        let SamplingParams { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.params;
-        if repetition_penalty != 1.0 {
+        let Draw { repetition, presence, frequency, .. } = self.rule;
+        if repetition != 1.0 {
             let mut recent = history[history.len().saturating_sub(REPETITION_WINDOW)..].to_vec();
             recent.sort_unstable();
             recent.dedup();
+            let inverse = 1.0 / repetition;
             for id in recent {
                 if let Some(logit) = logits.get_mut(id as usize) {
-                    *logit = match *logit > 0.0 {
-                        true => *logit / repetition_penalty,
-                        false => *logit * repetition_penalty,
-                    };
+                    *logit *= if *logit > 0.0 { inverse } else { repetition };
                 }
             }
         }
-        if presence_penalty != 0.0 || frequency_penalty != 0.0 {
-            for (id, count) in &self.counts {
-                if let Some(logit) = logits.get_mut(*id as usize) {
-                    *logit -= presence_penalty + frequency_penalty * *count as f32;
-                }
+        for (id, count) in &self.counts {
+            if let Some(logit) = logits.get_mut(*id as usize) {
+                *logit -= presence + frequency * *count as f32;
             }
         }
     }
 
-    /// Temperature, top-k, top-p, min-p, draw. `max` is the largest logit.
-    fn draw(&mut self, logits: &[f32], max: f32) -> u32 {
-        let SamplingParams { temperature, top_p, top_k, min_p, .. } = self.params;
+    /// Top-k, top-p, min-p, draw. `max` is the largest logit.
+    fn draw_one(&mut self, logits: &[f32], max: f32) -> u32 {
+        let Draw { scale, floor, min_p, top_p, top_k, .. } = self.rule;
         let candidates = &mut self.candidates;
         candidates.clear();
         // A NaN weighs nothing. Subtracting the maximum first keeps tiny temperatures from overflowing.
         candidates.extend(logits.iter().zip(0..).filter_map(|(logit, id)| {
-            let weight = ((logit - max) / temperature).exp();
-            (weight > 0.0).then_some(Candidate { weight, id })
+            let below = logit - max;
+            let weight = if below >= floor { (below * scale).exp() } else { 0.0 };
+            (weight > 0.0).then_some(Candidate { logit: *logit, weight, id })
         }));
-        if top_k > 0 {
+        if self.rule.limits(logits.len()) {
             keep_most_probable(candidates, top_k as usize);
         }
         if top_p < 1.0 {
             keep_nucleus(candidates, f64::from(top_p));
         }
-        // The most probable token weighs 1, so its share is the threshold itself.
-        candidates.retain(|candidate| candidate.weight >= min_p);
+        candidates.retain(|candidate| candidate.logit - max >= min_p);
         let total: f64 = total(candidates);
-        let mut rest = f64::from(rng::unit(self.seed, self.step)) * total;
+        let mut rest = f64::from(rng::unit(self.rule.seed, self.rule.index)) * total;
         for candidate in candidates.iter() {
             rest -= f64::from(candidate.weight);
             if rest < 0.0 {
@@ -148,23 +181,22 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
     best
 }
 
-/// Most probable first, lowest id first on ties.
-fn by_weight(a: &Candidate, b: &Candidate) -> Ordering {
-    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
+/// Most probable first, lowest id first on ties. By logits: of different ones the weights may be the same.
+fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
 }
 
 fn total(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|candidate| f64::from(candidate.weight)).sum()
 }
 
-/// Keeps the `k` most probable candidates, in no particular order.
+/// Keeps the `k` most probable candidates, most probable first.
 fn keep_most_probable(candidates: &mut Vec<Candidate>, k: usize) {
     if k < candidates.len() {
-        candidates.select_nth_unstable_by(k, by_weight);
+        candidates.select_nth_unstable_by(k, by_logit);
         candidates.truncate(k);
-        // The selection's own order is not promised from one release of Rust to the next; the draw depends on it.
-        candidates.sort_unstable_by_key(|candidate| candidate.id);
     }
+    candidates.sort_unstable_by(by_logit);
 }
 
 /// Keeps the fewest most probable candidates whose share reaches `top_p`, at least one, most probable first.
@@ -174,9 +206,9 @@ fn keep_nucleus(candidates: &mut Vec<Candidate>, top_p: f64) {
     loop {
         let n = head.min(candidates.len());
         if n < candidates.len() {
-            candidates.select_nth_unstable_by(n, by_weight);
+            candidates.select_nth_unstable_by(n, by_logit);
         }
-        candidates[..n].sort_unstable_by(by_weight);
+        candidates[..n].sort_unstable_by(by_logit);
         let mut reached = 0.0;
         let inside = candidates[..n].iter().position(|candidate| {
             reached += f64::from(candidate.weight);
@@ -205,7 +237,7 @@ mod tests {
     fn sampler(change: impl FnOnce(&mut SamplingParams)) -> Sampler {
         let mut params = SamplingParams { seed: Some(7), ..SamplingParams::default() };
         change(&mut params);
-        Sampler::new(params).unwrap()
+        Sampler::new(&params).unwrap()
     }
 
     /// How often each token is drawn from `logits` in `n` steps, penalties aside.

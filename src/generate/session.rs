@@ -3,11 +3,13 @@
 //! Principal type: [`Session`]. A prompt that begins like the last one is computed only from where they part.
 //! Must not know sampling or text.
 
+use std::collections::VecDeque;
+
 use web_time::Instant;
 
 use super::metrics::difference;
 use super::{NoPause, Pause};
-use crate::backend::{Backend, Counters, Outputs};
+use crate::backend::{Backend, Counters, Draw, Outputs};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -22,6 +24,16 @@ pub struct Session<B> {
     long_rope: bool,
     /// Tokens of the next prefill chunk, as measured on the last ones; 0 before the first.
     chunk: usize,
+    ahead: Ahead,
+}
+
+/// Steps under way whose tokens the backend chooses.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// The numbers of steps begun, those begun first at the front.
+    begun: VecDeque<usize>,
+    /// The token that the first of them runs.
+    next: u32,
 }
 
 /// What a session's steps look like.
@@ -43,6 +55,9 @@ pub struct SessionShape {
     pub long_rope_beyond: Option<usize>,
 }
 
+/// How often steps are begun before the first are waited for.
+const MOST_BEGUN: usize = 2;
+
 /// The first chunk, before anything was measured: short enough for a phone; the next one is as long as it may be.
 const FIRST_CHUNK: usize = 4;
 
@@ -58,7 +73,7 @@ pub struct Prefilled {
 impl<B: Backend> Session<B> {
     /// A session over a filled backend that was planned for such steps.
     pub fn new(backend: B, shape: SessionShape) -> Self {
-        Self { backend, shape, tokens: Vec::new(), long_rope: false, chunk: 0 }
+        Self { backend, shape, tokens: Vec::new(), long_rope: false, chunk: 0, ahead: Ahead::default() }
     }
 
     /// The backend.
@@ -168,37 +183,66 @@ impl<B: Backend> Session<B> {
         Ok(prefilled.map(|prefilled| prefilled.logits))
     }
 
-    /// How many of `wanted` steps [`Session::decode_best`] can run at once now; 0 where the backend does not choose.
-    pub fn steps_ahead(&self, wanted: usize) -> usize {
-        let n_cached = self.tokens.len();
+    /// How many of `wanted` steps [`Session::choose`] can begin now; 0 where the backend does not choose.
+    pub fn steps_ahead(&self, wanted: usize, draw: &Draw) -> usize {
+        let n_begun = self.n_ahead();
+        // What a recurrent model has gone through cannot be taken back.
+        if n_begun > 0 && (!self.shape.rewinds || self.ahead.begun.len() >= MOST_BEGUN) {
+            return 0;
+        }
+        let n_cached = self.tokens.len() + n_begun;
         let room = self.shape.n_ctx.saturating_sub(n_cached);
         let same = |n: &usize| self.is_long(n_cached + n) == self.long_rope;
-        let most = wanted.min(self.backend.chooses()).min(room);
+        let most = wanted.min(self.backend.chooses(draw)).min(room);
         (1..=most).take_while(same).last().unwrap_or(0)
     }
 
-    /// Appends `id` and then the best token after it, and so on, `n` tokens; gives the best after each, of which the last
-    /// is not appended. See [`Session::truncate`] for those that turn out not to be wanted.
+    /// Steps begun and not yet waited for.
+    pub fn n_ahead(&self) -> usize {
+        self.ahead.begun.iter().sum()
+    }
+
+    /// Begins `n` steps, as many as [`Session::steps_ahead`] allows: of `id` and of what is drawn after it, and so on;
+    /// or behind those under way.
     /// # Errors
     /// What the backend says.
-    pub async fn decode_best(&mut self, id: u32, n: usize) -> Result<Vec<u32>> {
-        let pos = self.tokens.len();
+    pub fn choose(&mut self, id: u32, draw: &Draw, n: usize) -> Result<()> {
+        let start = self.ahead.begun.is_empty().then_some((id, self.tokens.len(), draw));
+        self.backend.choose(start, n)?;
+        if start.is_some() {
+            self.ahead.next = id;
+        }
+        self.ahead.begun.push_back(n);
+        Ok(())
+    }
+
+    /// Waits for the steps that were begun first, and gives what was drawn after each, as long as it is certain; where
+    /// not all is, the last token is not appended and nothing is under way any more. See [`Session::truncate`] for
+    /// tokens that turn out not to be wanted.
+    /// # Errors
+    /// What the backend says.
+    pub async fn chosen(&mut self) -> Result<Vec<u32>> {
         // As in a step: half way through, a recurrent model's memory belongs to no list of tokens.
         let known = (!self.shape.rewinds).then(|| std::mem::take(&mut self.tokens));
-        let chosen = self.backend.decode_best(id, pos, n).await?;
-        if chosen.len() != n {
-            bail!(Internal, "the backend chose {} tokens instead of {n}", chosen.len());
-        }
+        let chosen = self.backend.chosen().await?;
         if let Some(known) = known {
             self.tokens = known;
         }
-        self.tokens.push(id);
-        self.tokens.extend_from_slice(&chosen[..n - 1]);
+        let n = self.ahead.begun.pop_front().unwrap_or(0);
+        if let Some((last, others)) = chosen.split_last() {
+            self.tokens.push(self.ahead.next);
+            self.tokens.extend_from_slice(others);
+            self.ahead.next = *last;
+        }
+        if chosen.len() < n {
+            self.ahead.begun.clear();
+        }
         Ok(chosen)
     }
 
-    /// Forgets all but the first `n` tokens.
+    /// Forgets all but the first `n` tokens, and what is under way.
     pub fn truncate(&mut self, n: usize) {
+        self.ahead.begun.clear();
         self.tokens.truncate(n);
     }
 
@@ -254,6 +298,7 @@ impl<B: Backend> Session<B> {
     /// One step behind the cached tokens. A step that fails, or is dropped half way, leaves only tokens of whole
     /// steps in the log; the next one overwrites the rest. Of a recurrent model it leaves none.
     async fn forward(&mut self, ids: &[u32], outputs: Outputs) -> Result<Vec<f32>> {
+        self.ahead.begun.clear();
         let pos = self.tokens.len();
         // While a recurrent model is half way through a step, what it remembers belongs to no list of tokens.
         let known = (!self.shape.rewinds).then(|| std::mem::take(&mut self.tokens));

@@ -1,9 +1,10 @@
 //! A backend for tests whose logits depend on every token before, so that a wrong KV cache cannot go unseen.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 
-use super::{Pause, SessionShape};
-use crate::backend::{Backend, Counters, Outputs, StepOrder};
+use super::{Pause, Sampler, SessionShape};
+use crate::backend::{Backend, Counters, Draw, Outputs, StepOrder};
 use crate::bail;
 use crate::error::Result;
 use crate::model::graph::Graph;
@@ -20,6 +21,11 @@ pub(crate) struct HashBackend {
     pub(crate) fail_at_step: Option<u64>,
     /// Steps that it runs at once, choosing by itself.
     pub(crate) chooses: usize,
+    /// Every so many steps it cannot tell the token.
+    pub(crate) uncertain: Option<u64>,
+    begun: VecDeque<usize>,
+    /// The token to run, its position, who draws the next and what it looks back at.
+    drawing: Option<(u32, usize, Sampler, Vec<u32>)>,
     /// Which positions a step may start at.
     pub(crate) order: StepOrder,
 }
@@ -35,6 +41,9 @@ impl HashBackend {
             long: false,
             fail_at_step: None,
             chooses: 0,
+            uncertain: None,
+            begun: VecDeque::new(),
+            drawing: None,
             order: StepOrder::new(false),
         }
     }
@@ -84,18 +93,37 @@ impl Backend for HashBackend {
         Ok(rows.flat_map(|row| expected_logits(&self.kv[..=pos + row])).collect())
     }
 
-    fn chooses(&self) -> usize {
+    fn chooses(&self, _: &Draw) -> usize {
         self.chooses
     }
 
-    async fn decode_best(&mut self, token: u32, pos: usize, n: usize) -> Result<Vec<u32>> {
+    fn choose(&mut self, start: Option<(u32, usize, &Draw)>, n: usize) -> Result<()> {
         assert!(n > 0 && n <= self.chooses);
-        let mut chosen = vec![token];
-        for pos in pos..pos + n {
-            let logits = self.forward(&chosen[chosen.len() - 1..], pos, Outputs::Last).await?;
-            chosen.extend(super::argmax(&logits));
+        if let Some((token, pos, draw)) = start {
+            self.begun.clear();
+            self.drawing = Some((token, pos, Sampler::of_draw(draw), draw.recent.clone()));
         }
-        chosen.remove(0);
+        assert!(self.drawing.is_some() && self.begun.len() < 2);
+        self.begun.push_back(n);
+        Ok(())
+    }
+
+    async fn chosen(&mut self) -> Result<Vec<u32>> {
+        let n = self.begun.pop_front().expect("steps under way");
+        let (mut token, mut pos, mut sampler, mut history) = self.drawing.take().expect("a beginning");
+        let mut chosen = Vec::new();
+        for _ in 0..n {
+            let mut logits = self.forward(&[token], pos, Outputs::Last).await?;
+            if self.uncertain.is_some_and(|every| self.counters.steps.is_multiple_of(every)) {
+                self.begun.clear();
+                return Ok(chosen);
+            }
+            token = sampler.sample(&mut logits, &history)?;
+            history.push(token);
+            chosen.push(token);
+            pos += 1;
+        }
+        self.drawing = Some((token, pos, sampler, history));
         Ok(chosen)
     }
 

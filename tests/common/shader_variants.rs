@@ -104,6 +104,10 @@ pub(crate) fn variants() -> Vec<Variant> {
                 | Kernel::RowStatistics
                 | Kernel::ArgMax
                 | Kernel::Choose
+                | Kernel::Penalise
+                | Kernel::Tally
+                | Kernel::Collect
+                | Kernel::Draw
                 | Kernel::ShortConv => variants.push(Variant::plain(kernel)),
             }
         }

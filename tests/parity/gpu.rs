@@ -5,7 +5,6 @@ use lamplight::backend::cpu::{CpuBackend, CpuMode};
 use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision, Tuning};
 use lamplight::backend::{Backend, Outputs};
 use lamplight::error::ErrorCode;
-use lamplight::generate::argmax;
 use lamplight::model::spec::{MixerSpec, NormKind, NormSpec, QkNorm, QkNormOver};
 use lamplight::tensor::DType;
 use pollster::block_on;
@@ -32,13 +31,13 @@ pub(crate) fn device(options: GpuOptions) -> Option<GpuDevice> {
     }
 }
 
-fn model(rng: &mut Rng, dtype: DType, shape: usize) -> Model {
+pub(crate) fn model(rng: &mut Rng, dtype: DType, shape: usize) -> Model {
     let shape = shapes().swap_remove(shape);
     let shape = if is_wide(dtype) { widened(shape) } else { shape };
     Model::random(rng, graph(&shape), dtype, 80, 67)
 }
 
-fn backend(model: &Model, device: &GpuDevice, precision: Precision, tuning: Tuning) -> GpuBackend {
+pub(crate) fn backend(model: &Model, device: &GpuDevice, precision: Precision, tuning: Tuning) -> GpuBackend {
     block_on(GpuBackend::with_tuning(model.plan.clone(), device.clone(), precision, tuning)).expect("backend")
 }
 
@@ -250,66 +249,6 @@ fn a_dense_layer_takes_seven_dispatches() {
         // Embedding, choice of outputs, norm and head besides.
         assert_eq!(backend.counters().dispatches - before.dispatches, 2 * per_layer + 4);
     }
-}
-
-/// Tokens chosen on the GPU, several a submit, are those that the CPU finds in the logits; in a vocabulary of several
-/// runs of logits too, and with keys in several runs.
-#[test]
-fn tokens_chosen_on_the_gpu_are_the_best() {
-    let Some(device) = device(GpuOptions::default()) else { return };
-    for (shape, n_vocab) in [(0, 101), (5, 3), (1, 9001)] {
-        let mut rng = Rng(70 + shape as u64);
-        let shape = Shape { n_vocab, ..shapes().swap_remove(shape) };
-        let model = Model::random(&mut rng, graph(&shape), DType::F32, 120, 67);
-        let tuning = Tuning { run_keys: 64, ..Tuning::default() };
-        let mut backend = backend(&model, &device, Precision::F32, tuning);
-        model.upload(&mut rng, &mut backend);
-        let prompt = model.random_tokens(&mut rng, 60);
-        block_on(backend.forward(&prompt, 0, Outputs::None)).expect("prefill");
-        let mut expected = vec![1];
-        for pos in 60..70 {
-            let last = &expected[expected.len() - 1..];
-            let logits = block_on(backend.forward(last, pos, Outputs::Last)).expect("decode");
-            expected.push(argmax(&logits).expect("a finite logit"));
-        }
-        block_on(backend.forward(&prompt, 0, Outputs::None)).expect("prefill");
-        let (mut chosen, mut pos) = (vec![1], 60);
-        for n in [1, 2, 7] {
-            let before = backend.counters();
-            chosen.extend(block_on(backend.decode_best(chosen[chosen.len() - 1], pos, n)).expect("decode"));
-            let after = backend.counters();
-            let work = [
-                after.submits - before.submits,
-                after.passes - before.passes,
-                after.queue_writes - before.queue_writes,
-                after.buffers - before.buffers,
-                after.bind_groups - before.bind_groups,
-            ];
-            assert_eq!(work, [1, 1, 1, 0, 0]);
-            assert_eq!(after.readback_bytes - before.readback_bytes, 8 * n as u64);
-            pos += n;
-        }
-        assert_eq!(chosen, expected);
-        for (n, pos) in [(0, 60), (17, 60), (2, 119)] {
-            let error = block_on(backend.decode_best(1, pos, n)).expect_err("too many steps");
-            assert_eq!(error.code(), ErrorCode::InvalidRequest);
-        }
-    }
-}
-
-/// As the CPU's sampler, the GPU does not hide that a computation went wrong.
-#[test]
-fn logits_without_a_finite_number_are_told() {
-    let Some(device) = device(GpuOptions::default()) else { return };
-    let mut rng = Rng(71);
-    let mut model = model(&mut rng, DType::F32, 0);
-    for element in model.bytes[0].chunks_exact_mut(4) {
-        element.copy_from_slice(&f32::NAN.to_le_bytes());
-    }
-    let mut backend = backend(&model, &device, Precision::F32, Tuning::default());
-    model.upload(&mut rng, &mut backend);
-    let error = block_on(backend.decode_best(1, 0, 3)).expect_err("no number");
-    assert_eq!(error.code(), ErrorCode::Internal);
 }
 
 #[test]

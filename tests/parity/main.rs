@@ -2,6 +2,8 @@
 //! against the exact ones. All inputs come from seeds that a failing test prints.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[cfg(feature = "gpu")]
+mod choose;
 mod cpu_exact;
 mod cpu_fast;
 mod elementwise;

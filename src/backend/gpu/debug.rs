@@ -50,7 +50,7 @@ impl GpuBackend {
     fn run(&mut self, launches: Range<usize>, (pos, n_tokens): (usize, usize)) {
         let mut encoder =
             self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        self.record(&mut encoder, launches, (pos, n_tokens), n_tokens, 0);
+        self.record(&mut encoder, launches, (pos, n_tokens), n_tokens);
         self.device.queue.submit([encoder.finish()]);
         self.counters.submits += 1;
     }

@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::oneshot::oneshot;
+use super::oneshot::{Receiver, oneshot};
 use super::pipelines::Cache;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -182,17 +182,29 @@ impl GpuDevice {
     pub async fn finished(&self) -> Result<()> {
         let (sender, receiver) = oneshot();
         self.queue.on_submitted_work_done(move || sender.send(()));
-        self.drive();
+        self.drive(None);
         receiver.await;
         self.check()
     }
 
-    /// The first `n_bytes` of a mappable buffer.
-    pub(super) async fn read(&self, buffer: &wgpu::Buffer, n_bytes: u64) -> Result<Vec<f32>> {
+    /// Has the first `n_bytes` of a buffer mapped, once what was submitted is done.
+    pub(super) fn map(buffer: &wgpu::Buffer, n_bytes: u64) -> Receiver<bool> {
         let (sender, receiver) = oneshot();
         buffer.map_async(wgpu::MapMode::Read, ..n_bytes, move |result| sender.send(result.is_ok()));
-        self.drive();
-        let mapped = receiver.await;
+        receiver
+    }
+
+    /// The first `n_bytes` of a buffer that [`Self::map`] maps, which is then free again; `until` is the submit that
+    /// fills it, the last one where there is none.
+    pub(super) async fn mapped<T: bytemuck::Pod>(
+        &self,
+        buffer: &wgpu::Buffer,
+        n_bytes: u64,
+        mapped: impl Future<Output = Option<bool>>,
+        until: Option<wgpu::SubmissionIndex>,
+    ) -> Result<Vec<T>> {
+        self.drive(until);
+        let mapped = mapped.await;
         self.check()?;
         if mapped != Some(true) {
             return Err(Error::new(ErrorCode::Internal, "reading back from the GPU failed"));
@@ -206,10 +218,15 @@ impl GpuDevice {
         Ok(values)
     }
 
+    /// The first `n_bytes` of a mappable buffer.
+    pub(super) async fn read(&self, buffer: &wgpu::Buffer, n_bytes: u64) -> Result<Vec<f32>> {
+        self.mapped(buffer, n_bytes, Self::map(buffer, n_bytes), None).await
+    }
+
     /// Natively somebody has to turn the crank for callbacks to come; in a browser the event loop does.
-    fn drive(&self) {
+    fn drive(&self, submission_index: Option<wgpu::SubmissionIndex>) {
         if cfg!(not(target_arch = "wasm32"))
-            && let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely())
+            && let Err(error) = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None })
         {
             log::warn!("waiting for the GPU: {error}");
         }

@@ -8,11 +8,12 @@ use std::ops::Range;
 
 use web_time::Instant;
 
+use super::choose::Choosing;
 use super::device::GpuDevice;
 use super::pipelines::Compiled;
 use super::plan::{MAX_CHOSEN, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Tuning};
 use super::upload::Uploads;
-use crate::backend::{Backend, Counters, ModelPlan, Outputs, StepOrder};
+use crate::backend::{Backend, Counters, Draw, ModelPlan, Outputs, StepOrder};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Graph, Rows};
@@ -39,6 +40,7 @@ pub struct GpuBackend {
     bind_groups: Vec<wgpu::BindGroup>,
     pipelines: Vec<wgpu::ComputePipeline>,
     staging: wgpu::Buffer,
+    pub(super) choosing: Choosing,
     params: wgpu::Buffer,
     uploads: Uploads,
     tuning: Tuning,
@@ -97,17 +99,17 @@ impl GpuBackend {
         let kept = old.map_or(HashMap::new(), |(old, n_kept)| plan.kept_buffers(&old.plan, n_kept));
         let kept = |index: usize| Some(old?.0.buffers[*kept.get(&index)?].clone());
         let buffers = allocate(&device, &plan, &kept).await?;
-        let staging_bytes = (plan.n_outputs * plan.n_vocab * 4).max(MAX_CHOSEN * 8) as u64;
-        let staging = device
-            .guarded("the read-back buffer", ErrorCode::Internal, || {
-                make_buffer(&device, "staging", staging_bytes, MAPPED)
+        let staging_bytes = (plan.n_outputs * plan.n_vocab * 4) as u64;
+        let (staging, choosing) = device
+            .guarded("the read-back buffers", ErrorCode::Internal, || {
+                (make_buffer(&device, "staging", staging_bytes, MAPPED), Choosing::new(&device))
             })
             .await?;
         let params_bytes = (plan.launches.len() * PARAM_STRIDE).max(PARAM_STRIDE) as u64;
         let params = make_buffer(&device, "params", params_bytes, UNIFORM);
         device.queue.write_buffer(&params, 0, &param_bytes(&plan));
         counters.queue_writes += 1;
-        counters.buffers = plan.own_buffers().count() as u64 + 2;
+        counters.buffers = plan.own_buffers().count() as u64 + 4;
         let compiled = device.compile(&plan.variants).await?;
         let bind_groups = device
             .guarded("bind groups", ErrorCode::Internal, || {
@@ -116,8 +118,10 @@ impl GpuBackend {
             .await?;
         counters.bind_groups = bind_groups.len() as u64;
         let uploads = Uploads::new(&model, &plan, old.map(|(old, n_kept)| (&old.uploads, n_kept)));
-        let memory_bytes =
-            plan.own_buffers().map(|buffer| buffer.bytes).sum::<u64>() + staging_bytes + params_bytes;
+        let memory_bytes = plan.own_buffers().map(|buffer| buffer.bytes).sum::<u64>()
+            + staging_bytes
+            + choosing.buffers().1
+            + params_bytes;
         let step = Vec::with_capacity(STEP_WORDS + model.n_batch);
         let order = StepOrder::new(!model.graph.states.is_empty());
         Ok(GpuBackend {
@@ -128,6 +132,7 @@ impl GpuBackend {
             bind_groups,
             pipelines: compiled.into_iter().map(|compiled| compiled.pipeline).collect(),
             staging,
+            choosing,
             params,
             uploads,
             tuning,
@@ -251,45 +256,68 @@ impl GpuBackend {
         self.counters.queue_writes += 1;
     }
 
-    /// Records launches `range` of the sequence for a step of `n_tokens` from `pos` on with `n_outputs` wanted rows; where
-    /// `n_chosen` is not 0, that many steps, after each of which a token is chosen.
+    /// Records launches `range` of the sequence for a step of `n_tokens` from `pos` on with `n_outputs` wanted rows.
     pub(super) fn record(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         range: Range<usize>,
         (pos, n_tokens): (usize, usize),
         n_outputs: usize,
-        n_chosen: usize,
     ) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         self.counters.passes += 1;
         let mut current = usize::MAX;
         let sequence = self.plan.sequence(n_tokens, self.tuning.few_rows);
-        let step = &sequence.launches[range];
-        let choose: &[usize] = if n_chosen > 0 { &self.plan.choose } else { &[] };
-        let steps = (pos..pos + n_chosen.max(1))
-            .flat_map(|pos| step.iter().chain(choose).map(move |index| (pos, *index)));
-        for (pos, index) in steps {
-            let launch = &self.plan.launches[index];
-            let rows = match launch.rows {
-                Rows::Tokens => n_tokens,
-                Rows::Outputs => n_outputs,
-            };
-            let few = rows <= self.tuning.few_rows;
-            let stage = if few { launch.few } else { launch.many };
-            let z = launch.runs.map_or(stage.grid.z, |runs| runs.depth(few, pos, n_tokens));
-            if z == 0 {
-                continue;
-            }
-            if current != stage.variant {
-                current = stage.variant;
-                pass.set_pipeline(&self.pipelines[current]);
-            }
-            pass.set_bind_group(0, &self.bind_groups[index], &[]);
-            let y = (rows as u32 * stage.grid.mul).div_ceil(stage.grid.div);
-            pass.dispatch_workgroups(stage.grid.x, y, z);
-            self.counters.dispatches += 1;
+        let rows = (pos, n_tokens, n_outputs);
+        for index in &sequence.launches[range] {
+            self.counters.dispatches += self.dispatch(&mut pass, &mut current, *index, rows);
         }
+    }
+
+    /// Records steps of one token from `pos` on, behind each of which `choosers` choose the next one's.
+    pub(super) fn record_choices(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        positions: Range<usize>,
+        choosers: &[usize],
+    ) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        self.counters.passes += 1;
+        let mut current = usize::MAX;
+        for pos in positions {
+            for index in self.plan.sequence(1, self.tuning.few_rows).launches.iter().chain(choosers) {
+                self.counters.dispatches += self.dispatch(&mut pass, &mut current, *index, (pos, 1, 1));
+            }
+        }
+    }
+
+    /// Records a launch in a pass whose pipeline is `current`; gives the number of dispatches.
+    fn dispatch(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        current: &mut usize,
+        index: usize,
+        (pos, n_tokens, n_outputs): (usize, usize, usize),
+    ) -> u64 {
+        let launch = &self.plan.launches[index];
+        let rows = match launch.rows {
+            Rows::Tokens => n_tokens,
+            Rows::Outputs => n_outputs,
+        };
+        let few = rows <= self.tuning.few_rows;
+        let stage = if few { launch.few } else { launch.many };
+        let z = launch.runs.map_or(stage.grid.z, |runs| runs.depth(few, pos, n_tokens));
+        if z == 0 {
+            return 0;
+        }
+        if *current != stage.variant {
+            *current = stage.variant;
+            pass.set_pipeline(&self.pipelines[*current]);
+        }
+        pass.set_bind_group(0, &self.bind_groups[index], &[]);
+        let y = (rows as u32 * stage.grid.mul).div_ceil(stage.grid.div);
+        pass.dispatch_workgroups(stage.grid.x, y, z);
+        1
     }
 
     /// Records, submits and, where rows are wanted, reads one slice of a step: its body too when it is the first.
@@ -307,7 +335,7 @@ impl GpuBackend {
         let sequence = self.plan.sequence(tokens.len(), self.tuning.few_rows);
         let from = if first { 0 } else { sequence.n_body };
         let to = if rows.is_empty() { sequence.n_body } else { sequence.launches.len() };
-        self.record(&mut encoder, from..to, (pos, tokens.len()), rows.len(), 0);
+        self.record(&mut encoder, from..to, (pos, tokens.len()), rows.len());
         let n_bytes = (rows.len() * self.plan.n_vocab * 4) as u64;
         if n_bytes > 0 {
             encoder.copy_buffer_to_buffer(&self.buffers[self.plan.logits], 0, &self.staging, 0, n_bytes);
@@ -363,6 +391,7 @@ impl Backend for GpuBackend {
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         self.check_step(tokens, pos)?;
+        self.choosing.abandon();
         self.order.begin(pos)?;
         let n_rows = outputs.n_rows(tokens.len());
         let mut next = tokens.len() - n_rows;
@@ -382,37 +411,22 @@ impl Backend for GpuBackend {
         Ok(logits)
     }
 
-    fn chooses(&self) -> usize {
-        // What a recurrent model has gone through cannot be taken back, so it must not run ahead of the text.
-        if self.model.graph.states.is_empty() { MAX_CHOSEN } else { 1 }
+    fn chooses(&self, draw: &Draw) -> usize {
+        // What a recurrent model has gone through cannot be taken back: it must not run ahead of the text, nor run a step
+        // again whose token the GPU could not tell.
+        match (self.model.graph.states.is_empty(), *draw == Draw::BEST) {
+            (true, _) if !self.plan.choosers.can(draw, self.plan.n_vocab) => 0,
+            (true, _) => MAX_CHOSEN,
+            (false, best) => usize::from(best),
+        }
     }
 
-    async fn decode_best(&mut self, token: u32, pos: usize, n: usize) -> Result<Vec<u32>> {
-        self.check_step(&[token], pos)?;
-        if n == 0 || n > self.chooses() || pos + n > self.model.n_ctx {
-            bail!(InvalidRequest, "{n} steps at once from position {pos}; {} are possible", self.chooses());
-        }
-        self.order.begin(pos)?;
-        let start = Instant::now();
-        self.write_step(&[token], pos, &(0..1));
-        let mut encoder =
-            self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let n_launches = self.plan.sequence(1, self.tuning.few_rows).launches.len();
-        self.record(&mut encoder, 0..n_launches, (pos, 1), 1, n);
-        let n_bytes = n as u64 * 8;
-        encoder.copy_buffer_to_buffer(&self.buffers[self.plan.chosen], 0, &self.staging, 0, n_bytes);
-        self.device.queue.submit([encoder.finish()]);
-        self.counters.submits += 1;
-        self.counters.encode_us += start.elapsed().as_micros() as u64;
-        self.counters.readback_bytes += n_bytes;
-        let chosen = self.device.read(&self.staging, n_bytes).await?;
-        self.counters.steps += n as u64;
-        self.order.finish(pos + n);
-        let id = |pair: &[f32]| match (pair[0].is_finite(), pair[1].to_bits()) {
-            (true, id) if (id as usize) < self.plan.n_vocab => Ok(id),
-            _ => Err(Error::new(ErrorCode::Internal, "no finite number among the logits")),
-        };
-        chosen.chunks_exact(2).map(id).collect()
+    fn choose(&mut self, start: Option<(u32, usize, &Draw)>, n: usize) -> Result<()> {
+        self.begin_choosing(start, n)
+    }
+
+    async fn chosen(&mut self) -> Result<Vec<u32>> {
+        self.finish_choosing().await
     }
 
     async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {
@@ -453,7 +467,9 @@ impl Backend for GpuBackend {
 /// In a browser dropping a handle leaves the memory to the garbage collector, which does not feel GPU memory.
 impl Drop for GpuBackend {
     fn drop(&mut self) {
-        for buffer in self.buffers.iter().chain([&self.staging, &self.params]) {
+        for buffer in
+            self.buffers.iter().chain(self.choosing.buffers().0).chain([&self.staging, &self.params])
+        {
             buffer.destroy();
         }
     }

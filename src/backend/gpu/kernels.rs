@@ -43,6 +43,10 @@ pub enum Kernel {
     FusedGatedActivation,
     ArgMax,
     Choose,
+    Penalise,
+    Tally,
+    Collect,
+    Draw,
 }
 
 /// How a kernel uses a binding.
@@ -92,6 +96,10 @@ impl Kernel {
         Kernel::FusedGatedActivation,
         Kernel::ArgMax,
         Kernel::Choose,
+        Kernel::Penalise,
+        Kernel::Tally,
+        Kernel::Collect,
+        Kernel::Draw,
     ];
 
     /// Its file, as in [`shaders::FILES`].
@@ -128,6 +136,10 @@ impl Kernel {
             Kernel::FusedGatedActivation => "moe/fused_gated_activation",
             Kernel::ArgMax => "sample/arg_max",
             Kernel::Choose => "sample/choose",
+            Kernel::Penalise => "sample/penalise",
+            Kernel::Tally => "sample/tally",
+            Kernel::Collect => "sample/collect",
+            Kernel::Draw => "sample/draw",
         }
     }
 
@@ -154,6 +166,10 @@ impl Kernel {
                 &[Uniform, Read, Read, ReadWrite]
             }
             Kernel::Choose => &[Uniform, ReadWrite, Read, ReadWrite],
+            Kernel::Penalise => &[Uniform, Read, Read, ReadWrite],
+            Kernel::Tally => &[Uniform, Read, Read, Read, Read, ReadWrite, ReadWrite],
+            Kernel::Collect => &[Uniform, Read, Read, Read, Read, Read, Read, ReadWrite],
+            Kernel::Draw => &[Uniform, ReadWrite, ReadWrite, Read, Read, Read, ReadWrite, ReadWrite],
             Kernel::Route => &[Uniform, Read, Read, Read, ReadWrite],
             Kernel::TokenShift => &[Uniform, Read, Read, ReadWrite, ReadWrite],
             Kernel::Wkv4 => &[Uniform, Read, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite],
@@ -185,6 +201,8 @@ pub const MAT_MUL_TILE: (u32, u32) = (64, 32);
 pub const MAX_EXPERTS: u32 = 256;
 /// Logits that a workgroup looks through for the largest.
 pub const ARG_MAX_RUN: u32 = 4096;
+/// Classes by their distance from the largest that logits are counted in; see shaders/sample/bucket.wgsl.
+pub const N_BUCKETS: u32 = 256;
 /// Lanes of the elementwise kernels.
 pub const ELEMENTWISE_LANES: u32 = 128;
 
@@ -363,7 +381,12 @@ impl Variant {
         match self.kernel {
             Kernel::Embed | Kernel::RopeKvWrite | Kernel::NormRopeKvWrite | Kernel::AttentionMerge => 64,
             Kernel::Route => MAX_EXPERTS,
-            Kernel::ArgMax | Kernel::Choose => 256,
+            Kernel::ArgMax
+            | Kernel::Choose
+            | Kernel::Penalise
+            | Kernel::Tally
+            | Kernel::Collect
+            | Kernel::Draw => 256,
             Kernel::MatVec | Kernel::ExpertMatVec | Kernel::Products | Kernel::GatedProduct => {
                 MAT_VEC_K_LANES * MAT_VEC_LANES_N
             }

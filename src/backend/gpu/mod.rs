@@ -5,6 +5,7 @@
 //! makes no object of its own. Knows ops and weight formats; must not know families, files or tokens' meaning.
 
 mod check;
+mod choose;
 mod debug;
 mod device;
 mod engine;

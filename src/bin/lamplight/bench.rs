@@ -1,6 +1,6 @@
 //! `lamplight bench`: speed of prefill and decoding, and what a decoded token costs.
 
-use lamplight::backend::{AnyBackend, Backend, Counters, Outputs};
+use lamplight::backend::{AnyBackend, Backend, Counters, Draw, Outputs};
 use lamplight::engine::native;
 use lamplight::error::{Error, ErrorCode, Result};
 use lamplight::generate::{argmax, metrics};
@@ -145,18 +145,30 @@ impl Bench<'_> {
         let backend = &mut *self.backend;
         let mut id = self.tokens[0];
         let start = Instant::now();
+        let most = backend.chooses(&Draw::BEST);
         let (mut pos, end) = (self.depth, self.depth + n);
-        while pos < end {
-            // As generation does it: several steps at once where the backend chooses the tokens.
-            let steps = backend.chooses().min(end - pos);
-            if steps > 0 {
-                let chosen = pollster::block_on(backend.decode_best(id, pos, steps))?;
-                id = chosen.last().copied().unwrap_or(0);
-            } else {
-                let logits = pollster::block_on(backend.forward(&[id], pos, Outputs::Last))?;
-                id = argmax(&logits).unwrap_or(0);
+        // As generation does it: several steps at once where the backend chooses the tokens, the next begun before the
+        // last are waited for.
+        let (mut begun, mut waited) = (pos, pos);
+        while most > 0 && waited < end {
+            let n = most.min(end - begun);
+            if n > 0 {
+                let behind = begun > waited;
+                backend.choose((!behind).then_some((id, begun, &Draw::BEST)), n)?;
+                begun += n;
+                if !behind {
+                    continue;
+                }
             }
-            pos += steps.max(1);
+            let chosen = pollster::block_on(backend.chosen())?;
+            id = chosen.last().copied().unwrap_or(0);
+            waited += chosen.len().max(1);
+        }
+        pos = waited;
+        while pos < end {
+            let logits = pollster::block_on(backend.forward(&[id], pos, Outputs::Last))?;
+            id = argmax(&logits).unwrap_or(0);
+            pos += 1;
         }
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }

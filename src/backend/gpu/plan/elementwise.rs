@@ -1,8 +1,8 @@
 //! Launches of the ops that work on activations alone: norms, activations, choices of rows and columns.
 //! Must not know wgpu.
 
-use super::super::kernels::{ARG_MAX_RUN, ELEMENTWISE_LANES, Kernel, Variant};
-use super::{MAX_CHOSEN, Planner, flat, internal, outputs};
+use super::super::kernels::{ELEMENTWISE_LANES, Kernel, Variant};
+use super::{Planner, flat, internal, outputs};
 use crate::error::Result;
 use crate::model::graph::{Binary, Half, Op, Operand, Rows, Unary, ValueId, WeightId};
 use crate::model::spec::{Activation, NormKind};
@@ -150,25 +150,7 @@ impl Planner<'_> {
     }
 }
 
-impl Planner<'_> {
-    /// Launches outside of every sequence: the token of the largest logit.
-    pub(super) fn choose(&mut self) -> Result<()> {
-        let first = self.plan.launches.len();
-        let (op, n_vocab) = (self.model.graph.ops.len(), self.plan.n_vocab as u32);
-        let n_runs = n_vocab.div_ceil(ARG_MAX_RUN);
-        let runs = self.buffer("largest logits", u64::from(n_runs) * 8);
-        self.plan.chosen = self.buffer("chosen tokens", MAX_CHOSEN as u64 * 8);
-        for (kernel, params, buffers, grid) in [
-            (Kernel::ArgMax, n_vocab, [self.plan.logits, runs], flat(n_runs)),
-            (Kernel::Choose, n_runs, [runs, self.plan.chosen], flat(1)),
-        ] {
-            let stage = self.stage(Variant::plain(kernel), grid);
-            self.launch(op, Rows::Outputs, [stage; 2], &[params], &buffers)?;
-        }
-        self.plan.choose = (first..self.plan.launches.len()).collect();
-        Ok(())
-    }
-}
+impl Planner<'_> {}
 
 /// An activation's number in shaders/lib/activations.wgsl, and its constants.
 pub(super) fn activation_params(activation: Activation) -> [u32; 3] {

@@ -10,11 +10,13 @@ mod fused;
 mod matmul;
 mod moe;
 mod recurrent;
+mod sample;
 mod streams;
 
 use std::collections::HashMap;
 
 use self::fuse::{Bundle, Fusions};
+pub(super) use self::sample::{Choosers, sampling_words};
 use super::kernels::Variant;
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
@@ -64,6 +66,9 @@ pub(super) const STEP_WORDS: usize = 5;
 
 /// Steps of one submit at most, each with the token that the one before chose.
 pub(super) const MAX_CHOSEN: usize = 16;
+
+/// Submits of such steps under way at most.
+pub(super) const MOST_SUBMITS: usize = 2;
 
 /// Where a run of a buffer may begin that is bound by itself, on every device.
 const BINDING_ALIGNMENT: u64 = 256;
@@ -168,10 +173,8 @@ pub(super) struct Plan {
     pub(super) plain: Sequence,
     /// For steps of few tokens: several ops in one launch where that can be.
     pub(super) fused: Sequence,
-    /// What chooses the token of the largest logit, to follow a step of one output.
-    pub(super) choose: Vec<usize>,
-    /// Where it leaves its choices: bits of the logit, and the id, of each step of a submit.
-    pub(super) chosen: usize,
+    /// What chooses the next token, to follow a step of one output.
+    pub(super) choosers: Choosers,
     /// Weights that share a buffer.
     pub(super) bundles: Vec<Bundle>,
     pub(super) homes: Vec<Home>,
@@ -299,7 +302,7 @@ impl<'a> Planner<'a> {
         }
         planner.plan.plain.launches = (0..planner.plan.launches.len()).collect();
         planner.fused(&fusions)?;
-        planner.choose()?;
+        planner.choosers()?;
         let is_choice = |op: &Op| matches!(op, Op::TakeOutputs { .. });
         let choice = model.graph.ops.iter().position(is_choice).unwrap_or(model.graph.ops.len());
         let Plan { launches, plain, fused, .. } = &mut planner.plan;

@@ -1,0 +1,105 @@
+//! The launches that choose the next token from the logits.
+//!
+//! Principal type: [`Choosers`]. Must not know how requests describe a draw.
+
+use super::{MAX_CHOSEN, MOST_SUBMITS, Planner, flat};
+use crate::backend::Draw;
+use crate::backend::gpu::kernels::{ARG_MAX_RUN, Kernel, N_BUCKETS, Variant};
+use crate::error::Result;
+use crate::model::graph::Rows;
+
+/// Launches behind a step of one output, and what they leave.
+#[derive(Clone, Debug, Default)]
+pub(in crate::backend::gpu) struct Choosers {
+    /// Indices into [`super::Plan::launches`], in the order of [`KERNELS`].
+    launches: Vec<usize>,
+    /// Bits of the largest logit and the id of the token, of each step of a submit.
+    pub(in crate::backend::gpu) chosen: usize,
+    /// Most tokens with a penalty for being seen.
+    n_seen: usize,
+    /// How tokens are drawn: [`sampling_words`].
+    pub(in crate::backend::gpu) sampling: usize,
+}
+
+const KERNELS: [Kernel; 6] =
+    [Kernel::Penalise, Kernel::ArgMax, Kernel::Tally, Kernel::Collect, Kernel::Draw, Kernel::Choose];
+
+/// Words of the buffer for draws before the tokens seen; shaders/sample/sampling.wgsl.
+const SAMPLING_WORDS: usize = 16 + Draw::MAX_RECENT;
+
+impl Choosers {
+    /// Whether there is room for what `draw` needs.
+    pub(in crate::backend::gpu) fn can(&self, draw: &Draw, n_vocab: usize) -> bool {
+        draw.seen.len() <= self.n_seen && (draw.top_k <= Draw::MAX_CANDIDATES || !draw.limits(n_vocab))
+    }
+
+    /// The launches that draw as `draw` says.
+    pub(in crate::backend::gpu) fn for_draw(&self, draw: &Draw, n_vocab: usize) -> Vec<usize> {
+        let plain_best = *draw == Draw::BEST;
+        let needed = |kernel| match kernel {
+            Kernel::Penalise => draw.penalises(),
+            Kernel::Tally => draw.scale != 0.0,
+            Kernel::Collect => draw.orders(n_vocab),
+            Kernel::Draw => !plain_best,
+            Kernel::Choose => plain_best,
+            _ => true,
+        };
+        let chosen = KERNELS.into_iter().zip(&self.launches).filter(|(kernel, _)| needed(*kernel));
+        chosen.map(|(_, launch)| *launch).collect()
+    }
+}
+
+/// `draw` as shaders/sample/sampling.wgsl has it.
+pub(in crate::backend::gpu) fn sampling_words(draw: &Draw, n_vocab: usize) -> Vec<u32> {
+    let mode = match (draw.scale == 0.0, draw.orders(n_vocab)) {
+        (true, _) => 0,
+        (false, false) => 1,
+        (false, true) => 2,
+    };
+    let top_k = if draw.limits(n_vocab) { draw.top_k } else { 0 };
+    let mut words = vec![draw.seed as u32, (draw.seed >> 32) as u32, draw.index, mode];
+    words.extend([draw.scale, draw.floor, draw.min_p, draw.top_p].map(f32::to_bits));
+    words.push(top_k);
+    let factors = [draw.repetition, 1.0 / draw.repetition, draw.presence, draw.frequency];
+    words.extend(factors.map(f32::to_bits));
+    words.extend([u32::from(draw.counts()), draw.recent.len() as u32, draw.seen.len() as u32]);
+    words.extend_from_slice(&draw.recent);
+    words.resize(SAMPLING_WORDS, 0);
+    words.extend(draw.seen.iter().flat_map(|(id, count)| [*id, *count]));
+    words
+}
+
+impl Planner<'_> {
+    /// Launches for every way to choose a token.
+    pub(super) fn choosers(&mut self) -> Result<()> {
+        let first = self.plan.launches.len();
+        let (op, n_vocab) = (self.model.graph.ops.len(), self.plan.n_vocab as u32);
+        let n_runs = n_vocab.div_ceil(ARG_MAX_RUN);
+        let runs = self.buffer("largest logits", u64::from(n_runs) * 8);
+        let sums = self.buffer("sums of weights", u64::from(n_runs) * 4);
+        let tallies = self.buffer("tallies of logits", u64::from(n_runs * N_BUCKETS) * 8);
+        let candidates = self.buffer("candidates", 8 + u64::from(Draw::MAX_CANDIDATES) * 8);
+        let chosen = self.buffer("chosen tokens", MAX_CHOSEN as u64 * 8);
+        let n_seen = self.model.n_ctx.min(Draw::MAX_SEEN);
+        // Tokens of the submits under way are added before the CPU knows them.
+        let room = n_seen + MOST_SUBMITS * MAX_CHOSEN;
+        let sampling = self.buffer("sampling", (SAMPLING_WORDS * 4 + room * 8) as u64);
+        let logits = self.plan.logits;
+        for kernel in KERNELS {
+            let (buffers, n_groups): (&[usize], u32) = match kernel {
+                Kernel::Penalise => (&[sampling, logits], 1),
+                Kernel::ArgMax => (&[logits, runs], n_runs),
+                Kernel::Tally => (&[sampling, runs, logits, sums, tallies], n_runs),
+                Kernel::Collect => (&[sampling, runs, logits, sums, tallies, candidates], n_runs),
+                Kernel::Draw => (&[sampling, runs, logits, sums, candidates, chosen], 1),
+                _ => (&[runs, chosen], 1),
+            };
+            let params = if kernel == Kernel::Choose { [n_runs, 0] } else { [n_vocab, n_runs] };
+            let stage = self.stage(Variant::plain(kernel), flat(n_groups));
+            self.launch(op, Rows::Outputs, [stage; 2], &params, buffers)?;
+        }
+        let launches = (first..self.plan.launches.len()).collect();
+        self.plan.choosers = Choosers { launches, chosen, n_seen, sampling };
+        Ok(())
+    }
+}

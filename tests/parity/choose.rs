@@ -1,0 +1,212 @@
+//! Tokens that the GPU chooses against those that the CPU's sampler draws from the same logits.
+
+use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision, Tuning};
+use lamplight::backend::{Backend, Draw, Outputs};
+use lamplight::error::{ErrorCode, Result};
+use lamplight::generate::{Sampler, SamplingParams};
+use lamplight::tensor::DType;
+use pollster::block_on;
+
+use crate::gpu::{backend, device, model};
+use crate::support::{Model, Rng, Shape, graph, shapes};
+
+fn choose(backend: &mut GpuBackend, token: u32, pos: usize, draw: &Draw, n: usize) -> Result<Vec<u32>> {
+    backend.choose(Some((token, pos, draw)), n)?;
+    block_on(backend.chosen())
+}
+
+/// A model over `n_vocab` tokens with a prompt of 60 tokens in the cache.
+fn prompted(
+    device: &GpuDevice,
+    rng: &mut Rng,
+    shape: usize,
+    n_vocab: usize,
+) -> (Model, GpuBackend, Vec<u32>) {
+    let shape = Shape { n_vocab, ..shapes().swap_remove(shape) };
+    let model = Model::random(rng, graph(&shape), DType::F32, 120, 67);
+    let tuning = Tuning { run_keys: 64, ..Tuning::default() };
+    let mut backend = backend(&model, device, Precision::F32, tuning);
+    model.upload(rng, &mut backend);
+    let prompt = model.random_tokens(rng, 60);
+    block_on(backend.forward(&prompt, 0, Outputs::None)).expect("prefill");
+    (model, backend, prompt)
+}
+
+/// The tokens that the CPU's sampler draws, one after the other, `first` at the end of the prompt.
+fn drawn_by_cpu(backend: &mut GpuBackend, params: &SamplingParams, prompt: &[u32], n: usize) -> Vec<u32> {
+    let mut sampler = Sampler::new(params).expect("settings");
+    let mut ids = prompt.to_vec();
+    ids.push(1);
+    for pos in 60..60 + n {
+        let last = &ids[ids.len() - 1..];
+        let mut logits = block_on(backend.forward(last, pos, Outputs::Last)).expect("decode");
+        ids.push(sampler.sample(&mut logits, &ids).expect("a token"));
+    }
+    ids.split_off(prompt.len())
+}
+
+/// Several a submit, in a vocabulary of several runs of logits too, and with keys in several runs.
+#[test]
+fn the_largest_logits_are_chosen() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    for (shape, n_vocab) in [(0, 101), (5, 3), (1, 9001)] {
+        let mut rng = Rng(70 + shape as u64);
+        let (_, mut backend, prompt) = prompted(&device, &mut rng, shape, n_vocab);
+        let expected = drawn_by_cpu(&mut backend, &SamplingParams::greedy(), &prompt, 10);
+        let (mut chosen, mut pos) = (vec![1], 60);
+        for n in [1, 2, 7] {
+            let before = backend.counters();
+            let last = chosen[chosen.len() - 1];
+            chosen.extend(choose(&mut backend, last, pos, &Draw::BEST, n).expect("decode"));
+            let after = backend.counters();
+            let work = [
+                after.submits - before.submits,
+                after.passes - before.passes,
+                after.queue_writes - before.queue_writes,
+                after.buffers - before.buffers,
+                after.bind_groups - before.bind_groups,
+            ];
+            assert_eq!(work, [1, 1, 1, 0, 0]);
+            assert_eq!(after.readback_bytes - before.readback_bytes, 8 * n as u64);
+            pos += n;
+        }
+        assert_eq!(chosen, expected);
+        for (n, pos) in [(0, 60), (17, 60), (2, 119)] {
+            let error = choose(&mut backend, 1, pos, &Draw::BEST, n).expect_err("too many steps");
+            assert_eq!(error.code(), ErrorCode::InvalidRequest);
+        }
+    }
+}
+
+type Change = fn(&mut SamplingParams);
+
+/// Settings of every kind; temperatures make of one model distributions of every width.
+const SETTINGS: [Change; 22] = [
+    |_| (),
+    |p| p.temperature = 0.2,
+    |p| p.temperature = 0.02,
+    |p| p.temperature = 50.0,
+    |p| p.temperature = f32::MIN_POSITIVE,
+    |p| p.top_k = 1,
+    |p| p.top_k = 5,
+    |p| (p.top_k, p.temperature) = (40, 0.5),
+    |p| (p.top_k, p.temperature) = (700, 0.05),
+    |p| p.top_k = 100_000,
+    |p| (p.top_p, p.temperature) = (0.9, 0.1),
+    |p| (p.top_p, p.temperature) = (0.5, 0.05),
+    |p| p.top_p = 0.0,
+    |p| (p.top_p, p.top_k, p.temperature) = (0.8, 50, 0.6),
+    |p| (p.top_p, p.top_k, p.min_p, p.temperature) = (0.95, 64, 0.2, 0.7),
+    |p| p.min_p = 0.3,
+    |p| (p.min_p, p.top_p) = (1.0, 0.5),
+    |p| (p.temperature, p.repetition_penalty) = (0.0, 1.5),
+    |p| (p.temperature, p.presence_penalty) = (0.0, 2.0),
+    |p| (p.temperature, p.frequency_penalty, p.presence_penalty) = (0.3, 1.5, -0.5),
+    |p| (p.top_k, p.repetition_penalty, p.presence_penalty) = (20, 0.7, 1.0),
+    |p| (p.temperature, p.top_p, p.repetition_penalty, p.frequency_penalty) = (0.05, 0.7, 1.3, 0.4),
+];
+
+/// A draw that the GPU cannot be sure of is told and no other; all others are the CPU's.
+#[test]
+fn draws_are_those_of_the_cpu() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let (mut certain, mut uncertain) = (0, 0);
+    for (shape, n_vocab) in [(0, 101), (5, 3), (1, 9001)] {
+        let mut rng = Rng(170 + shape as u64);
+        let (_, mut backend, prompt) = prompted(&device, &mut rng, shape, n_vocab);
+        for (index, change) in SETTINGS.into_iter().enumerate() {
+            let mut params =
+                SamplingParams { seed: Some(0x1_0000_0007 + index as u64), ..SamplingParams::default() };
+            change(&mut params);
+            let expected = drawn_by_cpu(&mut backend, &params, &prompt, 24);
+            let mut sampler = Sampler::new(&params).expect("settings");
+            let mut ids = prompt.clone();
+            ids.push(1);
+            while ids.len() < prompt.len() + expected.len() {
+                let n_left = prompt.len() + expected.len() - ids.len();
+                let (last, before) = (ids[ids.len() - 1], ids.len() - 1);
+                let draw = sampler.draw(&ids[..before], last);
+                let drawn = choose(&mut backend, last, before, &draw, n_left.min(9)).expect("decode");
+                certain += drawn.len();
+                drawn.iter().for_each(|id| sampler.accept(*id));
+                let short = drawn.len() < n_left.min(9);
+                ids.extend(drawn);
+                if short {
+                    uncertain += 1;
+                    let (last, pos) = (&ids[ids.len() - 1..], ids.len() - 1);
+                    let mut logits = block_on(backend.forward(last, pos, Outputs::Last)).expect("decode");
+                    ids.push(sampler.sample(&mut logits, &ids).expect("a token"));
+                }
+            }
+            assert_eq!(ids[prompt.len()..], expected, "vocabulary of {n_vocab}, setting {index}");
+        }
+    }
+    assert!(uncertain * 20 < certain, "{uncertain} uncertain draws to {certain}");
+}
+
+/// The second submit goes on where the first ends, and is given up by whatever else is run.
+#[test]
+fn steps_are_begun_before_the_last_are_waited_for() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let mut rng = Rng(73);
+    let (_, mut backend, prompt) = prompted(&device, &mut rng, 0, 101);
+    let params = SamplingParams {
+        seed: Some(3),
+        top_k: 30,
+        frequency_penalty: 0.3,
+        repetition_penalty: 1.2,
+        ..SamplingParams::default()
+    };
+    let expected = drawn_by_cpu(&mut backend, &params, &prompt, 12);
+    let draw = Sampler::new(&params).expect("settings").draw(&prompt, 1);
+    for n in [[2, 4, 5], [5, 1, 3], [1, 1, 1]] {
+        let before = backend.counters();
+        backend.choose(Some((1, 60, &draw)), n[0]).expect("begin");
+        backend.choose(None, n[1]).expect("go on");
+        assert_eq!(backend.choose(None, 1).expect_err("two are under way").code(), ErrorCode::Internal);
+        let mut chosen = block_on(backend.chosen()).expect("first");
+        backend.choose(None, n[2]).expect("go on");
+        chosen.extend(block_on(backend.chosen()).expect("second"));
+        chosen.extend(block_on(backend.chosen()).expect("third"));
+        let n_steps: usize = n.iter().sum();
+        assert_eq!(chosen, expected[1..=n_steps]);
+        let after = backend.counters();
+        assert_eq!((after.submits - before.submits, after.queue_writes - before.queue_writes), (3, 2));
+        assert_eq!((after.buffers, after.bind_groups), (before.buffers, before.bind_groups));
+        // Given up by a step, by a new beginning, and by nobody waiting.
+        backend.choose(Some((1, 60, &draw)), 3).expect("begin");
+        backend.choose(None, 3).expect("go on");
+        block_on(backend.forward(&[1], 60, Outputs::Last)).expect("a step");
+        assert_eq!(block_on(backend.chosen()).expect_err("given up").code(), ErrorCode::Internal);
+        backend.choose(Some((1, 60, &draw)), 2).expect("begin");
+        backend.choose(None, 2).expect("go on");
+        drop(backend.chosen());
+    }
+    assert_eq!(choose(&mut backend, 1, 60, &draw, 9).expect("steps"), expected[1..=9]);
+}
+
+/// As the CPU's sampler, the GPU does not hide that a computation went wrong: it says so, or leaves it to the CPU.
+#[test]
+fn logits_without_a_finite_number_are_told() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let mut rng = Rng(71);
+    let mut model = model(&mut rng, DType::F32, 0);
+    for element in model.bytes[0].chunks_exact_mut(4) {
+        element.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    let mut backend = backend(&model, &device, Precision::F32, Tuning::default());
+    model.upload(&mut rng, &mut backend);
+    let error = choose(&mut backend, 1, 0, &Draw::BEST, 3).expect_err("no number");
+    assert_eq!(error.code(), ErrorCode::Internal);
+    for change in SETTINGS {
+        let mut params = SamplingParams::default();
+        change(&mut params);
+        let draw = Sampler::new(&params).expect("settings").draw(&[], 1);
+        assert_eq!(choose(&mut backend, 1, 0, &draw, 3).expect("nothing certain"), [] as [u32; 0]);
+    }
+    let beyond = [
+        Draw { scale: 1.0, top_k: 100, ..Draw::BEST },
+        Draw { seen: vec![(1, 1); Draw::MAX_SEEN + 1], ..Draw::BEST },
+    ];
+    assert_eq!(beyond.map(|draw| backend.chooses(&draw)), [16, 0]);
+}
