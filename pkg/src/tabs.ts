@@ -34,8 +34,8 @@ interface Call {
   request: Request;
   /** Delivered so far, by whichever hubs. */
   text: string;
-  /** Of the hub that has it now. */
-  again: string;
+  /** How much of it the hub that has it now has said. */
+  said: number;
   /** Hubs that have had it. */
   hubs: number;
   aborted: boolean;
@@ -108,7 +108,7 @@ export class SharedWorkerLink implements WorkerLike {
     if (request.type === 'chat' || request.type === 'complete') {
       (request as Request<'complete'>).body.seed ??= crypto.getRandomValues(new Uint32Array(1))[0];
     }
-    const call: Call = { request, text: '', again: '', hubs: 0, aborted: false };
+    const call: Call = { request, text: '', said: 0, hubs: 0, aborted: false };
     this.#calls.set(request.id, call);
     if (this.#failure) this.#answer(call, { id: request.id, type: 'error', error: this.#failure });
     else if (this.#hub !== undefined) this.#send(call);
@@ -143,7 +143,7 @@ export class SharedWorkerLink implements WorkerLike {
     const { id } = call.request;
     if (call.aborted) return this.#answer(call, { id, type: 'error', error: { code: 'aborted', message: 'the call was aborted by its signal' } });
     call.hubs += 1;
-    call.again = '';
+    call.said = 0;
     if (call.hubs > MAX_HUBS) this.#answer(call, { id, type: 'error', error: TOO_OFTEN });
     else this.#channel.postMessage({ ProcessInput: [HANDLER_ID, call.request] } satisfies MemberMessage);
   }
@@ -174,14 +174,14 @@ export class SharedWorkerLink implements WorkerLike {
   /** Passes on what is new of a text; a second hub begins it anew. */
   #text(call: Call, text: string): void {
     const { id } = call.request;
-    call.again += text;
-    const known = Math.min(call.text.length, call.again.length);
-    if (call.text.slice(0, known) !== call.again.slice(0, known)) {
+    const known = call.text.slice(call.said, call.said + text.length);
+    call.said += text.length;
+    if (!text.startsWith(known)) {
       const abort: Request<'abort'> = { v: PROTOCOL_VERSION, id: 0, type: 'abort', body: { target: id } };
       this.#channel.postMessage({ ProcessInput: [HANDLER_ID, abort] } satisfies MemberMessage);
       return this.#answer(call, { id, type: 'error', error: NOT_THE_SAME });
     }
-    const rest = call.again.slice(known);
+    const rest = text.slice(known.length);
     if (rest === '') return;
     call.text += rest;
     this.#say({ ProcessOutput: [HANDLER_ID, { id, type: 'event', event: { kind: 'text', text: rest } }] });

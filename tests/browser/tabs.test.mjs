@@ -161,6 +161,25 @@ describe('tabs', () => {
     });
   }
 
+  test('on WebGPU another tab takes over with the same text', async () => {
+    const gpu = await launch({ gpu: 'lavapipe' });
+    try {
+      const options = { ...SHARED, backend: 'webgpu' };
+      const [a, b] = [await openPage(gpu, server), await openPage(gpu, server)];
+      await load(a, options);
+      const expected = await complete(a, COUNT);
+      assert.equal((await load(b, options)).info.backend, 'webgpu');
+      await stream(b, COUNT);
+      await writes(b);
+      await a.close();
+      assert.deepEqual(await streamed(b), { end: 'length', text: expected });
+      assert.equal(await b.evaluate(() => engine.info.backend), 'webgpu');
+      assertNoProblems(b);
+    } finally {
+      await gpu.close();
+    }
+  });
+
   test('what cannot be shared is refused', async () => {
     const page = await open();
     const code = await page.evaluate(() => lamplight.createEngine({ model: new Blob(['x']), shared: true }).then(() => 'loaded', ({ code, field }) => `${code} ${field}`));
