@@ -94,6 +94,7 @@ ring wasm-firefox-webgpu can_firefox wasm_tests firefox-webgpu
 ring wasm-chrome-cpu can_chrome wasm_tests chrome-cpu
 ring wasm-firefox-cpu can_firefox wasm_tests firefox-cpu
 ring e2e can_e2e page_tests tests/browser/*.test.mjs
+ring firefox-tabs have_firefox_tests page_tests tests/browser/firefox.mjs
 ring webkit have_webkit_tests page_tests tests/browser/webkit.mjs
 
 printf '\n======== summary (%d s)\n' "$SECONDS"

@@ -3,86 +3,30 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
-import net from 'node:net';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { MODEL_BYTES, MODEL_PATH, ROOT, startPackageServer } from './harness.mjs';
+import { freePort, openSession, processes } from './webdriver.mjs';
 
 const GOLDEN = JSON.parse(fs.readFileSync(path.join(ROOT, 'tests/golden/real/smollm2-135m-instruct-q4_1.json'), 'utf8'));
 /** A path with 8-bit activations must give the reference's ids up to the first step decided by less than this. */
 const CERTAIN = 0.3;
 
-const sleep = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
-
-function freePort() {
-  return new Promise((resolve) => {
-    const server = net.createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
-}
-
-/** Starts Xvfb, the driver and a browser; `run(function, argument)` evaluates an async function in the page. */
+/** Starts Xvfb, the driver and a browser. */
 async function startWebkit() {
-  const children = [];
-  const endAll = () => { for (const child of children.splice(0).reverse()) child.kill(); };
-  // Also when the runner is interrupted: nothing of this may stay behind.
-  process.once('exit', endAll);
-  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
-  const start = (command, args, env) => {
-    const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'inherit'] });
-    child.on('error', (error) => console.error(`${command}: ${error.message}`));
-    children.push(child);
-    return child;
-  };
+  const children = processes();
   // -displayfd lets Xvfb choose a free display; it writes the number to that descriptor.
-  const xvfb = spawn('Xvfb', ['-displayfd', '3', '-screen', '0', '800x600x24', '-nolisten', 'tcp'], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'] });
-  children.push(xvfb);
+  const xvfb = children.add(spawn('Xvfb', ['-displayfd', '3', '-screen', '0', '800x600x24', '-nolisten', 'tcp'], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'] }));
   const display = await new Promise((resolve, reject) => {
     xvfb.stdio[3].once('data', (data) => resolve(`:${String(data).trim()}`));
     xvfb.once('exit', () => reject(new Error('Xvfb ended at once')));
     xvfb.once('error', reject);
   });
   const port = await freePort();
-  start('WebKitWebDriver', [`--port=${port}`, '--host=127.0.0.1'], { DISPLAY: display, GDK_BACKEND: 'x11', WEBKIT_DISABLE_COMPOSITING_MODE: '1' });
-
-  const command = async (method, url, body) => {
-    const response = await fetch(`http://127.0.0.1:${port}${url}`, { method, body: body && JSON.stringify(body), headers: { 'content-type': 'application/json' } });
-    const { value } = await response.json();
-    if (value?.error) throw new Error(`${value.error}: ${value.message}`);
-    return value;
-  };
+  children.start('WebKitWebDriver', [`--port=${port}`, '--host=127.0.0.1'], { DISPLAY: display, GDK_BACKEND: 'x11', WEBKIT_DISABLE_COMPOSITING_MODE: '1' });
   const binary = process.env.MINIBROWSER_BIN || '/usr/lib/x86_64-linux-gnu/webkit2gtk-4.1/MiniBrowser';
-  const capabilities = { alwaysMatch: { 'webkitgtk:browserOptions': { binary, args: ['--automation'] } } };
-  let session;
-  for (let attempt = 0; !session; attempt += 1) {
-    // The driver takes a moment to listen.
-    session = await command('POST', '/session', { capabilities }).catch((error) => {
-      if (attempt > 40) throw error;
-      return sleep(250);
-    });
-  }
-  const base = `/session/${session.sessionId}`;
-  await command('POST', `${base}/timeouts`, { script: 600_000, pageLoad: 120_000 });
-  const async = (script, args) => command('POST', `${base}/execute/async`, { script, args });
-  return {
-    version: session.capabilities.browserVersion,
-    open: (url) => command('POST', `${base}/url`, { url }),
-    async run(fn, argument) {
-      const result = await async(
-        `const done = arguments[1];
-         Promise.resolve().then(() => (${fn})(arguments[0])).then((value) => done({ value }), (error) => done({ error: \`\${error.code ?? error.name}: \${error.message}\` }));`,
-        [argument ?? null],
-      );
-      if (result?.error) throw new Error(result.error);
-      return result?.value;
-    },
-    async close() {
-      await command('DELETE', base).catch(() => {});
-      endAll();
-    },
-  };
+  const session = await openSession(port, { 'webkitgtk:browserOptions': { binary, args: ['--automation'] } });
+  return { ...session, close: () => session.end().then(children.endAll) };
 }
 
 describe('WebKitGTK, CPU path', () => {
