@@ -105,13 +105,14 @@ describe('the demo page', () => {
   });
 
   test('an address that is no model is an error that says so, and a bad one is refused at once', async () => {
-    const field = page.locator('.welcome').getByLabel('Address of a GGUF file');
+    const field = page.locator('.welcome').getByLabel(/^Address of a GGUF file/);
     await field.fill('ftp://example.org/model.gguf');
     await field.press('Enter');
     await page.locator('.welcome').getByText('The address must begin with https://').waitFor();
     await field.fill(`${server.origin}/index.html`);
     await field.press('Enter');
-    await page.getByRole('dialog').getByRole('button', { name: /^Download/ }).click();
+    await page.getByRole('dialog').getByText('This is not a model file').waitFor();
+    await page.getByRole('dialog').getByRole('button', { name: 'Try all the same' }).click();
     const card = page.locator('.error-card');
     await card.getByText('not-a-model').waitFor();
     assert.match(await card.textContent(), /This is not a model file/);
@@ -122,7 +123,8 @@ describe('the demo page', () => {
   test('a download is asked for with its size, and refused with Escape', async () => {
     await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
     const dialog = page.getByRole('dialog', { name: /^Download SmolLM2.*\?$/ });
-    assert.match(await dialog.innerText(), /Size\s+98\.4 MB[^]*From\s+127\.0\.0\.1:\d+[^]*Room in this browser\s+about [\d.]+ GB/);
+    await dialog.getByText(/^\d+ MB: fits$/).waitFor();
+    assert.match(await dialog.innerText(), /Download\s+98\.4 MB[^]*From\s+127\.0\.0\.1:\d+[^]*apache-2\.0[^]*Room in this browser\s+about [\d.]+ GB/);
     assert.doesNotMatch(await dialog.innerText(), /costly/);
     await until(page, 'the keyboard is on Download', () => /^Download 98.4 MB$/.test(document.activeElement.textContent));
     assert.deepEqual(await accessibilityProblems(page), []);
@@ -138,7 +140,9 @@ describe('the demo page', () => {
     assert.match(await paying.getByRole('dialog').innerText(), /set to save data\. 98\.4 MB may be costly/);
     await paying.getByRole('button', { name: 'Not now' }).click();
     await paying.close();
-    assert.deepEqual(server.log.filter((entry) => entry.path.startsWith('/models/') && entry.method !== 'HEAD'), []);
+    const sent = server.log.filter((entry) => entry.path === MODEL_URL).reduce((sum, entry) => sum + entry.sent, 0);
+    assert.ok(sent < 16 * 1024 * 1024, `${sent} bytes were sent before anybody agreed`);
+    assert.deepEqual(page.problems, []);
   });
 
   test('a download shows its progress; it can be cancelled and goes on', async () => {

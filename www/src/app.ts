@@ -1,5 +1,5 @@
 /** Puts the page together and wires its parts: host, welcome, chat, composer, panel. Holds no logic of theirs. */
-import type { BackendChoice, CachedModel } from 'lamplight';
+import { fit, type BackendChoice, type CachedModel } from 'lamplight';
 import { announce, announcerElement } from './announcer';
 import { CacheList } from './cache-list';
 import { cacheKey, fetchCatalog, isModelAddress, storedName, type CatalogModel } from './catalog';
@@ -132,7 +132,10 @@ export class App {
       const license = this.#catalog.find((entry) => cacheKey(entry.url) === key)?.license;
       const { freeBytes } = this.#cache;
       const size = request.bytes ?? (stored?.bytesTotal || undefined);
-      const download = { label, url: model, bytes: size, storedBytes: stored?.bytesStored ?? 0, freeBytes, license };
+      const download = {
+        label, from: new URL(model).host || 'Hugging Face', bytes: size, storedBytes: stored?.bytesStored ?? 0, freeBytes, license,
+        fit: (signal: AbortSignal) => fit({ model, backend: request.backend, signal }),
+      };
       if (!stored?.complete && !(await askForConsent(download))) return;
     }
     this.#load(request);

@@ -36,9 +36,9 @@ function readEntry(entry: Partial<CatalogModel> | null): CatalogModel[] {
   }];
 }
 
-/** https anywhere, http only where the page itself or this machine serves it. */
+/** https anywhere, http only where the page itself or this machine serves it; `hf:owner/repo` is at a hub. */
 export function isModelAddress(url: URL): boolean {
-  if (url.protocol === 'https:' || url.origin === location.origin) return true;
+  if (url.protocol === 'https:' || url.protocol === 'hf:' || url.origin === location.origin) return true;
   return url.protocol === 'http:' && ['localhost', '127.0.0.1'].includes(url.hostname);
 }
 

@@ -1,19 +1,23 @@
-/** The question before a download: what, how much, from where, and whether this is the connection for it. */
+/** The question before a download: what, how much, from where, whether it will fit, and whether this is the connection for it. */
+import type { Fit } from 'lamplight';
 import { fill, h, icon, uniqueId } from './dom';
+import { explain } from './errors';
 import { factList } from './facts';
 import { bytes } from './format';
 
 export interface Download {
   label: string;
-  /** Absolute address. */
-  url: string;
-  /** Of the whole file, if it is known. */
+  /** Where it comes from, for people. */
+  from: string;
+  /** Of the whole model, if it is known. */
   bytes?: number | undefined;
   /** Already stored. */
   storedBytes: number;
   /** Room in the browser's storage, if it says. */
   freeBytes?: number | undefined;
   license?: string | undefined;
+  /** Reads the model's header for the exact numbers. */
+  fit(signal: AbortSignal): Promise<Fit>;
 }
 
 /** Not in every browser, and not in TypeScript's library. */
@@ -22,9 +26,6 @@ interface NetworkInformation {
   type?: string;
   effectiveType?: string;
 }
-
-/** How long a server may take to tell a file's size. */
-const SIZE_TIMEOUT_MS = 5000;
 
 /** Why a large download may be unwelcome now, as far as the browser tells. */
 export function meteredReason(): string | undefined {
@@ -35,27 +36,35 @@ export function meteredReason(): string | undefined {
   return undefined;
 }
 
+const VERDICTS: Record<Fit['verdict'], string> = { fits: 'fits', tight: 'a tight fit', no: 'does not fit' };
+
 /** Resolves to whether the user wants the download. */
 export function askForConsent(download: Download): Promise<boolean> {
   const title = h('h2', { id: uniqueId('consent-title') }, `Download ${download.label}?`);
   const facts = h('div', {});
   const hints = h('div', { class: 'consent-hints' });
   const yes = h('button', { type: 'submit', value: 'yes', class: 'button primary', autofocus: true });
-  const show = (size: number | undefined, asking = false) => {
-    const left = size === undefined ? undefined : Math.max(0, size - download.storedBytes);
+  const guess = download.bytes === undefined ? undefined : Math.max(0, download.bytes - download.storedBytes);
+  const show = (memory: string | undefined, found?: Fit, problem?: unknown) => {
+    const left = found?.downloadBytes ?? guess;
     fill(facts, factList([
-      ['Size', size === undefined ? (asking ? 'asking the server…' : 'not known') : bytes(size)],
+      ['Download', left === undefined ? (memory && problem === undefined ? 'asking the server…' : 'not known') : bytes(left)],
       ['Already stored', download.storedBytes > 0 ? bytes(download.storedBytes) : undefined],
-      ['From', new URL(download.url).host],
-      ['Licence', download.license],
+      ['From', download.from],
+      ['Licence', download.license ?? found?.model.license],
       ['Room in this browser', download.freeBytes === undefined ? undefined : `about ${bytes(download.freeBytes)}`],
+      ['Memory', memory],
     ]));
     const metered = meteredReason();
-    const tooLarge = left !== undefined && download.freeBytes !== undefined && left > download.freeBytes;
+    const tooLarge = !found && left !== undefined && download.freeBytes !== undefined && left > download.freeBytes;
+    const { title: what, detail } = explain(problem);
     fill(hints,
       metered && hint(`${metered} ${left === undefined ? 'The download' : bytes(left)} may be costly or take long.`),
-      tooLarge && hint('There is not enough room to keep the model: it would be downloaded again at every visit.'));
-    fill(yes, icon('download'), left === undefined ? 'Download' : `Download ${bytes(left)}`);
+      tooLarge && hint('There is not enough room to keep the model: it would be downloaded again at every visit.'),
+      problem !== undefined && hint(`${what}: ${detail}`),
+      ...found ? [...found.reasons, ...found.suggestions].map((text) => hint(sentence(text))) : []);
+    const verb = problem !== undefined || found?.verdict === 'no' ? 'Try all the same' : left === 0 ? 'Load' : 'Download';
+    fill(yes, icon('download'), left && verb === 'Download' ? `${verb} ${bytes(left)}` : verb);
   };
   const dialog: HTMLDialogElement = h('dialog', { class: 'consent', attrs: { 'aria-labelledby': title.id } },
     h('form', { method: 'dialog' },
@@ -64,10 +73,18 @@ export function askForConsent(download: Download): Promise<boolean> {
       hints,
       h('p', { class: 'note' }, 'The model is kept in this browser, so this happens once. You can cancel at any time: what has arrived stays, and the download goes on from there.'),
       h('div', { class: 'button-row' }, yes, h('button', { type: 'submit', value: 'no', class: 'button' }, 'Not now'))));
-  show(download.bytes, download.bytes === undefined);
-  if (download.bytes === undefined) void remoteSize(download.url).then((size) => show(size));
+  const closed = new AbortController();
+  // A header can be some megabytes: where those count and the size is known, it is not fetched for a forecast.
+  const forecast = guess === undefined || meteredReason() === undefined;
+  show(forecast ? 'asking…' : undefined);
+  if (forecast) {
+    download.fit(closed.signal).then(
+      (found) => show(`${bytes(found.totalBytes)}: ${VERDICTS[found.verdict]}`, found),
+      (error: unknown) => { if (!closed.signal.aborted) show(undefined, undefined, error); });
+  }
   return new Promise((resolve) => {
     dialog.addEventListener('close', () => {
+      closed.abort();
       dialog.remove();
       resolve(dialog.returnValue === 'yes');
     });
@@ -80,14 +97,6 @@ function hint(text: string): HTMLElement {
   return h('p', { class: 'warning' }, icon('alert'), h('span', {}, text));
 }
 
-/** The size of a file, if its server tells. */
-async function remoteSize(url: string): Promise<number | undefined> {
-  if (url.endsWith('/')) return undefined;
-  try {
-    const response = await fetch(url, { method: 'HEAD', referrerPolicy: 'no-referrer', signal: AbortSignal.timeout(SIZE_TIMEOUT_MS) });
-    const length = Number(response.headers.get('content-length'));
-    return response.ok && length > 0 && !response.headers.has('content-encoding') ? length : undefined;
-  } catch {
-    return undefined;
-  }
+function sentence(text: string): string {
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 }

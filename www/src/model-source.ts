@@ -82,7 +82,7 @@ export class ModelChooser {
       on: { change: () => this.#takeFile() },
     });
     const form = h('form', { class: 'address-form', noValidate: true, on: { submit: (event) => this.#takeAddress(event) } },
-      h('label', { htmlFor: id }, 'Address of a GGUF file'),
+      h('label', { htmlFor: id }, 'Address of a GGUF file, or hf:owner/repo'),
       h('div', { class: 'input-row' }, this.#address, h('button', { type: 'submit', class: 'button' }, 'Load')),
       this.#addressError);
     const pick = h('button', { type: 'button', class: 'button', on: { click: () => this.#file.click() } },
