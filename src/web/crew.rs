@@ -10,6 +10,7 @@ use wasm_bindgen::JsValue;
 
 use super::files::Files;
 use super::load::LoadRequest;
+use super::measure::{self, Measured, Work};
 use super::pool::Team;
 use super::protocol::object;
 use super::report::Reporter;
@@ -17,7 +18,9 @@ use crate::error::Result;
 use crate::model::shard::Split;
 
 /// Most workers that can be asked for.
-const MAX_THREADS: u32 = 64;
+const MAX_THREADS: usize = 64;
+/// Most workers that are taken without being asked for.
+const MAX_AUTO: usize = 8;
 
 /// The other workers of a model, while it loads.
 pub(super) struct Crew {
@@ -36,20 +39,25 @@ impl Crew {
     pub(super) async fn hire(
         request: &LoadRequest,
         file: &Files,
+        work: &Work<'_>,
         reporter: &Reporter,
     ) -> Result<Option<Crew>> {
-        let count = request.threads.unwrap_or(1).clamp(1, MAX_THREADS) as usize;
-        if count == 1 {
-            return Ok(None);
-        }
-        let team = match Team::start(count).await {
-            Ok(team) => team,
+        let team = match request.threads {
+            Some(threads) => start(threads as usize).await,
+            None => choose(work).await,
+        };
+        let (team, count) = match team {
+            Ok(Some(team)) => team,
+            Ok(None) => return Ok(None),
             Err(error) => {
+                if request.threads.is_none() {
+                    return Ok(None);
+                }
                 reporter.warn_of(&error, "the model runs on one core");
                 return Ok(None);
             }
         };
-        let split = Split { index: 0, count, least: 1 << 15 };
+        let split = Split { index: 0, count, least: work.least_elements() };
         let body = object(file.description()?);
         let number = |name: &str, value: f64| {
             Reflect::set(&body, &name.into(), &value.into()).expect("invariant: a plain object");
@@ -71,4 +79,45 @@ impl Crew {
         self.memory_bytes = answers.iter().filter_map(|bytes| bytes.as_f64()).sum::<f64>() as u64;
         Ok(())
     }
+}
+
+/// As many workers as are asked for, this one included; none for one.
+async fn start(count: usize) -> Result<Option<(Rc<Team>, usize)>> {
+    match count.clamp(1, MAX_THREADS) {
+        1 => Ok(None),
+        count => Ok(Some((Team::start(count).await?, count))),
+    }
+}
+
+/// As many workers as make a token soonest, found by having all that there are cores for compute and exchange.
+async fn choose(work: &Work<'_>) -> Result<Option<(Rc<Team>, usize)>> {
+    let count = n_cores().min(MAX_AUTO);
+    let alone = measure::speed().await?;
+    if count < 2 || !work.is_worth_it(alone) {
+        return Ok(None);
+    }
+    let team = Team::start(count).await?;
+    let theirs = team.ask("speed", &JsValue::NULL);
+    let own = measure::speed().await?;
+    let together = theirs.await?.iter().filter_map(|speed| speed.as_f64()).fold(own, f64::min);
+    let theirs = team.ask("rounds", &JsValue::NULL);
+    let round_ms = measure::rounds(&mut team.link()).await?;
+    theirs.await?;
+    let best = work.best(&Measured { alone: alone.max(own), together, round_ms, count });
+    log::debug!(
+        "{count} workers: {alone:.0} alone, {together:.0} together, {round_ms:.3} ms a round; {best} it is"
+    );
+    if best == count {
+        return Ok(Some((team, count)));
+    }
+    drop(team);
+    start(best).await
+}
+
+/// As the browser says.
+fn n_cores() -> usize {
+    let get = |object: &JsValue, name: &str| Reflect::get(object, &name.into());
+    let cores =
+        get(&js_sys::global(), "navigator").and_then(|navigator| get(&navigator, "hardwareConcurrency"));
+    cores.ok().and_then(|cores| cores.as_f64()).map_or(1, |cores| cores as usize)
 }

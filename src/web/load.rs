@@ -13,6 +13,7 @@ use web_time::Instant;
 use super::crew::Crew;
 use super::device;
 use super::files::{Expected, Files, Place, named};
+use super::measure::Work;
 use super::pipeline::fill;
 use super::pool::Team;
 use super::report::{Phase, Reporter, Warning};
@@ -253,7 +254,11 @@ async fn attempt(
     reporter.total(data_ends.iter().sum());
     let mut crew = match &found {
         Ok(_) => None,
-        Err(_) => Crew::hire(request, file, reporter).await?,
+        Err(_) => {
+            let plan = loading.plan();
+            let least = loading.weights().total_bytes().div_ceil(MAX_CPU_BYTES / 4 * 3);
+            Crew::hire(request, file, &Work::new(&plan.graph, least as usize), reporter).await?
+        }
     };
     let (mut backend, reason) = match found {
         Ok(device) => device::backend(device, &loading, request.gpu_precision, reporter).await?,

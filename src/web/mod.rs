@@ -11,6 +11,7 @@ pub mod fetch;
 pub mod file;
 pub mod files;
 pub mod load;
+mod measure;
 mod pipeline;
 pub mod pool;
 pub mod protocol;

@@ -14,6 +14,7 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::Blob;
 
 use super::files::named;
+use super::measure;
 use super::pool::{JsLink, WebLink, outputs_of};
 use super::protocol::{decode, error_object};
 use super::serve;
@@ -102,6 +103,11 @@ pub async fn serve_shard(
             let memory = engine.session().backend().memory_bytes();
             ENGINE.set(Some(engine));
             return Ok(JsValue::from(memory as f64));
+        }
+        match kind.as_str() {
+            "speed" => return Ok(measure::speed().await?.into()),
+            "rounds" => return Ok(measure::rounds(&mut WebLink::new(shard.link())).await?.into()),
+            _ => {}
         }
         let Some(mut engine) = ENGINE.take() else {
             return Err(Error::new(ErrorCode::Internal, "a shard without a model"));

@@ -1,11 +1,11 @@
 // The golden sets through the published package in Chromium: every family and format that users load, on the CPU and on
-// WebGPU (lavapipe), held to the logits of independent implementations. On WebGPU, where every set compiles its kernels,
-// `make test` takes a sample, whose seed it prints (LAMPLIGHT_SEED repeats it); `make test-all` takes all sets.
+// WebGPU (lavapipe), held to the logits of independent implementations. On several workers, and on WebGPU, where every set
+// compiles its kernels, `make test` takes a sample, whose seed it prints (LAMPLIGHT_SEED repeats it); `make test-all` takes all sets.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { ROOT, assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
+import { ISOLATION, ROOT, assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
 
 const GOLDEN = path.join(ROOT, 'tests/golden');
 /** Sets in a sample. */
@@ -82,14 +82,20 @@ async function compare({ reference, prompts, texts, allowed }) {
 const all = sets();
 const some = process.env.LAMPLIGHT_LONG ? all : sample(all, SAMPLE, SEED);
 
-for (const [backend, gpu, options, chosen] of [
-  ['cpu', 'none', { backend: 'cpu' }, all],
-  ['webgpu', 'lavapipe', { backend: 'webgpu', gpuPrecision: 'f32' }, some],
+for (const [backend, gpu, options, chosen, headers] of [
+  ['cpu', 'none', { backend: 'cpu', threads: 1 }, all, {}],
+  ['cpu', 'none', { backend: 'cpu', threads: 2 }, some, ISOLATION],
+  ['cpu', 'none', { backend: 'cpu', threads: 2 }, some, {}],
+  // Uneven shares of nearly everything.
+  ['cpu', 'none', { backend: 'cpu', threads: 3 }, some, ISOLATION],
+  ['webgpu', 'lavapipe', { backend: 'webgpu', gpuPrecision: 'f32' }, some, {}],
 ]) {
-  describe(`golden sets on ${backend}, ${chosen.length} of ${all.length}, seed ${SEED}`, () => {
+  const exchange = options.threads > 1 ? (headers === ISOLATION ? 'shared' : 'messages') : undefined;
+  const where = exchange ? `${options.threads} workers, parts through ${exchange}` : backend;
+  describe(`golden sets on ${where}, ${chosen.length} of ${all.length}, seed ${SEED}`, () => {
     let server, browser, page;
     before(async () => {
-      server = await startPackageServer();
+      server = await startPackageServer({ headers });
       browser = await launch({ gpu });
       page = await openPage(browser, server);
     });
@@ -104,7 +110,7 @@ for (const [backend, gpu, options, chosen] of [
         const prompts = golden.prompts.filter((prompt) => prompt.has_logits).map((prompt) => prompt.index);
         assert.ok(prompts.length > 0 || golden.texts?.length > 0);
         const { info } = await load(page, { ...options, model: `/golden/${name}/${golden.file ?? ''}`, contextLength: 128, cache: false });
-        assert.equal(info.backend, backend);
+        assert.deepEqual([info.backend, info.threads, info.exchange], [backend, options.threads ?? 1, exchange]);
         // The CPU rounds activations to 16 bits; WebGPU computes in float32 here.
         const half = backend === 'cpu';
         const allowed = half ? golden.tolerance_f16 : golden.tolerance_f32;

@@ -50,6 +50,11 @@ export async function launch({ gpu = 'none', profile } = {}) {
   };
 }
 
+/** Headers that make a page cross-origin isolated. */
+export const ISOLATION = {
+  'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp', 'Cross-Origin-Resource-Policy': 'same-origin',
+};
+
 /** A server with the test page at /, the package under /pkg/ and the real model. */
 export function startPackageServer({ headers, files = {} } = {}) {
   return startServer({

@@ -39,8 +39,8 @@ async function prepare() {
   };
 }
 
-for (const [backend, gpu] of [['cpu', 'none'], ['webgpu', 'lavapipe']]) {
-  describe(`LoRA adapters on ${backend}`, () => {
+for (const [backend, gpu, threads] of [['cpu', 'none', 1], ['cpu', 'none', 2], ['webgpu', 'lavapipe', 1]]) {
+  describe(`LoRA adapters on ${backend}${threads > 1 ? `, ${threads} workers` : ''}`, () => {
     let server, browser, page;
     before(async () => {
       server = await startPackageServer();
@@ -55,8 +55,8 @@ for (const [backend, gpu] of [['cpu', 'none'], ['webgpu', 'lavapipe']]) {
 
     for (const model of ['/golden/llama31/model.gguf', '/golden/hf/llama31/']) {
       test(`two adapters on ${model}`, async (t) => {
-        const { info } = await load(page, { model, backend, gpuPrecision: 'f32', contextLength: 128, cache: false });
-        assert.equal(info.backend, backend);
+        const { info } = await load(page, { model, backend, threads, gpuPrecision: 'f32', contextLength: 128, cache: false });
+        assert.deepEqual([info.backend, info.threads], [backend, threads]);
         const found = await page.evaluate(async (alike) => {
           const { engine, lora } = globalThis;
           const same = (a, b) => a.length === b.length && a.every((value, i) => Math.abs(value - b[i]) <= alike);

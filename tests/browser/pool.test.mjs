@@ -3,11 +3,8 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { after, before, describe, test } from 'node:test';
-import { MODEL_FILE, MODEL_PATH, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { ISOLATION, MODEL_FILE, MODEL_PATH, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
 
-export const ISOLATION = {
-  'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp', 'Cross-Origin-Resource-Policy': 'same-origin',
-};
 const PROMPT = 'The sea was calm that morning, and the old fisherman looked out over the water. He had been';
 const N_TOKENS = 24;
 
@@ -47,6 +44,38 @@ for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
         assertNoProblems(page);
       });
     }
+
+    test('as many workers as are worth it', async (t) => {
+      const { info } = await load(page, { model: MODEL_PATH, backend: 'cpu', cache: false });
+      const cores = await page.evaluate(() => navigator.hardwareConcurrency);
+      t.diagnostic(`${info.threads} of ${cores}`);
+      assert.ok(info.threads >= 1 && info.threads <= Math.min(cores, 8));
+      assert.equal(info.exchange, info.threads > 1 ? exchange : undefined);
+      assert.deepEqual(await greedy(page), expected);
+      assertNoProblems(page);
+    });
+
+    test('a request is stopped, the next one runs, and all workers end with the engine', async () => {
+      await load(page, { model: MODEL_PATH, backend: 'cpu', threads: 2, cache: false });
+      const stopped = await page.evaluate(async (prompt) => {
+        const stop = new AbortController();
+        const stream = await globalThis.engine.completions.create({ prompt, max_tokens: 400, temperature: 0, stream: true, signal: stop.signal });
+        let last;
+        for await (const chunk of stream) {
+          stop.abort();
+          last = chunk;
+        }
+        return last.choices[0].finish_reason;
+      }, PROMPT);
+      assert.equal(stopped, 'abort');
+      assert.deepEqual(await greedy(page), expected);
+      const cdp = await browser.context.newCDPSession(page);
+      const workers = async () => (await cdp.send('Target.getTargets', { filter: [{ type: 'worker' }, { exclude: true }] })).targetInfos.length;
+      assert.equal(await workers(), 2);
+      await page.evaluate(() => globalThis.engine.dispose());
+      while (await workers() > 0) await new Promise((resolve) => setTimeout(resolve, 50));
+      assertNoProblems(page);
+    });
 
     test('a File, two workers', async () => {
       const { threads } = await page.evaluate(async (path) => {
