@@ -13,6 +13,11 @@ if ! [ "$bench/node_modules/.package-lock.json" -nt "$bench/package-lock.json" ]
   (cd "$bench" && npm ci --no-audit --no-fund && touch node_modules/.package-lock.json)
 fi
 
+if [ -n "${LAMPLIGHT_BENCH_LOAD:-}" ]; then
+  # shellcheck disable=SC2086 # several options in one variable
+  exec node "$bench/load.mjs" --model "$model" ${LAMPLIGHT_BENCH:-}
+fi
+
 # Made beside the other caches, by the model's name and size: half a gigabyte, a few minutes.
 onnx=$TOOLS/onnx/$(basename "$model" .gguf)-$(stat -c %s "$model")
 make_onnx() {

@@ -257,3 +257,31 @@ fn fidelity_keeps_its_gates_and_embed_prints_vectors() {
     assert!(fails(&["embed", &model(), "--text", "Hello"], 1).contains("embedding model"));
     assert!(fails(&["generate", &minilm, "--prompt", "Hello"], 1).contains("call embed"));
 }
+
+#[test]
+fn manifest_names_what_every_part_must_be() {
+    use sha2::{Digest, Sha256};
+    let hex =
+        |bytes: &[u8]| -> String { Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect() };
+    let manifest = json(&["manifest", &model(), "--name", "small", "--settings", r#"{"contextLength":64}"#]);
+    let bytes = std::fs::read(model()).unwrap();
+    let [file] = manifest["files"].as_array().unwrap().as_slice() else { panic!("{manifest}") };
+    assert_eq!(manifest["name"], "small");
+    assert_eq!(manifest["settings"]["contextLength"], 64);
+    assert_eq!(manifest["version"].as_str().unwrap().len(), 12);
+    assert_eq!(file["name"], "model.gguf");
+    assert_eq!(file["bytes"], bytes.len());
+    assert_eq!(file["sha256"], hex(&bytes));
+    let data_end = usize::try_from(file["dataEnd"].as_u64().unwrap()).unwrap();
+    assert_eq!(file["parts"], serde_json::json!([hex(&bytes[..data_end])]));
+
+    // Of a folder, the small files as well.
+    let folder = json(&["manifest", &golden("hf/cohere")]);
+    let files = folder["files"].as_array().unwrap();
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        let file =
+            files.iter().find(|file| file["name"] == name).unwrap_or_else(|| panic!("no {name}: {folder}"));
+        assert_eq!(file["sha256"], hex(&std::fs::read(golden(&format!("hf/cohere/{name}"))).unwrap()));
+    }
+    assert!(fails(&["manifest", &model(), "--settings", "5"], 1).contains("--settings"));
+}

@@ -2,8 +2,9 @@
 import { capabilities } from './capabilities.js';
 import { WorkerClient, abortedError, absolute, endSoon, type CallOptions, type WorkerLike } from './client.js';
 import { loadModel } from './download.js';
+import { activate, isManifest, latest, outdated, releaseSource, type Release } from './manifest.js';
 import { DEFAULT_HUB, hubAddress, resolveHub, roomForModel, type HubAddress } from './model-hub.js';
-import { listStored } from './models.js';
+import { createModelCache, listStored } from './models.js';
 import type { Outcome, Requests, WireExpected, WireSampling, WireSource, WorkerEvent } from './protocol.js';
 import { persist, storageState } from './storage.js';
 import { chunkStream, type ChunkSink } from './stream.js';
@@ -17,13 +18,39 @@ import {
 
 /** Starts a worker, loads the model into it, and gives the engine. */
 export async function createEngine(options: EngineOptions): Promise<Engine> {
-  return loadEngine(options, undefined);
+  const model = options?.model;
+  if (!isManifest(model)) return loadEngine(options, undefined);
+  return loadRelease(options, await latest(model, options.signal), model.headers);
 }
 
-/** `createEngine` with the worker given (tests bring their own). */
-export async function loadEngine(options: EngineOptions, worker: WorkerLike | undefined): Promise<Engine> {
+/** Loads a release of a model; the one before where it does not load. */
+async function loadRelease(options: EngineOptions, release: Release, headers: Record<string, string> | undefined): Promise<Engine> {
+  const { contextLength, quantize, gpuPrecision } = release.manifest.settings ?? {};
+  const settings = { contextLength, quantize, gpuPrecision } as Partial<EngineOptions>;
+  try {
+    const engine = await loadEngine({ ...settings, ...options }, undefined, releaseSource(release, headers));
+    if (activate(release)) void removeOld(options, release).catch(() => undefined);
+    return engine;
+  } catch (error) {
+    const { fallback, url, manifest } = release;
+    if (!fallback || !(error instanceof LamplightError) || error.code === 'aborted') throw error;
+    const message = `release ${manifest.version} does not load (${error.message}); release ${fallback.version} is used`;
+    options.onWarning?.({ code: error.code, message });
+    return loadRelease(options, { url, manifest: fallback, fallback: undefined }, headers);
+  }
+}
+
+/** Removes the releases before the last two. */
+async function removeOld(options: EngineOptions, release: Release): Promise<void> {
+  const cache = createModelCache(options);
+  const keys = (await cache.list()).map(({ key }) => key);
+  for (const key of outdated(release, keys)) await cache.delete(key);
+}
+
+/** `createEngine` with the worker given (tests bring their own), and where the model is, if that is looked up already. */
+export async function loadEngine(options: EngineOptions, worker: WorkerLike | undefined, source?: WireSource): Promise<Engine> {
   const address = hubAddress(options?.model);
-  const unresolved = loadBody(options);
+  const unresolved = loadBody(options, source);
   const { signal, onProgress, onWarning } = options;
   if (signal?.aborted) throw abortedError(signal);
   const progress = monotonic(onProgress);
@@ -77,7 +104,7 @@ async function askToPersist(): Promise<void> {
 /** Most workers that can be asked for. */
 const MAX_THREADS = 64;
 
-function loadBody(options: EngineOptions): Requests['load']['body'] {
+function loadBody(options: EngineOptions, source?: WireSource): Requests['load']['body'] {
   if (typeof options !== 'object' || options === null || options.model === undefined || options.model === null) {
     throw invalid('options.model is missing: give a URL, a File or a Blob', 'model');
   }
@@ -94,7 +121,7 @@ function loadBody(options: EngineOptions): Requests['load']['body'] {
     throw invalid(`threads must be 'auto' or a number from 1 to ${MAX_THREADS}, not ${String(threads)}`, 'threads');
   }
   return {
-    source: wireSource(options.model),
+    source: source ?? wireSource(options.model),
     backend,
     gpuPrecision,
     contextLength,
@@ -107,7 +134,9 @@ function loadBody(options: EngineOptions): Requests['load']['body'] {
 
 /** What is asked of a worker to load a model, with all addresses looked up. */
 export async function loadRequest(options: EngineOptions): Promise<Requests['load']['body']> {
-  const address = hubAddress(options?.model);
+  const model = options?.model;
+  if (isManifest(model)) return loadBody(options, releaseSource(await latest(model, options.signal), model.headers));
+  const address = hubAddress(model);
   const body = loadBody(options);
   return address ? resolved(options, body, address) : body;
 }

@@ -1,6 +1,7 @@
 /** The models kept in this browser: asked of a short-lived worker, since the store is the core's. */
 import { pack, unpack } from './archive.js';
 import { WorkerClient } from './client.js';
+import { checkUpdate, rollback } from './manifest.js';
 import type { RequestType, Requests } from './protocol.js';
 import { persist, storageState } from './storage.js';
 import { LamplightError, type AssetOptions, type CachedModel, type ModelCache } from './types.js';
@@ -55,6 +56,8 @@ export function createModelCache(options: AssetOptions = {}): ModelCache {
       const { key, model } = files[0]!.record;
       return model || key;
     },
+    rollback: async (model) => rollback(model),
+    checkUpdate,
     storage: storageState,
     persist,
   };

@@ -36,6 +36,18 @@ export interface RemoteModel {
 }
 
 /**
+ * A model by the manifest that `lamplight manifest` wrote beside its files: every part is checked, an update fetches only
+ * the parts that changed, and `models.rollback` goes back to the release before.
+ */
+export interface ManifestModel {
+  /** Where the manifest is; or of two, the one that this installation is drawn for (`percent` in a hundred for `canary`). */
+  manifest: string | URL | { stable: string | URL; canary: string | URL; percent: number };
+  /** An Ed25519 public key, 32 bytes in base64: the manifest must then be signed by it, in a file `<manifest>.sig` (base64). */
+  publicKey?: string;
+  headers?: Record<string, string>;
+}
+
+/**
  * Where a model comes from:
  * - the URL of a GGUF file; of a model in several (`name-00001-of-00003.gguf`), of any one: the others' URLs follow from it,
  *   with the same query;
@@ -43,12 +55,13 @@ export interface RemoteModel {
  * - the URLs of all files of the model: GGUF files, or `config.json`, tokenizer and safetensors files of a folder;
  * - `hf:owner/repo/file.gguf`, `hf:owner/repo` (a GGUF file that fits is picked, or the folder is taken), each with `@revision`
  *   behind it if wanted: files of a model hub, checked against its hashes;
+ * - a manifest;
  * - a local GGUF file, or the `File`s of a model in several files or of a folder, in any order.
  *
  * Relative URLs are taken from the page.
  */
 export type ModelSource =
-  | string | URL | File | Blob | RemoteModel | readonly File[] | readonly (string | URL)[];
+  | string | URL | File | Blob | RemoteModel | ManifestModel | readonly File[] | readonly (string | URL)[];
 
 /** Which backend to use. `auto` takes WebGPU when it is there and passes its self-check, else the CPU. */
 export type BackendChoice = 'auto' | 'webgpu' | 'cpu';
@@ -426,6 +439,10 @@ export interface ModelCache {
   export(key: string): Promise<Blob>;
   /** Stores what `export` gave, after a check of every part. Resolves to the model's key. */
   import(archive: Blob): Promise<string>;
+  /** Goes back to the release before of a model by its manifest, at this and later loads. Resolves to its version. */
+  rollback(model: ManifestModel): Promise<string>;
+  /** The version that the server has, if it is not the one that was loaded last. */
+  checkUpdate(model: ManifestModel): Promise<string | undefined>;
   /** What the browser gives this site; `undefined` where it does not say. */
   storage(): Promise<StorageState | undefined>;
   /** Asks the browser not to evict the models when space runs short; some show a prompt. Resolves to what it decided. */

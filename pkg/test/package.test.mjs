@@ -40,6 +40,12 @@ test('page and core speak the same version of the protocol', async () => {
   assert.equal(ts, rust);
 });
 
+test('manifests are held against the release that this is', async () => {
+  const { version } = JSON.parse(await read('package.json'));
+  const code = await read('src/manifest.ts');
+  assert.equal(/const RUNTIME = '(.*)'/.exec(code)[1], version);
+});
+
 test('bundlers find the worker: the expression stands literally in what is shipped', async () => {
   const literal = "new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })";
   assert.ok((await read('dist/client.js')).includes(literal));

@@ -33,6 +33,9 @@ const MAX_WAIT_MS: f64 = 10_000.0;
 /// A connection without a byte for so long is as good as cut, in milliseconds.
 const STALLED_MS: f64 = 20_000.0;
 
+/// How often it is looked whether there is a network again, in milliseconds.
+const OFFLINE_LOOK_MS: f64 = 500.0;
+
 /// Identity of the remote file, as far as the server tells and the page may see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Version {
@@ -195,6 +198,13 @@ impl HttpFile {
                 return Err(Error::new(ErrorCode::Aborted, "the download was stopped"));
             }
             let Some(wait) = failure.retry else { return Err(failure.error) };
+            if is_offline() {
+                // No failure of the server's: it goes on by itself when there is a network again.
+                while is_offline() && !self.controller.signal().aborted() {
+                    self.wait(OFFLINE_LOOK_MS).await;
+                }
+                continue;
+            }
             tries = if filled > before { 1 } else { tries + 1 };
             failures += 1;
             if tries >= MAX_TRIES || failures >= MAX_FAILURES {
@@ -568,6 +578,13 @@ impl ContentRange {
         };
         (start < end).then_some(Self { start, end, size })
     }
+}
+
+/// Whether the browser says that it has no network at all; it may have none and not know.
+fn is_offline() -> bool {
+    let get = |object: &JsValue, name: &str| Reflect::get(object, &name.into());
+    let online = get(&js_sys::global(), "navigator").and_then(|navigator| get(&navigator, "onLine"));
+    online.is_ok_and(|online| online == JsValue::FALSE)
 }
 
 fn header(response: &Response, name: &str) -> Option<String> {

@@ -188,11 +188,11 @@ impl Files {
     /// they may (`evict`).
     pub async fn begin(&self, name: &str, data_ends: &[u64], evict: bool) {
         let files = self.all();
-        if self.is_cached() {
-            if let Err(error) = self.make_room(self.missing(data_ends), evict).await {
-                files.iter().for_each(|file| file.leave_cache());
-                return self.warn_not_kept(&error);
-            }
+        if self.is_cached()
+            && let Err(error) = self.make_room(self.missing(data_ends), evict).await
+        {
+            files.iter().for_each(|file| file.leave_cache());
+            return self.warn_not_kept(&error);
         }
         for (file, data_end) in files.iter().zip(data_ends) {
             file.begin(name, *data_end, evict).await;

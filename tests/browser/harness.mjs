@@ -43,6 +43,13 @@ export async function launch({ gpu = 'none', profile } = {}) {
   return {
     context,
     profile: dir,
+    /** A private window's context, of a browser of its own; close it. */
+    newPrivate: async () => {
+      const browser = await chromium.launch({ executablePath, env, headless: true, args: [...BASE_ARGS, ...GPU_ARGS[gpu]], timeout: 120_000 });
+      const inside = await browser.newContext();
+      inside.once('close', () => browser.close());
+      return inside;
+    },
     async close() {
       await context.close();
       if (!profile) fs.rmSync(dir, { recursive: true, force: true });
@@ -55,15 +62,15 @@ export const ISOLATION = {
   'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp', 'Cross-Origin-Resource-Policy': 'same-origin',
 };
 
-/** A server with the test page at /, the package under /pkg/ and the real model. */
-export function startPackageServer({ headers, files = {} } = {}) {
+/** A server with the test page at /, the package under /pkg/ and the real model; `table` is a list of files that may change. */
+export function startPackageServer({ headers, files = {}, table } = {}) {
   return startServer({
     mounts: {
       '/': path.join(ROOT, 'tests/browser/pages'),
       '/pkg/': path.join(ROOT, 'pkg/dist'),
       '/golden/': path.join(ROOT, 'tests/golden'),
     },
-    files: { [MODEL_PATH]: MODEL_FILE, ...files },
+    files: Object.assign(table ?? {}, { [MODEL_PATH]: MODEL_FILE, ...files }),
     headers,
   });
 }

@@ -74,6 +74,8 @@ export async function startServer({ mounts = {}, files = {}, headers = {}, app }
   const faults = [];
   const appServer = app && createAppServer(app.root, app.models);
   let offline = null;
+  // Answers under way, by path, and the most there were.
+  const [active, peaks] = [new Map(), new Map()];
 
   const locate = (pathname) => {
     if (files[pathname]) return files[pathname];
@@ -95,6 +97,10 @@ export async function startServer({ mounts = {}, files = {}, headers = {}, app }
     const entry = { method: request.method, path: pathname, range: request.headers.range ?? null, status: 0, sent: 0 };
     log.push(entry);
     response.on('error', () => {});
+    const open = (active.get(pathname) ?? 0) + 1;
+    active.set(pathname, open);
+    peaks.set(pathname, Math.max(peaks.get(pathname) ?? 0, open));
+    response.on('close', () => active.set(pathname, active.get(pathname) - 1));
     if (offline !== null && pathname.startsWith(offline)) { request.socket.destroy(); return; }
     const fault = takeFault(entry);
     if (fault.status) {
@@ -123,7 +129,13 @@ export async function startServer({ mounts = {}, files = {}, headers = {}, app }
       ...headers, ...fault.headers,
     });
     if (range === undefined || request.method === 'HEAD') { response.end(); return; }
-    if (Buffer.isBuffer(file)) { entry.sent = last - first + 1; response.end(file.subarray(first, last + 1)); return; }
+    if (Buffer.isBuffer(file)) {
+      const body = Buffer.from(file.subarray(first, last + 1));
+      if (fault.flipByteAt >= first && fault.flipByteAt <= last) body[fault.flipByteAt - first] ^= 0xff;
+      entry.sent = body.length;
+      response.end(body);
+      return;
+    }
     sendBody(response, file, first, last, fault).then((sent) => { entry.sent = sent; }, () => response.destroy());
   });
 
@@ -133,7 +145,9 @@ export async function startServer({ mounts = {}, files = {}, headers = {}, app }
     log,
     /** Log entries for one path. */
     requests: (pathname) => log.filter((entry) => entry.path === pathname),
-    clearLog: () => { log.length = 0; },
+    /** Most answers to one path at a time since the log was cleared. */
+    peak: (pathname) => peaks.get(pathname) ?? 0,
+    clearLog: () => { log.length = 0; peaks.clear(); },
     fault: (pathname, fault) => faults.push({ times: Infinity, ...fault, pathname }),
     clearFaults: () => { faults.length = 0; },
     /** Off: connections are refused by destroying them, as when the machine is offline; `under` limits that to some paths. */

@@ -8,6 +8,7 @@ mod fidelity;
 mod generate;
 mod inspect;
 mod logits;
+mod manifest;
 mod quantize;
 mod synthetic;
 mod tokenize;
@@ -38,6 +39,8 @@ enum Command {
     Embed(embed::Args),
     /// Writes a model file with its weights in another format
     Quantize(quantize::Args),
+    /// Prints the manifest of a model: what its files must be, part by part
+    Manifest(manifest::Args),
     /// Measures how far each way of computing is from float32 maths, by weight format
     Fidelity(fidelity::Args),
     /// Measures the speed of prefill and decoding
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Manifest(args) => manifest::run(&args),
         Command::Fidelity(args) => fidelity::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

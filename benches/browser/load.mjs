@@ -1,0 +1,112 @@
+// Measures loading: cold from a local server, again from the browser's storage, a check of every part, and memory; beside wllama and a plain fetch.
+//   node benches/browser/load.mjs --model FILE.gguf [--rounds 3] [--backend cpu|webgpu] [--gpu lavapipe] [--peers wllama]
+// Every session has a fresh browser profile; sessions are interleaved. Prints a table for benches/RESULTS.md.
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { launch } from '../../tests/browser/harness.mjs';
+import { startServer } from '../../tests/browser/server.mjs';
+
+const HERE = import.meta.dirname;
+const ROOT = path.resolve(HERE, '../..');
+const { values: args } = parseArgs({
+  options: {
+    model: { type: 'string' }, rounds: { type: 'string', default: '3' }, backend: { type: 'string', default: 'cpu' },
+    gpu: { type: 'string', default: 'lavapipe' }, peers: { type: 'string', default: 'wllama' },
+  },
+});
+const median = (list) => {
+  const sorted = list.filter(Number.isFinite).sort((a, b) => a - b);
+  return sorted.length ? sorted[sorted.length >> 1] : NaN;
+};
+
+/** Highest resident memory of a profile's renderers so far, in MiB: only this session's browser has it on its command line. */
+function peakMemory(profile) {
+  const processes = fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
+    try {
+      const command = fs.readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+      const status = fs.readFileSync(`/proc/${pid}/status`, 'utf8');
+      return [{ pid, command, parent: /PPid:\s*(\d+)/.exec(status)[1], peak: Number(/VmHWM:\s*(\d+)/.exec(status)?.[1] ?? 0) / 1024 }];
+    } catch {
+      return [];
+    }
+  });
+  const family = new Set(processes.filter(({ command }) => command.includes(profile)).map(({ pid }) => pid));
+  for (let before = -1; before !== family.size;) {
+    before = family.size;
+    for (const { pid, parent } of processes) if (family.has(parent)) family.add(pid);
+  }
+  return Math.max(0, ...processes.filter(({ pid, command }) => family.has(pid) && command.includes('--type=renderer')).map(({ peak }) => peak));
+}
+
+/** One engine in one new browser. */
+async function session(engine) {
+  const server = await startServer({
+    mounts: { '/': HERE, '/pkg/': path.join(ROOT, 'pkg/dist') }, files: { '/models/model.gguf': path.resolve(args.model) },
+  });
+  const browser = await launch({ gpu: { cpu: 'none', webgpu: args.gpu }[args.backend] });
+  const url = `${server.origin}/models/model.gguf`;
+  const open = async () => {
+    const page = await browser.context.newPage();
+    await page.goto(`${server.origin}/page.html`);
+    await page.waitForFunction(() => globalThis.ready === true);
+    return page;
+  };
+  try {
+    let page = await open();
+    if (engine === 'fetch') {
+      const cold = await page.evaluate(async (url) => {
+        const started = performance.now();
+        await (await fetch(url)).blob();
+        return performance.now() - started;
+      }, url);
+      return { cold };
+    }
+    const load = () => page.evaluate(([name, url, options]) => bench.load(name, url, options), [engine, url, { backend: args.backend, threads: 1 }]);
+    const { ms: cold } = await load();
+    const memory = peakMemory(browser.profile);
+    await page.close();
+    page = await open();
+    const { ms: cached, info } = await load();
+    const verify = engine !== 'lamplight' ? NaN : await page.evaluate(async () => {
+      const { models } = await import('/pkg/index.js');
+      const [{ key }] = await models.list();
+      const started = performance.now();
+      await models.verify(key);
+      return performance.now() - started;
+    });
+    return { cold, cached, verify, memory, wasm: info?.memory?.wasmBytes };
+  } finally {
+    await browser.close();
+    await server.close();
+  }
+}
+
+async function main() {
+  if (!args.model) throw new Error('--model FILE.gguf is missing');
+  const engines = ['fetch', 'lamplight', ...args.peers.split(',').filter(Boolean)];
+  const results = new Map(engines.map((engine) => [engine, []]));
+  const loads = [];
+  for (let round = 0; round < Number(args.rounds); round += 1) {
+    for (const engine of engines) {
+      loads.push(os.loadavg()[0]);
+      const result = await session(engine).catch((error) => ({ error: error.message }));
+      console.log(`${engine} #${round}: ${JSON.stringify(result)}`);
+      results.get(engine).push(result);
+    }
+  }
+  const value = (engine, key) => median(results.get(engine).map((result) => result[key]));
+  const cell = (number, digits = 2) => (Number.isFinite(number) ? number.toFixed(digits) : '-');
+  console.log(`\n${path.basename(args.model)}, ${(fs.statSync(args.model).size / 1e6).toFixed(1)} MB, ${args.backend}; medians of ${args.rounds} interleaved sessions, `
+    + `load average ${Math.min(...loads).toFixed(1)} to ${Math.max(...loads).toFixed(1)}, ${os.cpus().length} logical cores.\n`);
+  console.log('| engine | cold, s | cached, s | Lamplight / it, cached | verify all, s | peak of the renderer, MiB | wasm memory, MiB |\n| --- | --- | --- | --- | --- | --- | --- |');
+  for (const engine of engines) {
+    const ratio = engine === 'lamplight' || engine === 'fetch' ? '' : cell(value('lamplight', 'cached') / value(engine, 'cached'));
+    console.log(`| ${engine} | ${cell(value(engine, 'cold') / 1000)} | ${cell(value(engine, 'cached') / 1000)} | ${ratio} | ${cell(value(engine, 'verify') / 1000)} `
+      + `| ${cell(value(engine, 'memory'), 0)} | ${cell(value(engine, 'wasm') / 2 ** 20, 0)} |`);
+  }
+  if (results.get('lamplight').some((result) => result.error)) process.exitCode = 1;
+}
+
+await main();

@@ -1,0 +1,166 @@
+// Models by their manifest: every part is checked, an update fetches what changed, and the release before can be gone back to.
+import assert from 'node:assert/strict';
+import { createHash, generateKeyPairSync, sign } from 'node:crypto';
+import fs from 'node:fs';
+import { after, before, describe, test } from 'node:test';
+import { MODEL_BYTES, MODEL_FILE, PART_BYTES, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+
+const MANIFEST = '/release/model.manifest.json';
+const FILE = '/release/smollm2.gguf';
+const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex');
+const first = fs.readFileSync(MODEL_FILE);
+/** The same model with one bit of one weight in part 3 changed, as a fine-tune changes tensors. */
+const second = Buffer.from(first);
+second[3 * PART_BYTES + 5000] ^= 1;
+
+/** As `lamplight manifest` writes it (tests/cli.rs holds that); this model's last tensor ends with its file. */
+function manifestOf(bytes, version) {
+  const parts = [];
+  for (let at = 0; at < bytes.length; at += PART_BYTES) parts.push(sha256(bytes.subarray(at, at + PART_BYTES)));
+  const file = { name: 'smollm2.gguf', bytes: bytes.length, dataEnd: bytes.length, sha256: sha256(bytes), parts };
+  return Buffer.from(JSON.stringify({
+    lamplight: 1, name: 'small', version, runtime: '0.1.0', partBytes: PART_BYTES, settings: { contextLength: 512 }, files: [file],
+  }));
+}
+const [FIRST, SECOND] = [manifestOf(first, '1'), manifestOf(second, '2')];
+
+describe('manifests', () => {
+  const { publicKey, privateKey } = generateKeyPairSync('ed25519');
+  const KEY = publicKey.export({ format: 'der', type: 'spki' }).subarray(-32).toString('base64');
+  const files = { [MANIFEST]: FIRST, [FILE]: first };
+  const options = (more) => ({ model: { manifest: MANIFEST, ...more }, backend: 'cpu' });
+  let server, browser, page;
+  before(async () => {
+    // The files are looked up at each request: changing the table is publishing.
+    server = await startPackageServer({ table: files });
+    browser = await launch({ gpu: 'none' });
+    page = await openPage(browser, server);
+  });
+  after(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+  const publish = (manifest, bytes) => Object.assign(files, { [MANIFEST]: manifest, ...(bytes && { [FILE]: bytes }) });
+  const says = () => page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
+  const versions = () => page.evaluate(async () => (await lamplight.models.list()).map(({ key }) => key.split('@')[1]).sort());
+  const ranges = () => server.requests(FILE).map((entry) => entry.range);
+  const range = (part) => `bytes=${part * PART_BYTES}-${Math.min((part + 1) * PART_BYTES, MODEL_BYTES) - 1}`;
+  const forget = () => page.evaluate(async () => {
+    await globalThis.engine?.dispose();
+    for (const { key } of await lamplight.models.list()) await lamplight.models.delete(key);
+    localStorage.clear();
+  });
+
+  test('a part that was damaged on its way is fetched once more; one that stays so is refused by name', async () => {
+    server.fault(FILE, { flipByteAt: 2 * PART_BYTES + 77, times: 1, when: (entry) => entry.range === range(2) });
+    const { info } = await load(page, options());
+    assert.deepEqual(info.warnings.map((warning) => warning.code), ['integrity']);
+    assert.equal(ranges().filter((asked) => asked === range(2)).length, 2);
+    assert.equal(info.contextLength, 512, 'the settings of the manifest are used');
+    assert.equal(await says(), ' Paris.');
+    await forget();
+    server.fault(FILE, { flipByteAt: 2 * PART_BYTES + 77 });
+    const error = await loadError(page, options());
+    server.clearFaults();
+    assert.equal(error.code, 'integrity');
+    assert.match(error.message, /part 2 /);
+  });
+
+  test('an update fetches the part that changed and no other', async () => {
+    await load(page, options());
+    publish(SECOND, second);
+    assert.equal(await page.evaluate((model) => lamplight.models.checkUpdate(model), options().model), '2');
+    server.clearLog();
+    const { info } = await load(page, options());
+    assert.deepEqual(ranges(), [range(3)]);
+    assert.deepEqual(info.warnings, []);
+    assert.equal(await says(), ' Paris.');
+    assert.deepEqual(await versions(), ['1', '2']);
+    assert.equal(await page.evaluate((model) => lamplight.models.checkUpdate(model), options().model), undefined);
+  });
+
+  test('going back asks for nothing, and lasts until there is another release', async () => {
+    assert.equal(await page.evaluate((model) => lamplight.models.rollback(model), options().model), '1');
+    server.clearLog();
+    const { info } = await load(page, options());
+    assert.equal(info.load.fromCache, true);
+    assert.deepEqual(ranges(), []);
+    assert.equal(await says(), ' Paris.');
+    const again = await page.evaluate((model) => lamplight.models.rollback(model).catch(({ code }) => code), options().model);
+    assert.equal(again, 'invalid-request');
+    publish(manifestOf(second, '3'));
+    await load(page, options());
+    // The one before the last two goes behind the load's back.
+    let left;
+    for (let tries = 0; tries < 50 && left?.length !== 2; tries += 1) left = await versions();
+    assert.deepEqual(left, ['1', '3']);
+  });
+
+  test('a release that does not load leaves the one before in use', async () => {
+    const broken = Buffer.from(String(manifestOf(second, '4')).replace(/"parts":\["[0-9a-f]{4}/, '"parts":["0000'));
+    publish(broken);
+    const { version, codes } = await page.evaluate(async (options) => {
+      await globalThis.engine?.dispose();
+      const codes = [];
+      globalThis.engine = await lamplight.createEngine({ ...options, onWarning: ({ code }) => codes.push(code) });
+      return { version: JSON.parse(localStorage.getItem(Object.keys(localStorage).find((key) => key.includes('manifest')))).active.version, codes };
+    }, options());
+    assert.equal(version, '3');
+    assert.ok(codes.every((code) => code === 'integrity') && codes.length > 0, String(codes));
+    assert.equal(await says(), ' Paris.');
+  });
+
+  test('without a network, what loaded last is used', async () => {
+    server.setOnline(false, '/release/');
+    const { info } = await load(page, options());
+    server.setOnline(true);
+    assert.equal(info.load.fromCache, true);
+    assert.equal(await says(), ' Paris.');
+  });
+
+  test('a manifest must be signed by the key that the page names', async () => {
+    await forget();
+    publish(FIRST, first);
+    files[`${MANIFEST}.sig`] = Buffer.from(sign(null, FIRST, privateKey).toString('base64'));
+    await load(page, options({ publicKey: KEY }));
+    assert.equal(await says(), ' Paris.');
+    publish(SECOND);
+    const error = await loadError(page, options({ publicKey: KEY }));
+    assert.equal(error.code, 'integrity', error.message);
+    assert.match(error.message, /signature/);
+  });
+
+  test('of two channels an installation keeps to one', async () => {
+    await forget();
+    files['/release/canary.json'] = SECOND;
+    publish(FIRST, second);
+    const channels = (percent) => ({ manifest: { stable: MANIFEST, canary: '/release/canary.json', percent } });
+    const asked = () => [MANIFEST, '/release/canary.json'].map((path) => server.requests(path).length > 0);
+    for (const [percent, expected] of [[100, [false, true]], [0, [true, false]]]) {
+      server.clearLog();
+      await page.evaluate((model) => lamplight.models.checkUpdate(model), channels(percent));
+      assert.deepEqual(asked(), expected);
+    }
+    const lot = await page.evaluate(() => Number(localStorage.getItem('lamplight:cohort')));
+    assert.ok(lot >= 0 && lot < 100);
+    server.clearLog();
+    for (const percent of [lot + 0.001, lot + 0.001, lot]) await page.evaluate((model) => lamplight.models.checkUpdate(model), channels(percent));
+    assert.deepEqual([MANIFEST, '/release/canary.json'].map((path) => server.requests(path).length), [1, 2]);
+  });
+
+  test('what is no manifest, or of a later release, is said so', async () => {
+    await forget();
+    const wrong = [
+      ['not json', 'malformed'], ['{}', 'malformed'], ['{"lamplight":2}', 'unsupported-version'],
+      [String(FIRST).replace('"runtime":"0.1.0"', '"runtime":"99.0.0"'), 'unsupported-version'],
+      [String(FIRST).replace('smollm2.gguf', '../x.gguf'), 'malformed'], [String(FIRST).replace(/"parts":\["\w+",/, '"parts":['), 'malformed'],
+    ];
+    for (const [text, code] of wrong) {
+      publish(Buffer.from(text));
+      assert.equal((await loadError(page, options())).code, code, text.slice(0, 40));
+    }
+    delete files[MANIFEST];
+    assert.equal((await loadError(page, options())).code, 'http-status');
+    assertNoProblems(page);
+  });
+});
