@@ -1,6 +1,7 @@
 /** `createEngine` and the `Engine` it gives: OpenAI's request shapes on top of the worker's messages. */
 import { capabilities } from './capabilities.js';
 import { WorkerClient, abortedError, absolute, endSoon, type CallOptions, type WorkerLike } from './client.js';
+import { directorySource, isDirectory } from './directory.js';
 import { loadModel } from './download.js';
 import { activate, isManifest, latest, outdated, releaseSource, type Release } from './manifest.js';
 import { DEFAULT_HUB, hubAddress, resolveHub, roomForModel, type HubAddress } from './model-hub.js';
@@ -19,6 +20,7 @@ import {
 /** Starts a worker, loads the model into it, and gives the engine. */
 export async function createEngine(options: EngineOptions): Promise<Engine> {
   const model = options?.model;
+  if (isDirectory(model)) return loadEngine(options, undefined, await directorySource(model));
   if (!isManifest(model)) return loadEngine(options, undefined);
   return loadRelease(options, await latest(model, options.signal), model.headers);
 }
@@ -135,6 +137,7 @@ function loadBody(options: EngineOptions, source?: WireSource): Requests['load']
 /** What is asked of a worker to load a model, with all addresses looked up. */
 export async function loadRequest(options: EngineOptions): Promise<Requests['load']['body']> {
   const model = options?.model;
+  if (isDirectory(model)) return loadBody(options, await directorySource(model));
   if (isManifest(model)) return loadBody(options, releaseSource(await latest(model, options.signal), model.headers));
   const address = hubAddress(model);
   const body = loadBody(options);

@@ -6,4 +6,5 @@ export { createEngine } from './engine.js';
 export { fit } from './fit.js';
 export { createModelCache, models } from './models.js';
 export { capabilities } from './capabilities.js';
+export type { DirectoryHandle } from './directory.js';
 export * from './types.js';

@@ -3,6 +3,8 @@
  * The error codes are those of `src/error.rs`; a test holds the two lists equal.
  */
 
+import type { DirectoryHandle } from './directory.js';
+
 /** Every code an error can have. */
 export type LamplightErrorCode =
   | 'not-a-model' | 'truncated' | 'malformed' | 'limit-exceeded' | 'unsupported-version' | 'unsupported-type'
@@ -56,12 +58,13 @@ export interface ManifestModel {
  * - `hf:owner/repo/file.gguf`, `hf:owner/repo` (a GGUF file that fits is picked, or the folder is taken), each with `@revision`
  *   behind it if wanted: files of a model hub, checked against its hashes;
  * - a manifest;
+ * - a folder that the user opened, as `showDirectoryPicker` gives it;
  * - a local GGUF file, or the `File`s of a model in several files or of a folder, in any order.
  *
  * Relative URLs are taken from the page.
  */
 export type ModelSource =
-  | string | URL | File | Blob | RemoteModel | ManifestModel | readonly File[] | readonly (string | URL)[];
+  | string | URL | File | Blob | RemoteModel | ManifestModel | DirectoryHandle | readonly File[] | readonly (string | URL)[];
 
 /** Which backend to use. `auto` takes WebGPU when it is there and passes its self-check, else the CPU. */
 export type BackendChoice = 'auto' | 'webgpu' | 'cpu';

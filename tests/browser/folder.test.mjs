@@ -57,6 +57,19 @@ describe('folders', () => {
     const urls = urlsOf(SHARDED);
     await page.evaluate(loadFiles, { urls, options: OPTIONS });
     assert.deepEqual(await page.evaluate(logits), expected);
+    // The folder itself, as a page keeps one or a user opens it.
+    await page.evaluate(async ({ urls, options }) => {
+      await engine.dispose();
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('model', { create: true });
+      await folder.getDirectoryHandle('.git', { create: true });
+      for (const url of urls) {
+        const file = await (await folder.getFileHandle(url.split('/').pop(), { create: true })).createWritable();
+        await file.write(await (await fetch(url)).blob());
+        await file.close();
+      }
+      globalThis.engine = await lamplight.createEngine({ ...options, model: folder });
+    }, { urls, options: OPTIONS });
+    assert.deepEqual(await page.evaluate(logits), expected);
     const lacking = urls.filter((url) => !url.includes('00002-of'));
     const missing = await page.evaluate(loadFiles, { urls: lacking, options: OPTIONS });
     assert.deepEqual(missing, { code: 'not-a-model', field: 'model-00002-of-00002.safetensors' });
