@@ -255,14 +255,15 @@ async fn the_store_keeps_whole_parts_and_forgets_them() {
     let record =
         ModelRecord { key: key.into(), name: "x".into(), data_end: PART_BYTES + 5, ..ModelRecord::default() };
     store.put_record(&record).await.expect("the record is kept");
-    let part = |index, len| PartInfo { index, len, sha256: "00".into() };
+    let part = |index, len, sha256: &str| PartInfo { index, len, sha256: sha256.into() };
+    let (first, last) = (part(0, PART_BYTES, "01"), part(1, 5, "00"));
     // A view into a larger buffer: only its own bytes may be stored.
     let tail = js_sys::Uint8Array::from(&[9, 1, 2, 3, 4, 5, 9][..]).subarray(1, 6);
-    store.put_part(key, &part(1, 5), &tail).await.expect("the part is kept");
+    store.put_part(key, &last, &tail).await.expect("the part is kept");
 
-    let bytes = store.read_part(key, 1).await.expect("the store works").expect("the part is there");
+    let bytes = store.read_part(key, &last).await.expect("the store works").expect("the part is there");
     assert_eq!(bytes.to_vec(), [1, 2, 3, 4, 5]);
-    assert!(store.read_part(key, 0).await.expect("the store works").is_none());
+    assert!(store.read_part(key, &first).await.expect("the store works").is_none());
     let parts = store.parts(key).await.expect("the store works");
     assert_eq!(parts.iter().map(|part| (part.index, part.len)).collect::<Vec<_>>(), [(1, 5)]);
     assert_eq!(
@@ -270,8 +271,14 @@ async fn the_store_keeps_whole_parts_and_forgets_them() {
         PART_BYTES + 5
     );
 
+    // Another file of the same bytes: they stay until the last of the two goes.
+    let other = "test:other";
+    store.put_part(other, &last, &tail).await.expect("the part is kept");
+    store.delete_model(other).await.expect("the model goes");
+    assert!(store.read_part(key, &last).await.expect("the store works").is_some());
+
     store.delete_model(key).await.expect("the model goes");
     assert!(store.record(key).await.expect("the store works").is_none());
     assert!(store.parts(key).await.expect("the store works").is_empty());
-    assert!(store.read_part(key, 1).await.expect("the store works").is_none());
+    assert!(store.read_part(key, &last).await.expect("the store works").is_none());
 }
