@@ -189,6 +189,26 @@ fn bench_runs_models_of_random_weights() {
 }
 
 #[test]
+fn bench_tells_where_a_token_goes() {
+    let args = ["bench", "tiny", "--synthetic", "--quant", "q4_0", "--tg", "4", "--profile"];
+    let report = json(&[&args[..], &["--json"]].concat());
+    // The first step only brings caches into order.
+    assert_eq!(report["steps"], 3);
+    let op = |name: &str| {
+        let ops = report["ops"].as_array().unwrap();
+        ops.iter().find(|op| op["name"] == name).unwrap_or_else(|| panic!("no {name}: {report}")).clone()
+    };
+    // 500 rows in panels of 4, 256 columns in blocks of 32: 96 bytes for 4 x 32 weights.
+    assert_eq!(op("token_embd")["bytes"], 3 * 500 / 4 * 256 / 32 * 96);
+    assert!(op("token_embd")["seconds"].as_f64().unwrap() > 0.0);
+    assert!(report["read_bytes_per_s"].as_f64().unwrap() > 0.0);
+    let table = ok(&args);
+    assert!(table.contains("\nall ") && table.contains("\nffn_up "), "{table}");
+    let refused = fails(&[&args[..], &["--threads", "2"]].concat(), 1);
+    assert!(refused.contains("--profile"), "{refused}");
+}
+
+#[test]
 fn errors_are_typed_and_on_stderr() {
     let model = model();
     let text_file = golden("README.md");

@@ -73,6 +73,10 @@ impl Backend for AnyBackend {
         either!(self, backend => backend.forward(tokens, pos, outputs).await)
     }
 
+    fn reuse(&mut self, logits: Vec<f32>) {
+        either!(self, backend => backend.reuse(logits))
+    }
+
     fn chooses(&self, draw: &Draw) -> usize {
         either!(self, backend => backend.chooses(draw))
     }

@@ -113,6 +113,11 @@ pub trait Backend {
     /// `[n_outputs, n_vocab]`.
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>>;
 
+    /// Gives logits back that are no longer needed: their memory may serve a later step.
+    fn reuse(&mut self, logits: Vec<f32>) {
+        drop(logits);
+    }
+
     /// How many steps [`Backend::choose`] runs at once where tokens are drawn so; 0 where it does not.
     fn chooses(&self, draw: &Draw) -> usize {
         let _ = draw;

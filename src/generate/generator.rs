@@ -99,7 +99,11 @@ pub async fn generate<B: Backend, D: TextDecoder>(
         let mut next = Next::Logits(std::mem::take(&mut logits));
         finish_reason = loop {
             let reason = match next {
-                Next::Logits(mut logits) => run.next(&mut logits, session.tokens(), &mut on_event)?,
+                Next::Logits(mut logits) => {
+                    let reason = run.next(&mut logits, session.tokens(), &mut on_event)?;
+                    session.reuse(logits);
+                    reason
+                }
                 Next::Chosen { first, ids } => run.take_all(session, first, &ids, &mut on_event),
             };
             if let Some(reason) = reason {

@@ -183,6 +183,11 @@ impl<B: Backend> Session<B> {
         Ok(prefilled.map(|prefilled| prefilled.logits))
     }
 
+    /// [`Backend::reuse`]
+    pub fn reuse(&mut self, logits: Vec<f32>) {
+        self.backend.reuse(logits);
+    }
+
     /// How many of `wanted` steps [`Session::choose`] can begin now; 0 where the backend does not choose.
     pub fn steps_ahead(&self, wanted: usize, draw: &Draw) -> usize {
         let n_begun = self.n_ahead();

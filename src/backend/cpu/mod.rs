@@ -14,6 +14,8 @@ mod part;
 mod plan;
 #[cfg(not(target_arch = "wasm32"))]
 mod pool;
+#[cfg(not(target_arch = "wasm32"))]
+mod profile;
 mod recurrent;
 mod rope;
 mod routes;
@@ -25,6 +27,8 @@ pub use exchange::{Link, Step};
 pub use part::CpuShard;
 #[cfg(not(target_arch = "wasm32"))]
 pub use pool::{CpuPool, MAX_THREADS, Sharding};
+#[cfg(not(target_arch = "wasm32"))]
+pub use profile::{OpTime, Profile};
 
 use crate::backend::{Backend, Counters, Footprint, ModelPlan, Outputs, StepOrder, Trace, trace_name};
 use crate::bail;
@@ -47,6 +51,9 @@ pub enum CpuMode {
     Exact,
 }
 
+/// Called after each op of a step with the graph, the op's index, and the rows that it wrote.
+type After<'a> = dyn FnMut(&Graph, usize, &[f32]) + 'a;
+
 /// A model on the CPU.
 pub struct CpuBackend {
     plan: ModelPlan,
@@ -60,6 +67,8 @@ pub struct CpuBackend {
     link: Option<Box<dyn Link>>,
     ready: bool,
     counters: Counters,
+    /// Memory for the next logits.
+    spare: Vec<f32>,
 }
 
 /// The arithmetic of the ops and the storage of weights and KV cache. Slices have the lengths that the graph says for
@@ -175,7 +184,7 @@ impl CpuBackend {
     pub fn footprint(&self) -> Footprint {
         let kv_bytes = fast::kv_bytes(&self.plan);
         Footprint {
-            weight_bytes: fast::weight_bytes(&self.plan),
+            weight_bytes: fast::weight_bytes(&self.plan).iter().sum(),
             kv_bytes,
             workspace_bytes: self.memory_bytes().saturating_sub(kv_bytes),
         }
@@ -199,8 +208,8 @@ impl CpuBackend {
         let workspace = Workspace::new(&plan)?;
         let states = States::new(&plan)?;
         let order = StepOrder::new(!plan.graph.states.is_empty());
-        let (ropes, counters) = (Vec::new(), Counters::default());
-        Ok(CpuBackend { plan, kernels, workspace, ropes, states, order, link, ready: false, counters })
+        let (ropes, counters, spare) = (Vec::new(), Counters::default(), Vec::new());
+        Ok(CpuBackend { plan, kernels, workspace, ropes, states, order, link, ready: false, counters, spare })
     }
 
     /// Runs a step like [`Backend::forward`] with all outputs, and returns what every op wrote. All buffers are
@@ -211,7 +220,10 @@ impl CpuBackend {
         self.workspace.poison();
         self.kernels.poison(pos);
         let mut trace = Trace::default();
-        exchange::at_once(self.step(tokens, pos, Outputs::All, Some(&mut trace)))?;
+        let mut note = |graph: &Graph, index: usize, rows: &[f32]| {
+            trace.values.push((trace_name(graph, index), rows.to_vec()));
+        };
+        exchange::at_once(self.step(tokens, pos, Outputs::All, Some(&mut note)))?;
         Ok(trace)
     }
 
@@ -243,7 +255,7 @@ impl CpuBackend {
         tokens: &[u32],
         pos: usize,
         outputs: Outputs,
-        mut trace: Option<&mut Trace>,
+        mut after: Option<&mut After<'_>>,
     ) -> Result<Vec<f32>> {
         self.check_step(tokens, pos)?;
         self.order.begin(pos)?;
@@ -256,7 +268,12 @@ impl CpuBackend {
         }
         let logits = self.plan.graph.logits.expect("invariant: checked plans compute logits");
         let n_logits = n_outputs * self.plan.graph.values[logits.0].width;
-        self.workspace.put(logits, plan::zeroed(n_logits, "logits")?);
+        let mut buffer = std::mem::take(&mut self.spare);
+        if buffer.capacity() < n_logits {
+            buffer = plan::with_capacity(n_logits, "logits")?;
+        }
+        buffer.resize(n_logits, 0.0);
+        self.workspace.put(logits, buffer);
         for index in 0..self.plan.graph.ops.len() {
             let out = self.plan.graph.ops[index].writes();
             let n_rows = match self.plan.graph.values[out.0].rows {
@@ -271,10 +288,9 @@ impl CpuBackend {
                 _ => self.run_op(index, tokens, pos, n_rows),
             }
             self.kernels.written(out);
-            if let Some(trace) = &mut trace {
+            if let Some(after) = &mut after {
                 let len = n_rows * self.plan.graph.values[out.0].width;
-                let name = trace_name(&self.plan.graph, index);
-                trace.values.push((name, self.workspace.get(out, len).to_vec()));
+                after(&self.plan.graph, index, self.workspace.get(out, len));
             }
         }
         self.counters.steps += 1;
@@ -328,6 +344,14 @@ impl Backend for CpuBackend {
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         self.step(tokens, pos, outputs, None).await
+    }
+
+    fn reuse(&mut self, logits: Vec<f32>) {
+        // Those of a whole prompt would be held for nothing.
+        let id = self.plan.graph.logits.expect("invariant: checked plans compute logits");
+        if logits.len() == self.plan.graph.values[id.0].width {
+            self.spare = logits;
+        }
     }
 
     async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {

@@ -253,6 +253,10 @@ impl Backend for CpuPool {
         logits
     }
 
+    fn reuse(&mut self, logits: Vec<f32>) {
+        self.own.reuse(logits);
+    }
+
     async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {
         let plan = ModelPlan { graph, dtypes, ..self.plan };
         super::plan::check(&plan)?;

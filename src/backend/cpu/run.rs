@@ -220,9 +220,9 @@ impl Step<'_> {
         let width = self.width(self.out_id);
         match *op {
             Op::StreamMix { ref streams, coefs, first, offset, add, .. } => {
-                let streams: Vec<_> = streams.iter().map(|stream| self.read(*stream)).collect();
+                let streams = streams.iter().map(|stream| self.read(*stream));
                 let coefs = (self.read(coefs), self.width(coefs));
-                streams::stream_mix(&streams, coefs, (first, offset), self.read(add), width, out);
+                streams::stream_mix(streams, coefs, (first, offset), self.read(add), width, out);
             }
             Op::MatchMagnitude { x, like, .. } => {
                 streams::match_magnitude(self.read(x), self.read(like), width, out);

@@ -4,8 +4,8 @@
 //! Principal function: [`stream_mix`]. Must not know graphs.
 
 /// `out = add + Σ_j (coefs[first + j] + offset) * streams[j]`, rows of `width`; a row of `coefs` has `n_coefs`.
-pub(super) fn stream_mix(
-    streams: &[&[f32]],
+pub(super) fn stream_mix<'a>(
+    streams: impl Iterator<Item = &'a [f32]> + Clone,
     (coefs, n_coefs): (&[f32], usize),
     (first, offset): (usize, f32),
     add: &[f32],
@@ -15,7 +15,7 @@ pub(super) fn stream_mix(
     out.copy_from_slice(add);
     for (token, out) in out.chunks_exact_mut(width).enumerate() {
         let coefs = &coefs[token * n_coefs + first..];
-        for (stream, coef) in streams.iter().zip(coefs) {
+        for (stream, coef) in streams.clone().zip(coefs) {
             let stream = &stream[token * width..][..width];
             out.iter_mut().zip(stream).for_each(|(out, x)| *out += (coef + offset) * x);
         }

@@ -1,5 +1,6 @@
 //! `lamplight bench`: speed of prefill and decoding, and what a decoded token costs.
 
+use lamplight::backend::cpu::{OpTime, Profile};
 use lamplight::backend::{AnyBackend, Backend, Counters, Draw, Outputs};
 use lamplight::engine::native;
 use lamplight::error::{Error, ErrorCode, Result};
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// Times each is measured; the median is reported
     #[arg(long, default_value_t = 3)]
     reps: usize,
+    /// Where a decoded token's time goes on the CPU, op by op, instead of speeds
+    #[arg(long)]
+    profile: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -69,6 +73,9 @@ fn measure(
 ) -> Result<()> {
     let longest = args.pp.iter().chain(&args.tg).max().copied().unwrap_or(1);
     let (tokens, depth, reps) = (tokens(longest, n_vocab), args.depth, args.reps.max(1));
+    if args.profile {
+        return profile(args, backend, &tokens);
+    }
     let mut bench = Bench { backend, n_batch, tokens, depth, reps };
     // The first steps compile, fault pages in and wake the clock up.
     bench.prefill(args.pp.iter().min().copied().unwrap_or(1))?;
@@ -94,6 +101,65 @@ fn measure(
             print(&text)
         }
     }
+}
+
+/// Prints where the time of the longest stretch of decoded tokens goes.
+fn profile(args: &Args, backend: &mut AnyBackend, tokens: &[u32]) -> Result<()> {
+    let AnyBackend::Cpu(backend) = backend else {
+        let message = "only the CPU backend on one thread tells the time of each op";
+        return Err(Error::new(ErrorCode::InvalidRequest, message).at("--profile"));
+    };
+    let n = args.tg.iter().max().copied().unwrap_or(1);
+    let mut profile = Profile::default();
+    for (index, token) in tokens[..n].iter().enumerate() {
+        let logits = backend.profile(*token, args.depth + index, &mut profile)?;
+        backend.reuse(logits);
+        // The first step brings pages and caches into order.
+        if index == 0 && n > 1 {
+            profile = Profile::default();
+        }
+    }
+    let bandwidth = read_bandwidth();
+    if args.json {
+        let op = |op: &OpTime| json!({ "name": op.name, "seconds": op.seconds, "bytes": op.bytes });
+        let ops: Vec<Value> = profile.ops.iter().map(op).collect();
+        return print_json(&json!({ "steps": profile.steps, "read_bytes_per_s": bandwidth, "ops": ops }));
+    }
+    print(&profile_table(profile, bandwidth))
+}
+
+/// Bytes that one thread reads from memory in a second: the best of a few passes over more than the caches hold.
+fn read_bandwidth() -> f64 {
+    const BYTES: usize = 256 << 20;
+    let words = vec![1u64; BYTES / size_of::<u64>()];
+    let pass = || {
+        let start = Instant::now();
+        let sum = words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
+        assert_eq!(std::hint::black_box(sum), words.len() as u64);
+        BYTES as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| pass()).fold(0.0, f64::max)
+}
+
+fn profile_table(mut profile: Profile, bandwidth: f64) -> String {
+    let steps = profile.steps.max(1) as f64;
+    let seconds: f64 = profile.ops.iter().map(|op| op.seconds).sum();
+    let bytes: u64 = profile.ops.iter().map(|op| op.bytes).sum();
+    profile.ops.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let mut text =
+        String::from("op                     us/token    share   MB/token      GB/s  of reading\n");
+    let total = OpTime { name: "all".into(), seconds, bytes };
+    for op in profile.ops.iter().chain([&total]) {
+        let (us, share) = (1e6 * op.seconds / steps, 100.0 * op.seconds / seconds);
+        text += &format!("{:20} {us:10.1}  {share:6.1}%", op.name);
+        if op.bytes > 0 {
+            let rate = op.bytes as f64 / op.seconds;
+            let megabytes = op.bytes as f64 / 1e6 / steps;
+            text += &format!(" {megabytes:10.3} {:9.2} {:10.1}%", rate / 1e9, 100.0 * rate / bandwidth);
+        }
+        text += "\n";
+    }
+    text + &format!("memory is read at {:.2} GB/s by one thread\n", bandwidth / 1e9)
 }
 
 /// Any tokens do, as long as they differ.
@@ -168,6 +234,7 @@ impl Bench<'_> {
         while pos < end {
             let logits = pollster::block_on(backend.forward(&[id], pos, Outputs::Last))?;
             id = argmax(&logits).unwrap_or(0);
+            backend.reuse(logits);
             pos += 1;
         }
         Ok(start.elapsed().as_secs_f64() * 1e3)

@@ -60,9 +60,9 @@ impl Fast {
     }
 }
 
-/// Bytes that the weights of `plan` will take.
-pub(super) fn weight_bytes(plan: &ModelPlan) -> u64 {
-    empty_weights(plan).iter().map(Weight::packed_bytes).sum()
+/// Bytes that each weight of `plan` will take.
+pub(super) fn weight_bytes(plan: &ModelPlan) -> Vec<u64> {
+    empty_weights(plan).iter().map(Weight::packed_bytes).collect()
 }
 
 /// Bytes that the KV cache of `plan` takes.
