@@ -8,7 +8,7 @@ PORT ?= 8080
 TOOLS := $(or $(LAMPLIGHT_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamplight)
 export PATH := $(TOOLS)/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
-.PHONY: help setup demo build test test-all lint size bench bench-load fidelity clean
+.PHONY: help setup demo build test test-all lint size bench bench-cpu bench-load fidelity clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -46,6 +46,10 @@ bench: build ## speed of both backends in Chromium beside wllama and Transformer
 bench-load: build ## cold and cached loads, checks and memory in Chromium beside wllama and a plain fetch
 	@scripts/setup.sh test
 	@LAMPLIGHT_BENCH_LOAD=1 scripts/bench.sh $(MODEL)
+
+bench-cpu: build ## the CPU alone in Chromium: weight formats, prompt lengths, depths (TYPES="q8_0 q4_0")
+	@scripts/setup.sh test
+	@scripts/bench_cpu.sh $(MODEL)
 
 fidelity: ## KL and top-1 of every weight format and backend against float32 (MODEL=path.gguf, ARGS='--types q4_0')
 	@scripts/fidelity.sh $(MODEL)

@@ -1,8 +1,9 @@
 // Measures Lamplight and its peers in headless Chromium: one page, the same prompts, the same clock, sessions interleaved.
 //   node benches/browser/run.mjs --model FILE.gguf [--onnx DIR] [--engines lamplight,wllama,transformers] [--backends cpu,webgpu]
-//     [--rounds 2] [--reps 2] [--prompt 128] [--tokens 64] [--gpu lavapipe|swiftshader|native] [--threads 1] [--isolated] [--json FILE]
+//     [--rounds 2] [--reps 2] [--prompt 128,512] [--depth 0,1024] [--tokens 64] [--gpu lavapipe|swiftshader|native] [--threads 1] [--isolated] [--json FILE]
 // Every session has a fresh browser profile: load cold, warm up, measure `reps` times, load again from the browser's cache.
-// Prints a table for benches/RESULTS.md: medians, and how many times Lamplight's speed is each peer's.
+// Each length of `--prompt` is a row; `--depth` is about how many tokens stand before the decoded ones (0: eight of them).
+// Prints a table for benches/RESULTS.md: medians, spread, and how many times Lamplight's speed is each peer's.
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -23,7 +24,7 @@ const { values: args } = parseArgs({
     model: { type: 'string' }, onnx: { type: 'string' }, json: { type: 'string' },
     engines: { type: 'string', default: 'lamplight,wllama,transformers' }, backends: { type: 'string', default: 'cpu,webgpu' },
     rounds: { type: 'string', default: '2' }, reps: { type: 'string', default: '2' },
-    prompt: { type: 'string', default: '128' }, tokens: { type: 'string', default: '64' },
+    prompt: { type: 'string', default: '128' }, depth: { type: 'string', default: '0' }, tokens: { type: 'string', default: '64' },
     gpu: { type: 'string', default: 'lavapipe' }, threads: { type: 'string', default: '1' }, isolated: { type: 'boolean', default: false },
   },
 });
@@ -33,16 +34,26 @@ const median = (list) => {
   return sorted.length ? (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2 : NaN;
 };
 
-/** What one engine runs on one backend: its model file or folder, and how long the test is. */
+/** `length` tokens, and the text of them: the 512 there are, as often as it takes (where they meet, a token may differ). */
+function promptOf(length) {
+  const times = Math.ceil(length / PROMPTS.ids.length);
+  if (times <= 1) return { ids: PROMPTS.ids.slice(0, length), text: PROMPTS.texts[length] };
+  const all = Array.from({ length: times }, () => PROMPTS);
+  return { ids: all.flatMap(({ ids }) => ids).slice(0, length), text: all.map(({ texts }) => texts[PROMPTS.ids.length]).join('') };
+}
+
+/** What one engine runs on one backend: its model file or folder, and how long the tests are. */
 function jobOf(engine, backend) {
   const software = backend === 'webgpu' && args.gpu !== 'native';
-  const prompt = Math.min(Number(args.prompt), software ? SOFTWARE_GPU.prompt : Infinity);
+  const lengths = (list) => list.split(',').map(Number);
+  const prompts = software ? [SOFTWARE_GPU.prompt] : lengths(args.prompt);
+  const depths = software ? [0] : lengths(args.depth);
   const tokens = Math.min(Number(args.tokens), software ? SOFTWARE_GPU.tokens : Infinity);
   // onnxruntime's best formats differ: int8 for its CPU kernels, 4 bits (as the GGUF has) for the GPU.
   const url = engine === 'transformers' ? '/onnx' : '/models/model.gguf';
   // wllama's WebGPU build aborts in a page that is not cross-origin isolated.
   const isolated = args.isolated || (engine === 'wllama' && backend === 'webgpu');
-  return { engine, backend, prompt, tokens, url, isolated, options: { backend, threads: Number(args.threads), dtype: backend === 'webgpu' ? 'q4' : 'q8' } };
+  return { engine, backend, prompts, depths, tokens, url, isolated, options: { backend, threads: Number(args.threads), dtype: backend === 'webgpu' ? 'q4' : 'q8' } };
 }
 
 async function openPage(context, origin) {
@@ -64,18 +75,23 @@ async function session(job) {
   try {
     const version = browser.context.browser()?.version();
     const load = async (page) => page.evaluate(([name, url, options]) => bench.load(name, url, options), [job.engine, server.origin + job.url, job.options]);
-    const generate = (page, length, n) => page.evaluate((request) => bench.generate(request), { ids: PROMPTS.ids.slice(0, length), text: PROMPTS.texts[length], n });
+    const generate = (page, length, n) => page.evaluate((request) => bench.generate(request), { ...promptOf(length), n });
     let page = await openPage(browser.context, server.origin);
     const cold = await load(page);
     await generate(page, 8, 4);
-    const samples = { ttft: [], prefill: [], decode: [] };
+    const each = (list) => Object.fromEntries(list.map((length) => [length, []]));
+    const samples = { ttft: [], prefill: each(job.prompts), decode: each(job.depths) };
     for (let rep = 0; rep < Number(args.reps); rep += 1) {
-      const long = await generate(page, job.prompt, 1);
-      const first = long.times[0] ?? long.end;
-      samples.ttft.push(first);
-      samples.prefill.push(job.prompt / (first / 1000));
-      const { times, count } = await generate(page, 8, job.tokens);
-      samples.decode.push((count - 1) / ((times.at(-1) - times[0]) / 1000));
+      for (const prompt of job.prompts) {
+        const long = await generate(page, prompt, 1);
+        const first = long.times[0] ?? long.end;
+        if (prompt === job.prompts[0]) samples.ttft.push(first);
+        samples.prefill[prompt].push(prompt / (first / 1000));
+      }
+      for (const depth of job.depths) {
+        const { times, count } = await generate(page, Math.max(depth, 8), job.tokens);
+        samples.decode[depth].push((count - 1) / ((times.at(-1) - times[0]) / 1000));
+      }
     }
     await page.close();
     page = await openPage(browser.context, server.origin);
@@ -96,31 +112,43 @@ function versions() {
   return `Lamplight ${commit}, wllama ${of('@wllama/wllama')}, Transformers.js ${of('@huggingface/transformers')} (onnxruntime-web ${of('onnxruntime-web')})`;
 }
 
-/** Rows of the table; `ours` are Lamplight's medians on that backend. */
+/** Rows of the table: medians with the spread of all repeats, and Lamplight's median over the peer's. */
 function table(jobs, results) {
   const digits = (value, n) => (Number.isFinite(value) ? value.toFixed(n) : '-');
   const ofJob = (job) => results.filter((r) => r.job === job && !r.error);
-  const pick = (job, key) => median(ofJob(job).flatMap((r) => r[key]));
-  const lines = [
-    '| engine | backend | load cold / cached, s | first token, ms | prefill, tok/s | decode, tok/s | Lamplight: prefill, decode |',
-    '| --- | --- | --- | --- | --- | --- | --- |',
-  ];
+  const pick = (job, of) => ofJob(job).flatMap(of);
+  const lines = [];
+  const titles = ({ prompts, depths }) => [...prompts.map((n) => `prefill ${n}`), ...depths.map((n) => `decode at ${n}`)];
   for (const job of jobs) {
+    const measures = [...job.prompts.map((n) => (r) => r.prefill[n]), ...job.depths.map((n) => (r) => r.decode[n])];
+    if (job === jobs.find((other) => other.backend === job.backend)) {
+      if (lines.length) lines.push('');
+      const columns = ['engine', 'backend', 'load cold / cached, s', 'first token, ms', ...titles(job).map((title) => `${title}, tok/s`)];
+      lines.push(`| ${columns.join(' | ')} |`, `| ${columns.map(() => '---').join(' | ')} |`);
+    }
     const ours = jobs.find((other) => other.engine === 'lamplight' && other.backend === job.backend);
     const info = ofJob(job)[0]?.info;
     const failed = results.find((r) => r.job === job && r.error)?.error;
     const where = info?.backend && info.backend !== job.backend ? `${job.backend} asked, ran on ${info.backend}` : job.backend;
     if (!info) {
-      lines.push(`| ${job.engine} | ${job.backend} | failed: ${(failed ?? 'no result').split('\n')[0].slice(0, 120)} | | | | |`);
+      lines.push(`| ${job.engine} | ${job.backend} | failed: ${(failed ?? 'no result').split('\n')[0].slice(0, 120)} | |${measures.map(() => ' |').join('')}`);
       continue;
     }
-    const ratio = (key) => (ours && ours !== job ? `${digits(pick(ours, key) / pick(job, key), 2)}x` : '');
-    lines.push(`| ${job.engine}${info.dtype ? ` ${info.dtype}` : ''} | ${where} (prompt ${job.prompt}, ${job.tokens} tokens${job.isolated && !args.isolated ? ', isolated' : ''}) `
-      + `| ${digits(pick(job, 'cold') / 1000, 1)} / ${digits(pick(job, 'cached') / 1000, 1)} | ${digits(pick(job, 'ttft'), 0)} `
-      + `| ${digits(pick(job, 'prefill'), 1)} | ${digits(pick(job, 'decode'), 1)} | ${[ratio('prefill'), ratio('decode')].filter(Boolean).join(', ')} |`);
+    const cell = (of) => {
+      const values = pick(job, of);
+      const spread = values.length > 1 ? ` (${digits(Math.min(...values), 1)} to ${digits(Math.max(...values), 1)})` : '';
+      const ratio = ours && ours !== job ? `, ${digits(median(pick(ours, of)) / median(values), 2)}x` : '';
+      return `${digits(median(values), 1)}${spread}${ratio}`;
+    };
+    lines.push(`| ${job.engine}${info.dtype ? ` ${info.dtype}` : ''} | ${where}${job.isolated && !args.isolated ? ' (isolated)' : ''} `
+      + `| ${digits(median(pick(job, (r) => r.cold)) / 1000, 1)} / ${digits(median(pick(job, (r) => r.cached)) / 1000, 1)} `
+      + `| ${digits(median(pick(job, (r) => r.ttft)), 0)} | ${measures.map(cell).join(' | ')} |`);
   }
   return lines.join('\n');
 }
+
+/** `128: 170.1 172.3; 512: 150.2` */
+const rates = (lists) => Object.entries(lists).map(([length, list]) => `${length}: ${list.map((v) => v.toFixed(1)).join(' ')}`).join('; ');
 
 async function main() {
   if (!args.model) throw new Error('--model FILE.gguf is missing');
@@ -140,7 +168,7 @@ async function main() {
         const { prefill, decode, ttft, cold, error } = result;
         console.log(error
           ? `${job.engine} ${backend} #${round}: failed: ${error}`
-          : `${job.engine} ${backend} #${round}: load ${(cold / 1000).toFixed(1)} s, first token ${median(ttft).toFixed(0)} ms, prefill ${prefill.map((v) => v.toFixed(1)).join(' ')}, decode ${decode.map((v) => v.toFixed(1)).join(' ')} tok/s (machine load before: ${load.toFixed(1)})`);
+          : `${job.engine} ${backend} #${round}: load ${(cold / 1000).toFixed(1)} s, first token ${median(ttft).toFixed(0)} ms, prefill ${rates(prefill)}, decode ${rates(decode)} tok/s (machine load before: ${load.toFixed(1)})`);
       }
     }
   }
@@ -151,7 +179,7 @@ async function main() {
   console.log(`${os.cpus()[0].model}, ${os.cpus().length} logical cores, ${Math.round(os.totalmem() / 2 ** 30)} GiB; Chromium ${chromium}${gpu}; `
     + `${args.isolated ? 'cross-origin isolated' : 'not cross-origin isolated'}, ${args.threads} thread(s) asked.`);
   console.log(`${versions()}.`);
-  console.log(`Medians of ${args.rounds} interleaved sessions of ${args.reps} repeats; load average before a session ${Math.min(...loads).toFixed(1)} to ${Math.max(...loads).toFixed(1)}. Last column: Lamplight's speed over the peer's.\n`);
+  console.log(`Medians of ${args.rounds} interleaved sessions of ${args.reps} repeats; load average before a session ${Math.min(...loads).toFixed(1)} to ${Math.max(...loads).toFixed(1)}. ${args.tokens} tokens decoded. In brackets the spread; then how many times the peer's speed Lamplight's is.\n`);
   console.log(table(jobs, results));
   if (args.json) fs.writeFileSync(args.json, JSON.stringify(results, null, 1));
   if (results.some((result) => result.error && result.job.engine === 'lamplight')) process.exitCode = 1;
