@@ -30,7 +30,7 @@ export interface LinkEnds {
 }
 
 /** A worker that has said nothing for so long, while others wait for it, is gone: no step takes so long. */
-const SILENCE_MS = 20_000;
+const SILENCE_MS = 10_000;
 /** How often who waits looks for other messages, such as of the end of a worker. */
 const TICK_MS = 250;
 

@@ -11,11 +11,12 @@ use wasm_bindgen::JsValue;
 use super::files::Files;
 use super::load::LoadRequest;
 use super::measure::{self, Measured, Work};
-use super::pool::Team;
+use super::pool::{Model, Team};
 use super::protocol::object;
 use super::report::Reporter;
 use crate::error::Result;
 use crate::model::shard::Split;
+use crate::weights::FilePart;
 
 /// Most workers that can be asked for.
 const MAX_THREADS: usize = 64;
@@ -38,7 +39,8 @@ impl Crew {
     /// none is no reason to fail.
     pub(super) async fn hire(
         request: &LoadRequest,
-        file: &Files,
+        file: &Rc<Files>,
+        parts: &[FilePart],
         work: &Work<'_>,
         reporter: &Reporter,
     ) -> Result<Option<Crew>> {
@@ -70,6 +72,7 @@ impl Crew {
         let quantize = request.quantize.as_deref().map_or(JsValue::UNDEFINED, JsValue::from);
         Reflect::set(&body, &"quantize".into(), &quantize).expect("invariant: a plain object");
         let loaded = Box::pin(team.ask("load", &body));
+        team.keep(Model { description: body, files: Rc::clone(file), parts: parts.to_vec() });
         Ok(Some(Crew { team, split, loaded, memory_bytes: 0 }))
     }
 

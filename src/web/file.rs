@@ -471,8 +471,14 @@ impl ModelFile {
             }
             .await;
         }
-        if let Err(error) = kept {
-            self.without_cache(&error);
+        match kept {
+            // It may be read again.
+            Ok(()) => {
+                if let Some(cache) = self.cache.borrow_mut().as_mut() {
+                    cache.parts.insert(index, info);
+                }
+            }
+            Err(error) => self.without_cache(&error),
         }
     }
 

@@ -257,7 +257,7 @@ async fn attempt(
         Err(_) => {
             let plan = loading.plan();
             let least = loading.weights().total_bytes().div_ceil(MAX_CPU_BYTES / 4 * 3);
-            Crew::hire(request, file, &Work::new(&plan.graph, least as usize), reporter).await?
+            Crew::hire(request, file, &parts, &Work::new(&plan.graph, least as usize), reporter).await?
         }
     };
     let (mut backend, reason) = match found {

@@ -69,7 +69,7 @@ pub(super) async fn fill(
 }
 
 /// A part as `shard.rs` has it.
-async fn part_message(index: usize, file: &ModelFile, part: &Part) -> Result<JsValue> {
+pub(super) async fn part_message(index: usize, file: &ModelFile, part: &Part) -> Result<JsValue> {
     Ok(object([
         ("file", index.into()),
         ("start", (part.range.start as f64).into()),

@@ -4,6 +4,7 @@
 //! workers and carrying parts is TypeScript (`pool.ts`, `link.ts`). Must not know requests.
 
 use std::cell::RefCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -11,10 +12,13 @@ use js_sys::{Array, Float32Array, Promise, Reflect};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
+use super::files::Files;
+use super::pipeline::part_message;
 use super::task::describe;
 use crate::backend::Outputs;
 use crate::backend::cpu::{Link, Step};
 use crate::error::{Error, ErrorCode, Result};
+use crate::weights::FilePart;
 
 #[wasm_bindgen]
 extern "C" {
@@ -25,6 +29,7 @@ extern "C" {
     fn start_team(this: &Host, count: u32) -> Promise;
 
     /// `Team` of pool.ts.
+    #[derive(Clone)]
     pub type JsTeam;
 
     #[wasm_bindgen(method, getter)]
@@ -83,46 +88,100 @@ pub(super) fn set_host(host: Host) {
 }
 
 /// The other workers. They end with it.
-pub struct Team(JsTeam);
+pub struct Team {
+    js: RefCell<JsTeam>,
+    count: usize,
+    /// What they were told and given, to tell it to others in their place.
+    model: RefCell<Option<Rc<Model>>>,
+    /// Requests that changed their adapters.
+    adapters: RefCell<Vec<(String, JsValue)>>,
+}
+
+/// What workers are given to begin with.
+pub(super) struct Model {
+    /// As `LoadShard` of shard.rs.
+    pub(super) description: JsValue,
+    pub(super) files: Rc<Files>,
+    pub(super) parts: Vec<FilePart>,
+}
+
+async fn start(count: usize) -> Result<JsTeam> {
+    let started = HOST.with_borrow(|host| host.as_ref().map(|host| host.start_team(count as u32)));
+    let Some(started) = started else {
+        return Err(Error::new(ErrorCode::WorkerFailed, "this worker cannot start others"));
+    };
+    Ok(JsFuture::from(started).await.map_err(error_of)?.unchecked_into())
+}
 
 impl Team {
     /// Starts `count - 1` workers.
     /// # Errors
     /// `WorkerFailed` with the browser's reason.
     pub async fn start(count: usize) -> Result<Rc<Team>> {
-        let started = HOST.with_borrow(|host| host.as_ref().map(|host| host.start_team(count as u32)));
-        let Some(started) = started else {
-            return Err(Error::new(ErrorCode::WorkerFailed, "this worker cannot start others"));
+        let js = RefCell::new(start(count).await?);
+        Ok(Rc::new(Team { js, count, model: RefCell::default(), adapters: RefCell::default() }))
+    }
+
+    /// Takes note of what the workers have been given.
+    pub(super) fn keep(&self, model: Model) {
+        self.model.replace(Some(Rc::new(model)));
+    }
+
+    /// Has the others change their adapters as this worker has. One that cannot is replaced at the next step.
+    pub(super) async fn change_adapters(&self, kind: &str, body: JsValue) {
+        let changed = self.ask(kind, &body);
+        self.adapters.borrow_mut().push((kind.to_owned(), body));
+        if let Err(error) = changed.await {
+            self.js().fail(error.message());
+        }
+    }
+
+    /// Starts new workers in the place of all others, and gives them what those had, but for caches.
+    async fn revive(&self) -> Result<()> {
+        self.js().end();
+        self.js.replace(start(self.count).await?);
+        let Some(model) = self.model.borrow().clone() else {
+            return Err(Error::new(ErrorCode::WorkerFailed, "a worker ended while the model was loaded"));
         };
-        let team = JsFuture::from(started).await.map_err(error_of)?;
-        Ok(Rc::new(Team(team.unchecked_into())))
+        let loaded = self.ask("load", &model.description);
+        for FilePart { file: index, index: number, range } in model.parts.clone() {
+            let file = model.files.file(index);
+            let part = Rc::clone(&file).part(number, range).await?;
+            self.ask("part", &part_message(index, &file, &part).await?).await?;
+        }
+        self.ask("part", &JsValue::NULL).await?;
+        loaded.await?;
+        let adapters = self.adapters.borrow().clone();
+        for (kind, body) in adapters {
+            self.ask(&kind, &body).await?;
+        }
+        Ok(())
+    }
+
+    fn js(&self) -> JsTeam {
+        self.js.borrow().clone()
     }
 
     /// `shared` or `messages`: how parts of values travel.
     pub fn exchange(&self) -> String {
-        self.0.exchange()
+        self.js().exchange()
     }
 
     /// Asks all others at once; the future gives their answers.
     pub fn ask(&self, kind: &str, body: &JsValue) -> impl Future<Output = Result<Array>> + use<> {
-        let answers = JsFuture::from(self.0.ask(kind, body));
+        let answers = JsFuture::from(self.js().ask(kind, body));
         async move { Ok(answers.await.map_err(error_of)?.unchecked_into()) }
-    }
-
-    /// The workers no longer agree: every later step fails.
-    pub fn fail(&self, reason: &str) {
-        self.0.fail(reason);
     }
 
     /// The leader's way to the others, which begins their steps.
     pub fn link(self: &Rc<Self>) -> WebLink {
-        WebLink { team: Some(Rc::clone(self)), ..WebLink::new(self.0.link()) }
+        WebLink { team: Some(Rc::clone(self)), ..WebLink::new(self.js().link()) }
     }
 }
 
 impl Drop for Team {
     fn drop(&mut self) {
-        self.0.end();
+        self.js().end();
     }
 }
 
@@ -131,8 +190,8 @@ pub struct WebLink {
     link: JsLink,
     /// Who waits for parts.
     waker: Rc<RefCell<Option<Waker>>>,
-    /// Keeps the callback alive.
-    _on_ready: Closure<dyn FnMut()>,
+    /// Wakes.
+    on_ready: Closure<dyn FnMut()>,
     /// Of the leader.
     team: Option<Rc<Team>>,
     /// A part in wasm memory.
@@ -151,15 +210,25 @@ impl WebLink {
             }
         });
         link.set_onready(on_ready.as_ref());
-        WebLink { link, waker, _on_ready: on_ready, team: None, part: Vec::new() }
+        WebLink { link, waker, on_ready, team: None, part: Vec::new() }
     }
 }
 
 impl Link for WebLink {
     fn begin(&mut self, step: Step<'_>) -> Result<()> {
-        let Some(Team(team)) = self.team.as_deref() else { return Ok(()) };
+        let Some(team) = self.team.as_deref() else { return Ok(()) };
         let Step { tokens, pos, outputs, long_rope } = step;
-        team.step(tokens, pos as u32, outputs as u32, long_rope).map_err(error_of)
+        team.js().step(tokens, pos as u32, outputs as u32, long_rope).map_err(error_of)
+    }
+
+    fn revive(&mut self) -> Option<Pin<Box<dyn Future<Output = Result<()>> + '_>>> {
+        let team = Rc::clone(self.team.as_ref()?);
+        Some(Box::pin(async move {
+            team.revive().await?;
+            self.link = team.js().link();
+            self.link.set_onready(self.on_ready.as_ref());
+            Ok(())
+        }))
     }
 
     fn index(&self) -> usize {

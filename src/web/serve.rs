@@ -299,8 +299,7 @@ async fn everywhere(
 ) -> Result<Answer> {
     let answer = adapters(engine, kind, body.clone()).await?;
     if let Some(team) = team {
-        // What this worker could do the others can, but for memory.
-        team.ask(kind, &body).await.inspect_err(|error| team.fail(error.message()))?;
+        team.change_adapters(kind, body).await;
     }
     Ok(answer.into())
 }

@@ -13,6 +13,28 @@ const greedy = (page) => page.evaluate(async ([prompt, max_tokens]) => {
   return { text: choices[0].text, tokens: usage.completion_tokens };
 }, [PROMPT, N_TOKENS]);
 
+/** Runs code in the pool's workers that the page did not start itself, and gives their number. */
+async function inShards(browser, page, code) {
+  const cdp = await browser.context.newCDPSession(page);
+  const { targetInfos } = await cdp.send('Target.getTargets', { filter: [{ type: 'worker' }, { exclude: true }] });
+  let found = 0;
+  for (const { targetId } of targetInfos) {
+    const { sessionId } = await cdp.send('Target.attachToTarget', { targetId, flatten: false });
+    const expression = `self.name.startsWith('lamplight shard') && (${code}, true)`;
+    const answered = new Promise((resolve) => {
+      cdp.on('Target.receivedMessageFromTarget', ({ sessionId: from, message }) => {
+        const { id, result } = JSON.parse(message);
+        if (from === sessionId && id === 1) resolve(result.result.value);
+      });
+    });
+    await cdp.send('Target.sendMessageToTarget', {
+      sessionId, message: JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression, returnByValue: true } }),
+    });
+    found += (await answered) === true ? 1 : 0;
+  }
+  return found;
+}
+
 const skip = fs.existsSync(MODEL_FILE) ? false : `no model at ${MODEL_FILE}`;
 
 for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
@@ -76,6 +98,28 @@ for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
       while (await workers() > 0) await new Promise((resolve) => setTimeout(resolve, 50));
       assertNoProblems(page);
     });
+
+    // A worker that says why it ends, and one that is just gone.
+    for (const end of ["setTimeout(() => { throw new Error('ended by the test') })", 'setTimeout(() => self.close())']) {
+      test(`a worker that dies in the middle of a text (${end.includes('throw') ? 'with' : 'without'} a word) changes nothing of it`, async () => {
+        await load(page, { model: MODEL_PATH, backend: 'cpu', threads: 2, cache: true });
+        const text = page.evaluate(async ([prompt, max_tokens]) => {
+          const stream = await globalThis.engine.completions.create({ prompt, max_tokens, temperature: 0, stream: true });
+          let text = '';
+          for await (const { choices } of stream) {
+            text += choices[0].text;
+            globalThis.begun = text.length > 10;
+          }
+          return text;
+        }, [PROMPT, N_TOKENS]);
+        await page.waitForFunction(() => globalThis.begun);
+        assert.equal(await inShards(browser, page, end), 1);
+        assert.equal(await text, expected.text);
+        await page.evaluate(() => { globalThis.begun = false; });
+        assert.deepEqual(await greedy(page), expected);
+        assertNoProblems(page);
+      });
+    }
 
     test('a File, two workers', async () => {
       const { threads } = await page.evaluate(async (path) => {

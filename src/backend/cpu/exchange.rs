@@ -4,7 +4,7 @@
 //! know how a graph was cut.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use super::CpuBackend;
@@ -39,6 +39,12 @@ pub trait Link {
 
     /// This shard's index.
     fn index(&self) -> usize;
+
+    /// Puts new shards in the place of the others, of which one is gone: with all weights, and nothing of any text.
+    /// `None` where that cannot be done from here.
+    fn revive(&mut self) -> Option<Pin<Box<dyn Future<Output = Result<()>> + '_>>> {
+        None
+    }
 
     /// Hands the own part to all others.
     /// # Errors

@@ -10,7 +10,7 @@ use super::routes::{Route, part_of};
 use super::{CpuBackend, CpuMode};
 use crate::backend::{Backend, Counters, Footprint, ModelPlan, Outputs};
 use crate::bail;
-use crate::error::Result;
+use crate::error::{ErrorCode, Result};
 use crate::model::graph::Graph;
 use crate::model::shard::Split;
 use crate::tensor::DType;
@@ -24,7 +24,12 @@ pub struct CpuShard {
     /// The whole graph's and the formats of its weights.
     plan: ModelPlan,
     long_rope: bool,
+    /// Token of each position that the caches hold: all that is needed to fill them again.
+    log: Vec<u32>,
 }
+
+/// How often a step is begun again because a shard was gone.
+const TRIES: usize = 2;
 
 impl CpuShard {
     /// Allocates everything but the weights, as [`CpuBackend::new`], for shard `split` of `plan`.
@@ -34,12 +39,33 @@ impl CpuShard {
         super::plan::check(&plan)?;
         let (own, routes) = divide(&plan, split)?;
         let own = CpuBackend::with_link(own, mode, Some(link))?;
-        Ok(CpuShard { own, split, routes, plan, long_rope: false })
+        Ok(CpuShard { own, split, routes, plan, long_rope: false, log: Vec::new() })
     }
 
     /// What the shard takes once it is filled.
     pub fn footprint(&self) -> Footprint {
         self.own.footprint()
+    }
+
+    fn link(&mut self) -> &mut dyn Link {
+        self.own.link.as_deref_mut().expect("invariant: a shard has a link")
+    }
+
+    async fn step(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
+        let long_rope = self.long_rope;
+        self.link().begin(Step { tokens, pos, outputs, long_rope })?;
+        self.own.forward(tokens, pos, outputs).await
+    }
+
+    /// A step after all before it, for shards that know nothing of the text.
+    async fn step_again(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
+        let Some(before) = self.log.get(..pos).map(<[u32]>::to_vec) else {
+            bail!(Internal, "a step at {pos}, of which only {} tokens are known", self.log.len());
+        };
+        for (index, chunk) in before.chunks(self.plan.n_batch).enumerate() {
+            self.step(chunk, index * self.plan.n_batch, Outputs::None).await?;
+        }
+        self.step(tokens, pos, outputs).await
     }
 
     /// The smallest range that holds all bytes of `range` of weight `weight` that this shard keeps.
@@ -82,9 +108,22 @@ impl Backend for CpuShard {
         self.own.check_step(tokens, pos)?;
         let mut order = self.own.order;
         order.begin(pos)?;
-        let link = self.own.link.as_mut().expect("invariant: a shard has a link");
-        link.begin(Step { tokens, pos, outputs, long_rope: self.long_rope })?;
-        self.own.forward(tokens, pos, outputs).await
+        let mut result = self.step(tokens, pos, outputs).await;
+        for _ in 0..TRIES {
+            if !result.as_ref().is_err_and(|error| error.code() == ErrorCode::WorkerFailed) {
+                break;
+            }
+            let Some(revived) = self.link().revive() else { break };
+            result = match revived.await {
+                Ok(()) => self.step_again(tokens, pos, outputs).await,
+                Err(error) => Err(error),
+            };
+        }
+        if result.is_ok() {
+            self.log.truncate(pos);
+            self.log.extend_from_slice(tokens);
+        }
+        result
     }
 
     async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {
@@ -94,6 +133,7 @@ impl Backend for CpuShard {
         let n_own = routes.iter().take(n_kept).map(Vec::len).sum();
         self.own.replace_graph(own.graph, own.dtypes, n_own).await?;
         (self.plan, self.routes, self.long_rope) = (plan, routes, false);
+        self.log.clear();
         Ok(())
     }
 
