@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lamplight::backend::gpu::kernels::{AttentionTile, Kernel, Variant};
+use lamplight::backend::gpu::kernels::{AttentionTile, Kernel, MAT_VEC_ROWS, SOFTWARE_MAT_VEC_ROWS, Variant};
 use lamplight::quant::FORMATS;
 
 const VARIANTS: &str = include_str!("../../shaders/variants.toml");
@@ -112,5 +112,7 @@ pub(crate) fn variants() -> Vec<Variant> {
             }
         }
     }
-    variants
+    let wide = variants.clone().into_iter().map(|variant| variant.with_lane_rows(SOFTWARE_MAT_VEC_ROWS));
+    let usual = variants.into_iter().map(|variant| variant.with_lane_rows(MAT_VEC_ROWS));
+    usual.chain(wide.filter(|variant| variant.lane_rows != 0)).collect()
 }

@@ -225,6 +225,21 @@ fn unfused_steps_agree_too() {
     }
 }
 
+/// Other tests run what suits the device; with more and fewer rows a lane products are the same.
+#[test]
+fn rows_a_lane_change_nothing() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    for (shape, dtype) in [(0, DType::Q4_1), (1, DType::Q4_K), (3, DType::F16), (5, DType::Q8_0)] {
+        for lane_rows in [Some(4), Some(8)] {
+            let mut rng = Rng(80 + shape as u64);
+            let model = model(&mut rng, dtype, shape);
+            let tuning = Tuning { lane_rows, ..Tuning::default() };
+            let mut backend = backend(&model, &device, Precision::F32, tuning);
+            check_model(&model, &mut rng, &mut backend, F32_TOLERANCE);
+        }
+    }
+}
+
 /// Issue 4's bound for a dense layer, with norms of the heads and keys in several runs: seven dispatches.
 #[test]
 fn a_dense_layer_takes_seven_dispatches() {

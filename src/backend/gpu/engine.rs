@@ -10,6 +10,7 @@ use web_time::Instant;
 
 use super::choose::Choosing;
 use super::device::GpuDevice;
+use super::kernels::SOFTWARE_MAT_VEC_ROWS;
 use super::pipelines::Compiled;
 use super::plan::{MAX_CHOSEN, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Tuning};
 use super::upload::Uploads;
@@ -92,6 +93,8 @@ impl GpuBackend {
         let info = device.info();
         let limit = info.max_binding_bytes.min(info.max_buffer_bytes);
         tuning.max_part_bytes = tuning.max_part_bytes.min(limit);
+        let software = info.fallback.then_some(SOFTWARE_MAT_VEC_ROWS);
+        tuning.lane_rows = tuning.lane_rows.or(software);
         let bundles = old.map(|(old, _)| old.plan.bundles.clone());
         let plan = Planner::plan(&model, precision == Precision::F16, tuning, bundles)?;
         check_fit(&plan, limit)?;

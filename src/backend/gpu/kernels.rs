@@ -193,8 +193,11 @@ pub const CHUNK: u32 = 32;
 pub const MAT_VEC_K_LANES: u32 = 16;
 /// Groups of lanes that each take [`MAT_VEC_ROWS`] rows.
 pub const MAT_VEC_LANES_N: u32 = 4;
-/// Weight rows of a lane.
+/// Weight rows of a lane: activations are loaded, and normalised, once for all of them, while more rows leave fewer
+/// workgroups to a device that runs many at once.
 pub const MAT_VEC_ROWS: u32 = 4;
+/// As [`MAT_VEC_ROWS`], on adapters of software: they have few cores to fill, and pay for every load.
+pub const SOFTWARE_MAT_VEC_ROWS: u32 = 8;
 /// Weight rows and activation rows of a mat-mul workgroup.
 pub const MAT_MUL_TILE: (u32, u32) = (64, 32);
 /// Experts that the routing kernel has lanes for.
@@ -286,6 +289,8 @@ pub struct Variant {
     pub whole_chunks: bool,
     /// Whether products are of normalised rows, of the kernels that fuse that.
     pub normed: bool,
+    /// Weight rows of a lane, of the mat-vec kernels.
+    pub lane_rows: u32,
     /// Width of a head, of the kernels that touch the cache.
     pub head_dim: u32,
     /// Of the attention kernel.
@@ -295,8 +300,26 @@ pub struct Variant {
 impl Variant {
     /// A kernel that has but one text.
     pub const fn plain(kernel: Kernel) -> Variant {
-        let whole_chunks = false;
-        Variant { kernel, format: None, f16: false, whole_chunks, normed: false, head_dim: 0, tile: None }
+        Variant {
+            kernel,
+            format: None,
+            f16: false,
+            whole_chunks: false,
+            normed: false,
+            lane_rows: 0,
+            head_dim: 0,
+            tile: None,
+        }
+    }
+
+    /// The same with so many weight rows a lane, if it is a mat-vec kernel.
+    pub fn with_lane_rows(self, lane_rows: u32) -> Variant {
+        Variant { lane_rows: if self.is_mat_vec() { lane_rows } else { 0 }, ..self }
+    }
+
+    fn is_mat_vec(&self) -> bool {
+        let mat_vecs = [Kernel::MatVec, Kernel::ExpertMatVec, Kernel::Products, Kernel::GatedProduct];
+        mat_vecs.contains(&self.kernel)
     }
 
     /// A kernel that reads weights. Only the mat-mul has half floats to gain from.
@@ -345,12 +368,11 @@ impl Variant {
         if self.normed {
             defines.push(("NORMED", 1));
         }
-        let mat_vecs = [Kernel::MatVec, Kernel::ExpertMatVec, Kernel::Products, Kernel::GatedProduct];
-        if mat_vecs.contains(&self.kernel) {
+        if self.is_mat_vec() {
             defines.extend([
                 ("K_LANES", MAT_VEC_K_LANES),
                 ("LANES_N", MAT_VEC_LANES_N),
-                ("ROWS", MAT_VEC_ROWS),
+                ("ROWS", self.lane_rows),
             ]);
         }
         if self.head_dim != 0 {

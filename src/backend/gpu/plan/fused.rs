@@ -1,6 +1,6 @@
 //! Launches that compute several ops, for steps of few tokens. Must not know wgpu.
 
-use super::super::kernels::{Kernel, MAT_VEC_LANES_N, MAT_VEC_ROWS, Variant};
+use super::super::kernels::{Kernel, Variant};
 use super::attention::rope_params;
 use super::elementwise::activation_params;
 use super::fuse::{Fusion, Fusions, MAX_PRODUCTS, Pattern};
@@ -8,8 +8,6 @@ use super::{Home, Planner, internal, outputs};
 use crate::error::Result;
 use crate::model::graph::{Op, ValueId, WeightId};
 
-/// Rows of a mat-vec workgroup.
-const GROUP_ROWS: u32 = MAT_VEC_LANES_N * MAT_VEC_ROWS;
 /// Stands for a vector that is not there.
 const ABSENT: u32 = u32::MAX;
 
@@ -112,7 +110,7 @@ impl Planner<'_> {
         let (weights_buffer, mut bytes) = self.together(&weights)?;
         let (bias_buffer, mut bias_at) = self.biases(&biases)?;
         let mut n_rows: Vec<u32> = outs.iter().map(|out| self.width(*out)).collect();
-        let n_blocks: u32 = n_rows.iter().map(|n| n.div_ceil(GROUP_ROWS)).sum();
+        let n_blocks: u32 = n_rows.iter().map(|n| n.div_ceil(self.group_rows())).sum();
         let mut buffers = vec![weights_buffer, source, norm, bias_buffer];
         buffers.extend(outs.iter().map(|out| self.value(*out)));
         buffers.extend(spare.iter().skip(outs.len() - 1));
@@ -163,7 +161,7 @@ impl Planner<'_> {
         ];
         let dtype = self.model.dtypes[gate_weight.0];
         let variant = Variant::fused_product(Kernel::GatedProduct, dtype, fusion.norm.is_some());
-        let stage = self.stage(variant, self.folded(n_rows.div_ceil(GROUP_ROWS / 2)));
+        let stage = self.stage(variant, self.folded(n_rows.div_ceil(self.group_rows() / 2)));
         let buffers = [weights, source, norm, bias, self.value(out)];
         self.launch(op, rows, [stage; 2], &params, &buffers)
     }

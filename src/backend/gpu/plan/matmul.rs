@@ -1,6 +1,6 @@
 //! Launches of the ops that read weight matrices. Must not know wgpu.
 
-use super::super::kernels::{Kernel, MAT_MUL_TILE, MAT_VEC_LANES_N, MAT_VEC_ROWS, Variant};
+use super::super::kernels::{Kernel, MAT_MUL_TILE, Variant};
 use super::{Grid, Home, Planner, flat, internal, outputs};
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Op, Rows, ValueId, WeightId};
@@ -69,7 +69,7 @@ impl Planner<'_> {
         let (addend, addend_buffer) = self.addend(add, out);
         for (part, buffer) in parts {
             let n_rows = part.n_rows as u32;
-            let few_grid = self.folded(n_rows.div_ceil(MAT_VEC_LANES_N * MAT_VEC_ROWS));
+            let few_grid = self.folded(n_rows.div_ceil(self.group_rows()));
             let many_grid = Grid { div: MAT_MUL_TILE.1, ..self.folded(n_rows.div_ceil(MAT_MUL_TILE.0)) };
             let stages = [self.stage(few, few_grid), self.stage(many, many_grid)];
             let params = [

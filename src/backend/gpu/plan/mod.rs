@@ -17,7 +17,7 @@ use std::collections::HashMap;
 
 use self::fuse::{Bundle, Fusions};
 pub(super) use self::sample::{Choosers, sampling_words};
-use super::kernels::Variant;
+use super::kernels::{MAT_VEC_LANES_N, MAT_VEC_ROWS, Variant};
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
@@ -37,6 +37,8 @@ pub struct Tuning {
     pub few_rows: usize,
     /// Keys that a workgroup of decode attention takes, in whole tiles.
     pub run_keys: usize,
+    /// Weight rows of a lane of the mat-vec kernels; `None`: as suits the device.
+    pub lane_rows: Option<u32>,
     /// Whether steps of few tokens run several ops in one dispatch where they can.
     pub fuse: bool,
 }
@@ -49,6 +51,7 @@ impl Default for Tuning {
             logits_bytes: 8 << 20,
             few_rows: 4,
             run_keys: 128,
+            lane_rows: None,
             fuse: true,
         }
     }
@@ -478,7 +481,17 @@ impl<'a> Planner<'a> {
         if x == out { (1, self.none) } else { (0, self.value(x)) }
     }
 
+    fn lane_rows(&self) -> u32 {
+        self.tuning.lane_rows.unwrap_or(MAT_VEC_ROWS)
+    }
+
+    /// Weight rows of a mat-vec workgroup.
+    fn group_rows(&self) -> u32 {
+        MAT_VEC_LANES_N * self.lane_rows()
+    }
+
     fn stage(&mut self, variant: Variant, grid: Grid) -> Stage {
+        let variant = variant.with_lane_rows(self.lane_rows());
         let found = self.plan.variants.iter().position(|other| *other == variant);
         let index = found.unwrap_or_else(|| {
             self.plan.variants.push(variant);

@@ -1,6 +1,6 @@
 //! Launches of mixtures of experts. The choice never leaves the GPU: the products read it. Must not know wgpu.
 
-use super::super::kernels::{ELEMENTWISE_LANES, Kernel, MAT_VEC_LANES_N, MAT_VEC_ROWS, MAX_EXPERTS, Variant};
+use super::super::kernels::{ELEMENTWISE_LANES, Kernel, MAX_EXPERTS, Variant};
 use super::elementwise::activation_params;
 use super::{Grid, Home, Planner, flat, internal, outputs};
 use crate::error::{Error, ErrorCode, Result};
@@ -53,7 +53,7 @@ impl Planner<'_> {
         let (n_cols, n_out) = (decl.n_cols, (decl.n_rows / n_experts.max(1)) as u32);
         let (n_used, rows) = (self.width(selection) / 2, self.rows(out));
         let variant = Variant::weights(Kernel::ExpertMatVec, self.model.dtypes[weight.0], n_cols, self.f16);
-        let grid = Grid { mul: n_used, ..self.folded(n_out.div_ceil(MAT_VEC_LANES_N * MAT_VEC_ROWS)) };
+        let grid = Grid { mul: n_used, ..self.folded(n_out.div_ceil(self.group_rows())) };
         let stage = self.stage(variant, grid);
         for (part, buffer) in parts {
             let params = [
