@@ -210,3 +210,30 @@ fn logits_without_a_finite_number_are_told() {
     ];
     assert_eq!(beyond.map(|draw| backend.chooses(&draw)), [16, 0]);
 }
+
+/// Loaded, asked and dropped a hundred times, half of them with steps under way: nothing stays, also as the driver counts.
+#[test]
+fn dropped_models_leave_no_memory() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let mut rng = Rng(74);
+    let model = model(&mut rng, DType::Q4_1, 0);
+    let mut after_first = None;
+    for cycle in 0..100 {
+        let mut backend = backend(&model, &device, Precision::F32, Tuning::default());
+        model.upload(&mut rng, &mut backend);
+        assert_eq!(device.held_bytes(), backend.memory_bytes());
+        let draw = Draw { scale: 1.0, floor: -100.0, min_p: -200.0, top_k: 10, ..Draw::BEST };
+        block_on(backend.forward(&[1, 2, 3], 0, Outputs::Last)).expect("forward");
+        backend.choose(Some((4, 3, &draw)), 2).expect("begin");
+        backend.choose(None, 2).expect("go on");
+        if cycle % 2 == 0 {
+            block_on(backend.chosen()).expect("tokens");
+            block_on(backend.chosen()).expect("tokens");
+        }
+        drop(backend);
+        assert_eq!(device.held_bytes(), 0);
+        block_on(device.finished()).expect("idle");
+        let bytes = device.driver_bytes();
+        assert_eq!(*after_first.get_or_insert(bytes), bytes, "after {cycle} models");
+    }
+}

@@ -4,6 +4,7 @@
 //! everything that waits on the GPU asks [`GpuDevice::check`] afterwards. Must not know graphs or kernels.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::oneshot::{Receiver, oneshot};
@@ -60,6 +61,8 @@ pub struct GpuDevice {
     info: AdapterInfo,
     incidents: Arc<Mutex<Incidents>>,
     pub(super) cache: Arc<Mutex<Cache>>,
+    /// Bytes of the buffers that models hold.
+    held: Arc<AtomicU64>,
 }
 
 impl GpuDevice {
@@ -97,7 +100,8 @@ impl GpuDevice {
         let info = describe(&adapter, &device);
         let incidents = Arc::new(Mutex::new(Incidents::default()));
         watch(&device, &incidents);
-        let device = GpuDevice { device, queue, info, incidents, cache: Arc::default() };
+        let device =
+            GpuDevice { device, queue, info, incidents, cache: Arc::default(), held: Arc::default() };
         // A device may be lost before it is handed out.
         device.check()?;
         Ok(device)
@@ -106,6 +110,27 @@ impl GpuDevice {
     /// What the adapter says of itself and grants.
     pub fn info(&self) -> &AdapterInfo {
         &self.info
+    }
+
+    /// Bytes of all buffers that models on this device hold.
+    pub fn held_bytes(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Enters a model's buffers into [`Self::held_bytes`].
+    pub(super) fn hold(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes them out again.
+    pub(super) fn let_go(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that the driver says are in use, where it can be asked.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn driver_bytes(&self) -> Option<u64> {
+        self.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
     }
 
     /// Whether the device was lost; nothing can be done with it then.

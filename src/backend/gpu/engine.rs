@@ -125,6 +125,7 @@ impl GpuBackend {
             + staging_bytes
             + choosing.buffers().1
             + params_bytes;
+        device.hold(memory_bytes);
         let step = Vec::with_capacity(STEP_WORDS + model.n_batch);
         let order = StepOrder::new(!model.graph.states.is_empty());
         Ok(GpuBackend {
@@ -470,6 +471,7 @@ impl Backend for GpuBackend {
 /// In a browser dropping a handle leaves the memory to the garbage collector, which does not feel GPU memory.
 impl Drop for GpuBackend {
     fn drop(&mut self) {
+        self.device.let_go(self.memory_bytes);
         for buffer in
             self.buffers.iter().chain(self.choosing.buffers().0).chain([&self.staging, &self.params])
         {
