@@ -5,6 +5,7 @@
 //! 1/32767 of it. Must not know weights.
 
 use crate::backend::cpu::plan::zeroed;
+use crate::backend::cpu::simd::{F32x4, unrolled};
 use crate::error::Result;
 use crate::model::graph::ValueId;
 
@@ -101,23 +102,29 @@ impl Activations {
 
 fn round_block<const T: usize>(x: &[f32; BLOCK], block: &mut ActBlock<T>, token: usize) {
     // Comparing the bits of the magnitudes lets a NaN win, and thus reach the result.
-    let largest = x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
+    let quads = x.as_chunks::<4>().0;
+    let largest = quads.iter().fold(F32x4::ZERO, |largest, quad| largest.max(F32x4::load(quad).abs()));
+    let largest = largest.to_array().into_iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
     let largest = f32::from_bits(largest);
     // Below this the inverse would overflow; such a block is zero for every purpose.
     let (scale, inverse) = if largest < 1e-30 { (0.0, 0.0) } else { (largest / RANGE, RANGE / largest) };
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
     const MAGIC: f32 = 12_582_912.0;
-    let rounded: [i32; BLOCK] = std::array::from_fn(|i| {
-        ((x[i] * inverse + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32)
-    });
-    for (quad, words) in rounded.as_chunks::<4>().0.iter().zip(block.words.as_chunks_mut::<2>().0) {
+    let (inverse, magic) = (F32x4::splat(inverse), F32x4::splat(MAGIC));
+    let mut sums = [0i32; 2];
+    for (index, (quad, words)) in quads.iter().zip(block.words.as_chunks_mut::<2>().0).enumerate() {
+        let shifted = (F32x4::load(quad) * inverse + magic).to_array();
+        let mut quad = [0; 4];
+        unrolled!(i in [0, 1, 2, 3] {
+            quad[i] = (shifted[i].to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
+        });
         words[0][token] = quad[0] & 0xffff | quad[2] << 16;
         words[1][token] = quad[1] & 0xffff | quad[3] << 16;
+        let half = &mut sums[index / (BLOCK / 8)];
+        let sum = quad[0].wrapping_add(quad[1]).wrapping_add(quad[2]).wrapping_add(quad[3]);
+        *half = half.wrapping_add(sum);
     }
     block.scale[token] = scale;
-    let sum = |half: &[i32]| half.iter().copied().fold(0, i32::wrapping_add);
-    let (front, back) = rounded.split_at(BLOCK / 2);
-    let sums = [sum(front), sum(back)];
     block.sum[token] = scale * sums[0].wrapping_add(sums[1]) as f32;
     block.half_sums[0][token] = scale * sums[0] as f32;
     block.half_sums[1][token] = scale * sums[1] as f32;

@@ -10,7 +10,7 @@ use half::f16;
 use super::elementwise::{exp, tanh};
 use crate::backend::cpu::Attention;
 use crate::backend::cpu::plan::zeroed;
-use crate::backend::cpu::simd::F32x4;
+use crate::backend::cpu::simd::{F32x4, unrolled};
 use crate::error::Result;
 use crate::model::graph::KvDecl;
 
@@ -212,21 +212,26 @@ impl Scratch {
         let scores = self.scores[..(end - start).next_multiple_of(ROWS)].as_chunks_mut::<ROWS>().0;
         let queries = self.q[..width].as_chunks::<STEP>().0;
         for (tile, scores) in keys.chunks_exact(width * ROWS).zip(scores) {
-            let mut sums = [F32x4::splat(0.0); R];
+            let mut sums = [F32x4::ZERO; R];
             let tile = tile.as_chunks::<ROWS>().0.as_chunks::<STEP>().0;
             for (keys, queries) in tile.iter().zip(queries) {
-                for (k, q) in keys.iter().zip(queries) {
-                    let k = F32x4::load_f16(k);
-                    for row in 0..R {
-                        sums[row] = sums[row] + k * F32x4::splat(q[row]);
-                    }
-                }
+                unrolled!(i in [0, 1, 2, 3, 4, 5, 6, 7] {
+                    let k = F32x4::load_f16(&keys[i]);
+                    unrolled!(row in [0, 1, 2, 3] {
+                        if row < R {
+                            sums[row] = sums[row] + k * F32x4::splat(queries[i][row]);
+                        }
+                    });
+                });
             }
-            for (row, sums) in sums.into_iter().enumerate() {
-                for (score, sum) in scores.iter_mut().zip(sums.to_array()) {
-                    score[row] = sum;
+            unrolled!(row in [0, 1, 2, 3] {
+                if row < R {
+                    let sums = sums[row].to_array();
+                    unrolled!(i in [0, 1, 2, 3] {
+                        scores[i][row] = sums[i];
+                    });
                 }
-            }
+            });
         }
         for row in 0..R {
             let visible = pass.visible(row);
@@ -276,21 +281,25 @@ impl Scratch {
         let steps = cache.v[pass.kv_head * cache.n_ctx * cache.width..].chunks_exact(step_len);
         for (values, sums) in steps.zip(&mut self.sums[..cache.width / STEP]) {
             let values = &values.as_chunks::<STEP>().0[start..end];
-            let mut totals = [[F32x4::splat(0.0); 2]; R];
+            let mut totals = [[F32x4::ZERO; 2]; R];
             for (values, weights) in values.iter().zip(weights) {
                 let [low, high] = values.as_chunks::<4>().0 else { unreachable!("STEP is twice 4") };
                 let values = [F32x4::load_f16(low), F32x4::load_f16(high)];
-                for row in 0..R {
-                    let weight = F32x4::splat(weights[row]);
-                    let [low, high] = totals[row];
-                    totals[row] = [low + values[0] * weight, high + values[1] * weight];
-                }
+                unrolled!(row in [0, 1, 2, 3] {
+                    if row < R {
+                        let weight = F32x4::splat(weights[row]);
+                        let [low, high] = totals[row];
+                        totals[row] = [low + values[0] * weight, high + values[1] * weight];
+                    }
+                });
             }
-            for (sums, totals) in sums.iter_mut().zip(totals) {
-                for (sums, total) in sums.as_chunks_mut::<4>().0.iter_mut().zip(totals) {
-                    total.store(sums);
+            unrolled!(row in [0, 1, 2, 3] {
+                if row < R {
+                    let [low, high] = sums[row].as_chunks_mut::<4>().0 else { unreachable!("STEP is twice 4") };
+                    totals[row][0].store(low);
+                    totals[row][1].store(high);
                 }
-            }
+            });
         }
     }
 }

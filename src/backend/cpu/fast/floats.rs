@@ -4,7 +4,7 @@
 
 use super::activations::TILE;
 use super::matmul::Finish;
-use crate::backend::cpu::simd::F32x4;
+use crate::backend::cpu::simd::{F32x4, unrolled};
 
 /// `out: [n_tokens, n_rows]` from float rows and `x: [n_tokens, n_cols]`. `decode(index, row)` gives a row in f32;
 /// `row: [n_cols]` is scratch.
@@ -30,7 +30,7 @@ pub(super) fn float_rows(
                 }
             }
             for (sum, out) in sums.into_iter().zip(out.chunks_exact_mut(n_rows)) {
-                finish.write(index, [sum], out);
+                finish.write(index, sum, out);
             }
         }
     }
@@ -42,18 +42,25 @@ fn dots<const T: usize>(row: &[f32], tokens: [&[f32]; T]) -> [f32; T] {
     const STEP: usize = 8;
     let (row, row_rest) = row.as_chunks::<STEP>();
     let tokens = tokens.map(|token| token.as_chunks::<STEP>());
-    let mut sums = [[F32x4::splat(0.0); 2]; T];
+    const { assert!(T <= 4) };
+    let mut sums = [[F32x4::ZERO; 2]; T];
     for (index, row) in row.iter().enumerate() {
         let row = halves(row);
-        for (sums, (token, _)) in sums.iter_mut().zip(tokens) {
-            let x = halves(&token[index]);
-            *sums = [sums[0] + row[0] * x[0], sums[1] + row[1] * x[1]];
-        }
+        unrolled!(t in [0, 1, 2, 3] {
+            if t < T {
+                let x = halves(&tokens[t].0[index]);
+                sums[t] = [sums[t][0] + row[0] * x[0], sums[t][1] + row[1] * x[1]];
+            }
+        });
     }
-    std::array::from_fn(|t| {
-        let rest: f32 = row_rest.iter().zip(tokens[t].1).map(|(a, b)| a * b).sum();
-        (sums[t][0] + sums[t][1]).sum() + rest
-    })
+    let mut products = [0.0; T];
+    unrolled!(t in [0, 1, 2, 3] {
+        if t < T {
+            let rest: f32 = row_rest.iter().zip(tokens[t].1).map(|(a, b)| a * b).sum();
+            products[t] = (sums[t][0] + sums[t][1]).sum() + rest;
+        }
+    });
+    products
 }
 
 #[inline(always)]

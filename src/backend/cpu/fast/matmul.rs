@@ -6,7 +6,7 @@
 
 use super::activations::{ActBlock, Activations, BLOCK, TILE};
 use super::panel::{PAIRS, PanelBlock, ROWS};
-use crate::backend::cpu::simd::{F32x4, I16x8, I32x4};
+use crate::backend::cpu::simd::{F32x4, I16x8, I32x4, unrolled};
 
 /// What happens to a finished sum: `(sum + bias (+ out)) * scale`.
 pub(super) struct Finish<'a> {
@@ -16,13 +16,30 @@ pub(super) struct Finish<'a> {
 }
 
 impl Finish<'_> {
-    /// Writes rows `row..` of one token's result, `out: [n_rows]`; sums of rows beyond the last are dropped.
+    /// Writes row `row` of one token's result, `out: [n_rows]`.
     #[inline(always)]
-    pub(super) fn write<const N: usize>(&self, row: usize, sums: [f32; N], out: &mut [f32]) {
-        for (index, sum) in (row..out.len()).zip(sums) {
-            let bias = self.bias.map_or(0.0, |bias| bias[index]);
-            let residual = if self.accumulate { out[index] } else { 0.0 };
-            out[index] = (sum + bias) * self.scale + residual;
+    pub(super) fn write(&self, row: usize, sum: f32, out: &mut [f32]) {
+        let bias = self.bias.map_or(0.0, |bias| bias[row]);
+        let residual = if self.accumulate { out[row] } else { 0.0 };
+        out[row] = (sum + bias) * self.scale + residual;
+    }
+
+    /// Writes rows `row..row + ROWS`; sums of rows beyond the last are dropped.
+    #[inline(always)]
+    fn write_panel(&self, row: usize, sums: F32x4, out: &mut [f32]) {
+        let Some(whole) = out.get_mut(row..).and_then(|rows| rows.first_chunk_mut::<ROWS>()) else {
+            return self.write_rest(row, sums.to_array(), out);
+        };
+        let of = |values: &[f32]| values[row..].first_chunk().map_or(F32x4::ZERO, F32x4::load);
+        let bias = self.bias.map_or(F32x4::ZERO, of);
+        let residual = if self.accumulate { F32x4::load(whole) } else { F32x4::ZERO };
+        ((sums + bias) * F32x4::splat(self.scale) + residual).store(whole);
+    }
+
+    #[inline(never)]
+    fn write_rest(&self, row: usize, sums: [f32; ROWS], out: &mut [f32]) {
+        for (row, sum) in (row..out.len()).zip(sums) {
+            self.write(row, sum, out);
         }
     }
 }
@@ -56,7 +73,7 @@ pub(super) fn panels<B: PanelBlock>(
     if out.len() == n_rows {
         let token = &activations.single[..n_blocks];
         for (panel, row) in blocks.chunks_exact(n_blocks).zip((0..n_rows).step_by(ROWS)) {
-            finish.write(row, dot_panel(panel, token).to_array(), out);
+            finish.write_panel(row, dot_panel(panel, token), out);
         }
         return;
     }
@@ -72,9 +89,9 @@ pub(super) fn panels<B: PanelBlock>(
                 let sums =
                     if B::HALVES { dot_tile::<2>(unpacked, tile) } else { dot_tile::<1>(unpacked, tile) };
                 for (sums, out) in sums.into_iter().zip(out.chunks_exact_mut(n_rows)) {
-                    for (index, sums) in sums.into_iter().enumerate() {
-                        finish.write(row + index * ROWS, sums.to_array(), out);
-                    }
+                    unrolled!(index in [0, 1] {
+                        finish.write_panel(row + index * ROWS, sums[index], out);
+                    });
                 }
             }
         }
@@ -84,9 +101,9 @@ pub(super) fn panels<B: PanelBlock>(
 /// The dot products of a panel's four rows with a token.
 #[inline(always)]
 fn dot_panel<B: PanelBlock>(panel: &[B], token: &[ActBlock<1>]) -> F32x4 {
-    let mut sums = F32x4::splat(0.0);
+    let mut sums = F32x4::ZERO;
     for (block, act) in panel.iter().zip(token) {
-        let mut products = [I32x4::zero(); 2];
+        let mut products = [I32x4::ZERO; 2];
         block.visit_pairs(|pair, weights| {
             let half = if B::HALVES { pair / (PAIRS / 2) } else { 0 };
             products[half] = products[half] + weights.dot(I16x8::splat_pair(act.words[pair][0]));
@@ -117,7 +134,7 @@ fn unpack<B: PanelBlock>(panels: &[B], to: &mut [Unpacked]) {
             let scales = block.scales();
             scales[0].store(&mut to.scales[0][index]);
             scales[1].store(&mut to.scales[1][index]);
-            let offsets = block.offsets().unwrap_or([F32x4::splat(0.0); 2]);
+            let offsets = block.offsets().unwrap_or([F32x4::ZERO; 2]);
             offsets[0].store(&mut to.offsets[0][index]);
             offsets[1].store(&mut to.offsets[1][index]);
         }
@@ -129,39 +146,40 @@ fn unpack<B: PanelBlock>(panels: &[B], to: &mut [Unpacked]) {
 fn dot_tile<const PARTS: usize>(panels: &[Unpacked], tile: &[ActBlock<TILE>]) -> [[F32x4; WIDTH]; TILE] {
     // Pairs whose products are unrolled, so that the loop itself costs little.
     const UNROLL: usize = 4;
-    let mut sums = [[F32x4::splat(0.0); WIDTH]; TILE];
+    const { assert!(TILE == 4 && WIDTH == 2 && UNROLL == 4) };
+    let mut sums = [[F32x4::ZERO; WIDTH]; TILE];
     for (block, act) in panels.iter().zip(tile) {
         for part in 0..PARTS {
             let range = part * PAIRS / PARTS..(part + 1) * PAIRS / PARTS;
             let weights = block.pairs[range.clone()].as_chunks::<UNROLL>().0;
             let words = act.words[range].as_chunks::<UNROLL>().0;
-            let mut products = [[I32x4::zero(); WIDTH]; TILE];
+            let mut products = [[I32x4::ZERO; WIDTH]; TILE];
             for (weights, words) in weights.iter().zip(words) {
-                for pair in 0..UNROLL {
+                unrolled!(pair in [0, 1, 2, 3] {
                     let weights = [I16x8::load(&weights[pair][0]), I16x8::load(&weights[pair][1])];
-                    for t in 0..TILE {
+                    unrolled!(t in [0, 1, 2, 3] {
                         let word = I16x8::splat_pair(words[pair][t]);
                         products[t][0] = products[t][0] + weights[0].dot(word);
                         products[t][1] = products[t][1] + weights[1].dot(word);
-                    }
-                }
+                    });
+                });
             }
-            for (t, sums) in sums.iter_mut().enumerate() {
+            unrolled!(t in [0, 1, 2, 3] {
                 let scale = F32x4::splat(act.scale[t]);
-                for (i, sum) in sums.iter_mut().enumerate() {
+                unrolled!(i in [0, 1] {
                     let scaled = F32x4::from_i32(products[t][i]) * F32x4::load(&block.scales[part][i]);
-                    *sum = *sum + scaled * scale;
-                }
-            }
+                    sums[t][i] = sums[t][i] + scaled * scale;
+                });
+            });
         }
         for part in 0..PARTS {
             let act_sums = if PARTS == 1 { &act.sum } else { &act.half_sums[part] };
-            for (t, sums) in sums.iter_mut().enumerate() {
+            unrolled!(t in [0, 1, 2, 3] {
                 let act_sum = F32x4::splat(act_sums[t]);
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = *sum + F32x4::load(&block.offsets[part][i]) * act_sum;
-                }
-            }
+                unrolled!(i in [0, 1] {
+                    sums[t][i] = sums[t][i] + F32x4::load(&block.offsets[part][i]) * act_sum;
+                });
+            });
         }
     }
     sums

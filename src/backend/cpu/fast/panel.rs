@@ -8,7 +8,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::activations::BLOCK;
-use crate::backend::cpu::simd::{F32x4, I16x8};
+use crate::backend::cpu::simd::{F32x4, I16x8, unrolled};
 use crate::quant::Chunk;
 
 /// Rows of a panel.
@@ -147,13 +147,13 @@ impl PanelBlock for Panel4Halves {
 #[inline(always)]
 fn visit_nibbles(quants: &[[u8; 16]; 4], mut visit: impl FnMut(usize, I16x8)) {
     let nibble = I16x8::splat(15);
-    for (j, vector) in quants.iter().enumerate() {
-        let vector = I16x8::load_bytes(vector);
+    unrolled!(j in [0, 1, 2, 3] {
+        let vector = I16x8::load_bytes(&quants[j]);
         visit(2 * j, vector.and(nibble));
         visit(2 * j + 1, vector.shr::<8>().and(nibble));
         visit(PAIRS / 2 + 2 * j, vector.shr::<4>().and(nibble));
         visit(PAIRS / 2 + 2 * j + 1, vector.shr::<12>());
-    }
+    });
 }
 
 fn set_nibbles(quants: &mut [[u8; 16]; 4], row: usize, columns: &Chunk) {
@@ -173,11 +173,11 @@ fn row_nibbles(quants: &[[u8; 16]; 4], row: usize) -> [i8; BLOCK] {
 
 #[inline(always)]
 fn visit_bytes(quants: &[[u8; 16]; 8], mut visit: impl FnMut(usize, I16x8)) {
-    for (j, vector) in quants.iter().enumerate() {
-        let vector = I16x8::load_bytes(vector);
+    unrolled!(j in [0, 1, 2, 3, 4, 5, 6, 7] {
+        let vector = I16x8::load_bytes(&quants[j]);
         visit(2 * j, vector.shl::<8>().sar::<8>());
         visit(2 * j + 1, vector.sar::<8>());
-    }
+    });
 }
 
 fn set_bytes(quants: &mut [[u8; 16]; 8], row: usize, columns: &Chunk) {

@@ -24,6 +24,8 @@ fn zip<T: Copy, const N: usize>(a: [T; N], b: [T; N], op: impl Fn(T, T) -> T) ->
 
 #[rustfmt::skip]
 impl F32x4 {
+    /// A constant, so that arrays of it need no loop.
+    pub(in crate::backend::cpu) const ZERO: Self = Self([0.0; 4]);
     #[inline(always)]
     pub(in crate::backend::cpu) fn load(from: &[f32; 4]) -> Self { Self(*from) }
     #[inline(always)]
@@ -92,8 +94,7 @@ impl F32x4 {
 
 #[rustfmt::skip]
 impl I32x4 {
-    #[inline(always)]
-    pub(in crate::backend::cpu) fn zero() -> Self { Self([0; 4]) }
+    pub(in crate::backend::cpu) const ZERO: Self = Self([0; 4]);
     #[cfg(all(test, target_arch = "wasm32"))]
     pub(in crate::backend::cpu) fn to_array(self) -> [i32; 4] { self.0 }
 }

@@ -115,7 +115,7 @@ fn integer_operations_equal_their_twins() {
         }
         dots!(|a, b| a.dot(b));
         dots!(|a, b| a.dot(b) + b.dot(b));
-        dots!(|a, b| I32x4::zero() + a.and(I16x8::splat(15)).dot(b));
+        dots!(|a, b| I32x4::ZERO + a.and(I16x8::splat(15)).dot(b));
         dots!(|a, b| a.shl::<8>().dot(b.sar::<8>()));
         dots!(|a, b| a.shr::<4>().dot(b.shr::<12>()));
         dots!(|a, _| a.dot(I16x8::splat_pair(0x7fff_8001_u32 as i32)));

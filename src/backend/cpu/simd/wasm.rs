@@ -38,6 +38,7 @@ const MAGIC: f32 = 12_582_912.0;
 
 #[rustfmt::skip]
 impl F32x4 {
+    pub(in crate::backend::cpu) const ZERO: Self = Self(f32x4(0.0, 0.0, 0.0, 0.0));
     #[inline(always)]
     pub(in crate::backend::cpu) fn load(from: &[f32; 4]) -> Self { Self(load(from)) }
     #[inline(always)]
@@ -97,8 +98,7 @@ impl F32x4 {
 
 #[rustfmt::skip]
 impl I32x4 {
-    #[inline(always)]
-    pub(in crate::backend::cpu) fn zero() -> Self { Self(i32x4_splat(0)) }
+    pub(in crate::backend::cpu) const ZERO: Self = Self(i32x4(0, 0, 0, 0));
     #[cfg(test)]
     pub(in crate::backend::cpu) fn to_array(self) -> [i32; 4] {
         let mut array = [0; 4];
