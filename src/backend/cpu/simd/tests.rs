@@ -132,3 +132,10 @@ fn stores_write_what_was_loaded() {
     generic::I16x8::load(&integers).store(&mut integer_copies[1]);
     assert_eq!((float_copies, integer_copies), ([floats; 2], [integers; 2]));
 }
+
+#[wasm_bindgen_test]
+fn zero_is_positive_zero() {
+    assert_eq!(wasm::F32x4::ZERO.to_array().map(f32::to_bits), [0; 4]);
+    assert_eq!(generic::F32x4::ZERO.to_array().map(f32::to_bits), [0; 4]);
+    assert_eq!((wasm::I32x4::ZERO.to_array(), generic::I32x4::ZERO.to_array()), ([0; 4], [0; 4]));
+}
