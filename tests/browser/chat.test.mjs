@@ -1,19 +1,11 @@
 // End to end on the CPU path, in a Chromium without WebGPU, with the real model: cold load, chat, stop, reload from the cache.
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
-import { MODEL_BYTES, MODEL_PATH, PART_BYTES, assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { MODEL_BYTES, MODEL_PATH, PART_BYTES, around, assertNoProblems, load, openPage, says } from './harness.mjs';
 
 describe('chat without WebGPU', () => {
   let server, browser, page;
-  before(async () => {
-    server = await startPackageServer();
-    browser = await launch({ gpu: 'none' });
-    page = await openPage(browser, server);
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-  });
+  around({}, (started) => { ({ server, browser, page } = started); });
 
   test('a cold load downloads the file in parts and takes the CPU, saying why', async (t) => {
     const { info, progress, seconds } = await load(page, { model: MODEL_PATH });
@@ -191,8 +183,7 @@ describe('chat without WebGPU', () => {
     t.diagnostic(`load from the cache: ${seconds.toFixed(2)} s`);
     assert.equal(info.load.fromCache, true);
     assert.deepEqual(server.requests(MODEL_PATH), []);
-    const text = await page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 1 })).choices[0].text);
-    assert.equal(text, ' Paris');
+    assert.equal(await says(page, { tokens: 1 }), ' Paris');
     server.clearFaults();
   });
 

@@ -5,10 +5,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import zlib from 'node:zlib';
-import { MODEL_BYTES, MODEL_FILE, MODEL_PATH, PART_BYTES, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { CPU, MODEL_BYTES, MODEL_FILE, MODEL_PATH, PARIS, PART_BYTES, around, assertNoProblems, forget, launch, load, loadError, openPage, says, startPackageServer } from './harness.mjs';
 
-const CPU = { model: MODEL_PATH, backend: 'cpu' };
-const says = (page) => page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
 const part = (entry) => Math.floor(Number(/=(\d+)-/.exec(entry.range)?.[1] ?? 0) / PART_BYTES);
 
 /** The browser process of a profile: only one that this test started has it on its command line. */
@@ -25,22 +23,10 @@ function browserPid(profile) {
 
 describe('faults on the way', () => {
   let server, browser, page;
-  before(async () => {
-    server = await startPackageServer();
-    browser = await launch({ gpu: 'none' });
-    page = await openPage(browser, server);
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-  });
-  const forget = () => page.evaluate(async () => {
-    await globalThis.engine?.dispose();
-    for (const { key } of await lamplight.models.list()) await lamplight.models.delete(key);
-  });
+  around({}, (started) => { ({ server, browser, page } = started); });
 
   test('requests that fail outright are made again', async () => {
-    await forget();
+    await forget(page);
     const session = await browser.context.newCDPSession(page);
     let failed = 0;
     session.on('Fetch.requestPaused', ({ requestId }) => {
@@ -53,11 +39,11 @@ describe('faults on the way', () => {
     await session.send('Fetch.disable');
     await session.detach();
     assert.ok(failed > 3);
-    assert.equal(await says(page), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('a download waits while there is no network, and goes on by itself', async () => {
-    await forget();
+    await forget(page);
     server.fault(MODEL_PATH, { bytesPerSecond: 20e6 });
     const loading = page.evaluate(async (options) => {
       globalThis.seen = 0;
@@ -74,21 +60,21 @@ describe('faults on the way', () => {
     await browser.context.setOffline(false);
     const info = await loading;
     assert.equal(info.load.cached, true);
-    assert.equal(await says(page), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('a server that asks for patience is given it, be it in seconds or by a date', async () => {
-    await forget();
+    await forget(page);
     server.clearLog();
     server.fault(MODEL_PATH, { status: 429, times: 1, headers: { 'Retry-After': '1' } });
     server.fault(MODEL_PATH, { status: 503, times: 1, headers: { 'Retry-After': new Date(Date.now() + 1500).toUTCString() }, when: (entry) => part(entry) === 2 });
     await load(page, CPU);
     assert.deepEqual(server.requests(MODEL_PATH).map((entry) => entry.status).filter((status) => status !== 206), [429, 503]);
-    assert.equal(await says(page), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('ranges of a compressed answer cannot be placed, and are refused', async () => {
-    await forget();
+    await forget(page);
     const body = zlib.gzipSync(fs.readFileSync(MODEL_FILE).subarray(0, 1 << 20));
     server.fault(MODEL_PATH, {
       status: 206, body,
@@ -102,23 +88,23 @@ describe('faults on the way', () => {
   });
 
   test('parts are fetched side by side, and a server without ranges is asked once', async () => {
-    await forget();
+    await forget(page);
     server.clearLog();
     server.fault(MODEL_PATH, { bytesPerSecond: 30e6 });
     await load(page, CPU);
     assert.ok(server.peak(MODEL_PATH) >= 2 && server.peak(MODEL_PATH) <= 6, `${server.peak(MODEL_PATH)} at a time`);
     server.clearFaults();
-    await forget();
+    await forget(page);
     server.clearLog();
     server.fault(MODEL_PATH, { noRanges: true });
     await load(page, CPU);
     server.clearFaults();
     assert.equal(server.peak(MODEL_PATH), 1);
-    assert.equal(await says(page), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('site data that is cleared while a model loads or runs costs its storage and nothing else', async () => {
-    await forget();
+    await forget(page);
     const session = await browser.context.newCDPSession(page);
     const clear = () => session.send('Storage.clearDataForOrigin', { origin: server.origin, storageTypes: 'indexeddb' });
     server.fault(MODEL_PATH, { bytesPerSecond: 20e6 });
@@ -130,13 +116,13 @@ describe('faults on the way', () => {
     await clear();
     await loading;
     server.clearFaults();
-    assert.equal(await says(page), ' Paris.');
+    assert.equal(await says(page), PARIS);
     await clear();
-    assert.equal(await says(page), ' Paris.');
+    assert.equal(await says(page), PARIS);
     assert.deepEqual(await page.evaluate(() => lamplight.models.list()), []);
     await load(page, CPU);
     assert.equal((await load(page, CPU)).info.load.fromCache, true);
-    assert.equal(await says(page), ' Paris.');
+    assert.equal(await says(page), PARIS);
     assertNoProblems(page);
   });
 
@@ -145,7 +131,7 @@ describe('faults on the way', () => {
     try {
       const other = await openPage({ context }, server);
       const { info } = await load(other, CPU);
-      assert.equal(await says(other), ' Paris.');
+      assert.equal(await says(other), PARIS);
       assert.equal(info.load.fromCache, false);
     } finally {
       await context.close();
@@ -153,12 +139,12 @@ describe('faults on the way', () => {
   });
 
   test('a connection that goes silent is cut and tried again', { skip: !process.env.LAMPLIGHT_LONG && 'takes a minute (make test-all)' }, async () => {
-    await forget();
+    await forget(page);
     server.clearLog();
     server.fault(MODEL_PATH, { holdAfter: 1e6, times: 1, when: (entry) => part(entry) === 1 });
     await load(page, CPU);
     assert.ok(server.requests(MODEL_PATH).filter((entry) => part(entry) === 1).length >= 2);
-    assert.equal(await says(page), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 });
 
@@ -191,7 +177,7 @@ describe('faults of the browser and its disk', () => {
       const { info } = await load(again, CPU);
       assert.ok(info.load.networkBytes <= MODEL_BYTES - model.bytesStored, `${info.load.networkBytes} bytes were fetched`);
       assert.deepEqual(info.warnings, []);
-      assert.equal(await says(again), ' Paris.');
+      assert.equal(await says(again), PARIS);
     } finally {
       await browser.close();
     }
@@ -227,7 +213,7 @@ describe('faults of the browser and its disk', () => {
         await page.evaluate(async () => { for (const { key } of await lamplight.models.list()) await lamplight.models.verify(key); });
         const { info } = await load(page, CPU);
         assert.equal(info.load.networkBytes, bytes);
-        assert.equal(await says(page), ' Paris.');
+        assert.equal(await says(page), PARIS);
       } finally {
         await browser.close();
       }

@@ -1,20 +1,12 @@
 // Whether a model fits is known from its header: exactly what a load then takes, and no weight is fetched for it.
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
-import { MODEL_BYTES, MODEL_PATH, assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { MODEL_BYTES, MODEL_PATH, around, assertNoProblems, load } from './harness.mjs';
 
 for (const [gpu, backend] of [['none', 'cpu'], ['lavapipe', 'webgpu']]) {
   describe(`fit on ${backend}`, () => {
-    let server, browser, page;
-    before(async () => {
-      server = await startPackageServer();
-      browser = await launch({ gpu });
-      page = await openPage(browser, server);
-    });
-    after(async () => {
-      await browser?.close();
-      await server?.close();
-    });
+    let server, page;
+    around({ gpu }, (started) => { ({ server, page } = started); });
     const ask = (options) => page.evaluate((options) => lamplight.fit(options), { model: MODEL_PATH, backend, ...options });
 
     test('the numbers are those of the load that follows', async () => {

@@ -2,25 +2,12 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
-import { after, before, describe, test } from 'node:test';
-import { ROOT, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { ROOT, around, assertNoProblems, load, loadError, loadFiles, logits, withDatabase } from './harness.mjs';
 
 /** Two shards and an index. */
 const SHARDED = '/golden/hf/llama31/';
 const OPTIONS = { backend: 'cpu', contextLength: 128 };
-
-/** Loads the engine from the files at `urls`, as a user's choice of files. Runs in the page. */
-async function loadFiles({ urls, options }) {
-  await globalThis.engine?.dispose();
-  const files = await Promise.all(urls.map(async (url) => new File([await (await fetch(url)).blob()], url.split('/').pop())));
-  try {
-    globalThis.engine = await globalThis.lamplight.createEngine({ ...options, model: files });
-    return { info: globalThis.engine.info };
-  } catch (error) {
-    globalThis.engine = undefined;
-    return { code: error.code, field: error.field };
-  }
-}
 
 /** Where the model's files in the folder are. */
 function urlsOf(folder) {
@@ -28,35 +15,22 @@ function urlsOf(folder) {
   return names.map((name) => folder + name);
 }
 
-/** Logits after a few tokens. Runs in the page. */
-async function logits() {
-  return Array.from((await globalThis.engine.forward(new Uint32Array([5, 6, 7, 8]))).logits);
-}
-
 describe('folders', () => {
-  let server, browser, page;
-  before(async () => {
-    server = await startPackageServer();
-    browser = await launch({ gpu: 'none' });
-    page = await openPage(browser, server);
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-  });
+  let server, page;
+  around({}, (started) => { ({ server, page } = started); });
 
   test('a folder at an address, its configuration, and the files of it are the same model', async () => {
     const { info, progress } = await load(page, { ...OPTIONS, model: SHARDED, cache: false });
     assert.equal(info.model.architecture, 'llama');
     assert.equal(info.model.nVocab, 384);
     assert.equal(progress.at(-1).fraction, 1);
-    const expected = await page.evaluate(logits);
+    const expected = await logits(page);
     assert.ok(expected.length === 384 && expected.every(Number.isFinite));
     await load(page, { ...OPTIONS, model: `${SHARDED}config.json`, cache: false });
-    assert.deepEqual(await page.evaluate(logits), expected);
+    assert.deepEqual(await logits(page), expected);
     const urls = urlsOf(SHARDED);
-    await page.evaluate(loadFiles, { urls, options: OPTIONS });
-    assert.deepEqual(await page.evaluate(logits), expected);
+    await loadFiles(page, urls, OPTIONS);
+    assert.deepEqual(await logits(page), expected);
     // The folder itself, as a page keeps one or a user opens it.
     await page.evaluate(async ({ urls, options }) => {
       await engine.dispose();
@@ -69,10 +43,10 @@ describe('folders', () => {
       }
       globalThis.engine = await lamplight.createEngine({ ...options, model: folder });
     }, { urls, options: OPTIONS });
-    assert.deepEqual(await page.evaluate(logits), expected);
+    assert.deepEqual(await logits(page), expected);
     const lacking = urls.filter((url) => !url.includes('00002-of'));
-    const missing = await page.evaluate(loadFiles, { urls: lacking, options: OPTIONS });
-    assert.deepEqual(missing, { code: 'not-a-model', field: 'model-00002-of-00002.safetensors' });
+    const missing = await loadFiles(page, lacking, OPTIONS);
+    assert.deepEqual([missing.code, missing.field], ['not-a-model', 'model-00002-of-00002.safetensors']);
     assertNoProblems(page);
   });
 
@@ -91,7 +65,7 @@ describe('folders', () => {
 
   test('the next visit needs no server: configuration and tokenizer are kept, too', async () => {
     await load(page, { ...OPTIONS, model: SHARDED });
-    const expected = await page.evaluate(logits);
+    const expected = await logits(page);
     const ids = (text) => page.evaluate(async (input) => Array.from(await engine.tokenize(input)), text);
     const expectedIds = await ids('A lamp in the dark.');
     server.clearLog();
@@ -101,7 +75,7 @@ describe('folders', () => {
         const { info } = await load(page, { ...OPTIONS, model });
         assert.equal(info.load.fromCache, true);
         assert.equal(info.load.networkBytes, 0);
-        assert.deepEqual(await page.evaluate(logits), expected);
+        assert.deepEqual(await logits(page), expected);
         assert.deepEqual(await ids('A lamp in the dark.'), expectedIds);
       }
     } finally {
@@ -116,9 +90,9 @@ describe('folders', () => {
 
   test('the addresses of its files, in any order, are the same model', async () => {
     await load(page, { ...OPTIONS, model: SHARDED, cache: false });
-    const expected = await page.evaluate(logits);
+    const expected = await logits(page);
     await load(page, { ...OPTIONS, model: urlsOf(SHARDED).reverse(), cache: false });
-    assert.deepEqual(await page.evaluate(logits), expected);
+    assert.deepEqual(await logits(page), expected);
     const lacking = urlsOf(SHARDED).filter((url) => !url.includes('00002-of'));
     const error = await loadError(page, { ...OPTIONS, model: lacking, cache: false });
     assert.deepEqual([error.code, error.field], ['not-a-model', 'model-00002-of-00002.safetensors']);
@@ -127,24 +101,18 @@ describe('folders', () => {
 
   test('damaged small files are fetched again', async () => {
     await load(page, { ...OPTIONS, model: SHARDED });
-    const expected = await page.evaluate(logits);
-    await page.evaluate(async () => {
-      await globalThis.engine.dispose();
-      const done = (request) => new Promise((resolve, reject) => {
-        request.onsuccess = () => resolve(request.result);
-        request.onerror = () => reject(request.error);
-      });
+    const expected = await logits(page);
+    await page.evaluate(() => engine.dispose());
+    await withDatabase(page, async (db, done) => {
       const [{ key }] = await lamplight.models.list();
-      const db = await done(indexedDB.open('lamplight'));
       const { sha256 } = await done(db.transaction('partInfo').objectStore('partInfo').get([key, 0]));
       const bytes = new Uint8Array(await (await done(db.transaction('blobs').objectStore('blobs').get(sha256))).arrayBuffer());
       bytes[bytes.length >> 1] ^= 0xff;
       await done(db.transaction('blobs', 'readwrite').objectStore('blobs').put(new Blob([bytes]), sha256));
-      db.close();
     });
     server.clearLog();
     await load(page, { ...OPTIONS, model: SHARDED });
-    assert.deepEqual(await page.evaluate(logits), expected);
+    assert.deepEqual(await logits(page), expected);
     assert.ok(server.requests(`${SHARDED}config.json`).length > 0);
     assert.deepEqual(server.log.filter(({ path: asked }) => asked.endsWith('.safetensors')), []);
     assertNoProblems(page);

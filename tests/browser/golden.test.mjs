@@ -4,8 +4,8 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
-import { after, before, describe, test } from 'node:test';
-import { ISOLATION, ROOT, assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { ISOLATION, ROOT, around, assertNoProblems, load } from './harness.mjs';
 
 const GOLDEN = path.join(ROOT, 'tests/golden');
 /** Sets in a sample. */
@@ -93,16 +93,8 @@ for (const [backend, gpu, options, chosen, headers] of [
   const exchange = options.threads > 1 ? (headers === ISOLATION ? 'shared' : 'messages') : undefined;
   const where = exchange ? `${options.threads} workers, parts through ${exchange}` : backend;
   describe(`golden sets on ${where}, ${chosen.length} of ${all.length}, seed ${SEED}`, () => {
-    let server, browser, page;
-    before(async () => {
-      server = await startPackageServer({ headers });
-      browser = await launch({ gpu });
-      page = await openPage(browser, server);
-    });
-    after(async () => {
-      await browser?.close();
-      await server?.close();
-    });
+    let page;
+    around({ gpu, headers }, (started) => { ({ page } = started); });
 
     for (const name of chosen) {
       test(name, async (t) => {

@@ -3,8 +3,8 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
-import { after, before, describe, test } from 'node:test';
-import { MODEL_PATH, ROOT, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { MODEL_PATH, ROOT, around, assertNoProblems, load, loadError, start } from './harness.mjs';
 
 const GOLDEN = JSON.parse(fs.readFileSync(path.join(ROOT, 'tests/golden/real/smollm2-135m-instruct-q4_1.json'), 'utf8'));
 const WASM_LIMIT = 96 * 1024 * 1024;
@@ -31,16 +31,8 @@ async function logitsError(page, golden) {
 }
 
 describe('WebGPU on lavapipe', () => {
-  let server, browser, page;
-  before(async () => {
-    server = await startPackageServer();
-    browser = await launch({ gpu: 'lavapipe' });
-    page = await openPage(browser, server);
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-  });
+  let server, page;
+  around({ gpu: 'lavapipe' }, (started) => { ({ server, page } = started); });
 
   test('the adapter is the one with f16 and subgroups', async () => {
     const { webgpu, adapter } = await page.evaluate(() => lamplight.capabilities());
@@ -125,15 +117,14 @@ describe('WebGPU on lavapipe', () => {
   });
 
   test('WebGPU that was asked for and is not there is an error with its reason', async () => {
-    const other = await launch({ gpu: 'none' });
+    const { page: plain, close } = await start({ server });
     try {
-      const plain = await openPage(other, server);
       const error = await loadError(plain, { model: MODEL_PATH, backend: 'webgpu' });
       assert.equal(error.code, 'gpu-unavailable', error.message);
       const listed = await plain.evaluate(() => lamplight.models.list());
       assert.deepEqual(listed, [], 'a model was downloaded that could not be used');
     } finally {
-      await other.close();
+      await close();
     }
   });
 });

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { after, before } from 'node:test';
 import { chromium } from 'playwright-core';
 import { startServer } from './server.mjs';
 
@@ -15,6 +16,8 @@ export const MODEL_FILE = process.env.LAMPLIGHT_MODEL ?? path.join(ROOT, 'models
 export const MODEL_PATH = '/models/smollm2.gguf';
 export const MODEL_BYTES = 98_362_432;
 export const PART_BYTES = 16 * 1024 * 1024;
+/** What `createEngine` is asked for where only the CPU path is meant. */
+export const CPU = { model: MODEL_PATH, backend: 'cpu' };
 
 const BASE_ARGS = [
   '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
@@ -76,6 +79,39 @@ export function startPackageServer({ headers, files = {}, table } = {}) {
 }
 
 /**
+ * Starts a server, a browser and the test page in it; `close()` ends what was started, and so does a start that fails. Of the
+ * options `gpu` and `profile` are `launch`'s, `server` is one that runs already, and the others are `startPackageServer`'s.
+ */
+export async function start({ gpu, profile, server, ...served } = {}) {
+  const started = {
+    async close() {
+      await started.browser?.close();
+      if (!server) await started.server?.close();
+    },
+  };
+  try {
+    started.server = server ?? await startPackageServer(served);
+    started.browser = await launch({ gpu, profile });
+    started.page = await openPage(started.browser, started.server);
+    return started;
+  } catch (error) {
+    await started.close();
+    throw error;
+  }
+}
+
+/** `start` before the tests of a suite, whose `begun` receives server, browser and page, and `close` after them. */
+export function around(options, begun) {
+  let close;
+  before(async () => {
+    const started = await start(options);
+    ({ close } = started);
+    await begun(started);
+  });
+  after(() => close?.());
+}
+
+/**
  * Opens the test page, whose `window.lamplight` is the package's module. Errors of the page are collected in `page.problems`:
  * uncaught exceptions, security policy violations, and console errors (failed requests that a test asked for excepted).
  */
@@ -123,6 +159,63 @@ export function loadError(page, options) {
       return { name: error.name, code: error.code, field: error.field, message: error.message };
     }
   }, options);
+}
+
+/** What the engine of the page continues a prompt with when it takes the best token each time. */
+export function says(page, { prompt = 'The capital of France is', tokens = 2 } = {}) {
+  return page.evaluate(
+    async (request) => (await globalThis.engine.completions.create(request)).choices[0].text,
+    { prompt, max_tokens: tokens, temperature: 0 },
+  );
+}
+
+/** What `says` gives for the real model when all is well. */
+export const PARIS = ' Paris.';
+
+/** Logits after a few tokens that every model has. */
+export function logits(page) {
+  return page.evaluate(async () => Array.from((await globalThis.engine.forward(new Uint32Array([5, 6, 7, 8]))).logits));
+}
+
+/** Ends the page's engine and deletes all that this origin keeps. */
+export function forget(page) {
+  return page.evaluate(async () => {
+    await globalThis.engine?.dispose();
+    globalThis.engine = undefined;
+    for (const { key } of await globalThis.lamplight.models.list()) await globalThis.lamplight.models.delete(key);
+    localStorage.clear();
+  });
+}
+
+/** Loads the engine from the files at `urls`, as a user's choice of files; resolves with its info or the error's fields. */
+export function loadFiles(page, urls, options) {
+  return page.evaluate(async ([addresses, engineOptions]) => {
+    await globalThis.engine?.dispose();
+    globalThis.engine = undefined;
+    const files = await Promise.all(addresses.map(async (url) => new File([await (await fetch(url)).blob()], url.split('/').pop())));
+    try {
+      globalThis.engine = await globalThis.lamplight.createEngine({ ...engineOptions, model: files.length === 1 ? files[0] : files });
+      return { info: globalThis.engine.info };
+    } catch ({ code, field, message }) {
+      return { code, field, message };
+    }
+  }, [urls, options]);
+}
+
+/** Runs `use(db, done, argument)` in the page on the package's opened database; `done` makes a request a promise. */
+export function withDatabase(page, use, argument) {
+  return page.evaluate(async ([source, given]) => {
+    const done = (request) => new Promise((resolve, reject) => {
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
+    });
+    const db = await done(indexedDB.open('lamplight'));
+    try {
+      return await (0, eval)(`(${source})`)(db, done, given);
+    } finally {
+      db.close();
+    }
+  }, [use.toString(), argument]);
 }
 
 /** A file of the reference data beside the clone, or null when the clone stands by itself. */

@@ -1,8 +1,8 @@
 // LoRA adapters through the package in Chromium, on the CPU and on WebGPU (lavapipe), from both kinds of files: held to the
 // same references as natively (tests/lora.rs), and gone without a trace when they are removed.
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
-import { assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { around, assertNoProblems, load } from './harness.mjs';
 
 /** As in tests/lora.rs. */
 const TOLERANCE = { cpu: 0.15, webgpu: 2e-3 };
@@ -41,16 +41,10 @@ async function prepare() {
 
 for (const [backend, gpu, threads] of [['cpu', 'none', 1], ['cpu', 'none', 2], ['webgpu', 'lavapipe', 1]]) {
   describe(`LoRA adapters on ${backend}${threads > 1 ? `, ${threads} workers` : ''}`, () => {
-    let server, browser, page;
-    before(async () => {
-      server = await startPackageServer();
-      browser = await launch({ gpu });
-      page = await openPage(browser, server);
+    let page;
+    around({ gpu }, async (started) => {
+      ({ page } = started);
       await page.evaluate(prepare);
-    });
-    after(async () => {
-      await browser?.close();
-      await server?.close();
     });
 
     for (const model of ['/golden/llama31/model.gguf', '/golden/hf/llama31/']) {

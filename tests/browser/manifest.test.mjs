@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { createHash, generateKeyPairSync, sign } from 'node:crypto';
 import fs from 'node:fs';
-import { after, before, describe, test } from 'node:test';
-import { MODEL_BYTES, MODEL_FILE, PART_BYTES, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { MODEL_BYTES, MODEL_FILE, PARIS, PART_BYTES, around, assertNoProblems, forget, load, loadError, says } from './harness.mjs';
 
 const MANIFEST = '/release/model.manifest.json';
 const FILE = '/release/smollm2.gguf';
@@ -29,27 +29,13 @@ describe('manifests', () => {
   const KEY = publicKey.export({ format: 'der', type: 'spki' }).subarray(-32).toString('base64');
   const files = { [MANIFEST]: FIRST, [FILE]: first };
   const options = (more) => ({ model: { manifest: MANIFEST, ...more }, backend: 'cpu' });
-  let server, browser, page;
-  before(async () => {
-    // The files are looked up at each request: changing the table is publishing.
-    server = await startPackageServer({ table: files });
-    browser = await launch({ gpu: 'none' });
-    page = await openPage(browser, server);
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-  });
+  let server, page;
+  // The files are looked up at each request: changing the table is publishing.
+  around({ table: files }, (started) => { ({ server, page } = started); });
   const publish = (manifest, bytes) => Object.assign(files, { [MANIFEST]: manifest, ...(bytes && { [FILE]: bytes }) });
-  const says = () => page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
   const versions = () => page.evaluate(async () => (await lamplight.models.list()).map(({ key }) => key.split('@')[1]).sort());
   const ranges = () => server.requests(FILE).map((entry) => entry.range);
   const range = (part) => `bytes=${part * PART_BYTES}-${Math.min((part + 1) * PART_BYTES, MODEL_BYTES) - 1}`;
-  const forget = () => page.evaluate(async () => {
-    await globalThis.engine?.dispose();
-    for (const { key } of await lamplight.models.list()) await lamplight.models.delete(key);
-    localStorage.clear();
-  });
 
   test('a part that was damaged on its way is fetched once more; one that stays so is refused by name', async () => {
     server.fault(FILE, { flipByteAt: 2 * PART_BYTES + 77, times: 1, when: (entry) => entry.range === range(2) });
@@ -57,8 +43,8 @@ describe('manifests', () => {
     assert.deepEqual(info.warnings.map((warning) => warning.code), ['integrity']);
     assert.equal(ranges().filter((asked) => asked === range(2)).length, 2);
     assert.equal(info.contextLength, 512, 'the settings of the manifest are used');
-    assert.equal(await says(), ' Paris.');
-    await forget();
+    assert.equal(await says(page), PARIS);
+    await forget(page);
     server.fault(FILE, { flipByteAt: 2 * PART_BYTES + 77 });
     const error = await loadError(page, options());
     server.clearFaults();
@@ -74,7 +60,7 @@ describe('manifests', () => {
     const { info } = await load(page, options());
     assert.deepEqual(ranges(), [range(3)]);
     assert.deepEqual(info.warnings, []);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
     assert.deepEqual(await versions(), ['1', '2']);
     assert.equal(await page.evaluate((model) => lamplight.models.checkUpdate(model), options().model), undefined);
   });
@@ -85,7 +71,7 @@ describe('manifests', () => {
     const { info } = await load(page, options());
     assert.equal(info.load.fromCache, true);
     assert.deepEqual(ranges(), []);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
     const again = await page.evaluate((model) => lamplight.models.rollback(model).catch(({ code }) => code), options().model);
     assert.equal(again, 'invalid-request');
     publish(manifestOf(second, '3'));
@@ -107,7 +93,7 @@ describe('manifests', () => {
     }, options());
     assert.equal(version, '3');
     assert.ok(codes.every((code) => code === 'integrity') && codes.length > 0, String(codes));
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('without a network, what loaded last is used', async () => {
@@ -115,15 +101,15 @@ describe('manifests', () => {
     const { info } = await load(page, options());
     server.setOnline(true);
     assert.equal(info.load.fromCache, true);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('a manifest must be signed by the key that the page names', async () => {
-    await forget();
+    await forget(page);
     publish(FIRST, first);
     files[`${MANIFEST}.sig`] = Buffer.from(sign(null, FIRST, privateKey).toString('base64'));
     await load(page, options({ publicKey: KEY }));
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
     publish(SECOND);
     const error = await loadError(page, options({ publicKey: KEY }));
     assert.equal(error.code, 'integrity', error.message);
@@ -131,7 +117,7 @@ describe('manifests', () => {
   });
 
   test('of two channels an installation keeps to one', async () => {
-    await forget();
+    await forget(page);
     files['/release/canary.json'] = SECOND;
     publish(FIRST, second);
     const channels = (percent) => ({ manifest: { stable: MANIFEST, canary: '/release/canary.json', percent } });
@@ -149,7 +135,7 @@ describe('manifests', () => {
   });
 
   test('what is no manifest, or of a later release, is said so', async () => {
-    await forget();
+    await forget(page);
     const wrong = [
       ['not json', 'malformed'], ['{}', 'malformed'], ['{"lamplight":2}', 'unsupported-version'],
       [String(FIRST).replace('"runtime":"0.1.0"', '"runtime":"99.0.0"'), 'unsupported-version'],

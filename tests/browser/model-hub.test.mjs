@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import http from 'node:http';
-import { after, before, describe, test } from 'node:test';
-import { MODEL_BYTES, MODEL_FILE, PART_BYTES, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { after, describe, test } from 'node:test';
+import { MODEL_BYTES, MODEL_FILE, PARIS, PART_BYTES, around, assertNoProblems, forget, load, loadError, says, withDatabase } from './harness.mjs';
 
 const SHA256 = createHash('sha256').update(fs.readFileSync(MODEL_FILE)).digest('hex');
 const REPO = 'someone/Small-GGUF';
@@ -62,35 +62,24 @@ const weights = (path, oid = SHA256) => ({ path, size: MODEL_BYTES, lfs: { oid, 
 const large = (path) => ({ path, size: 900e9, lfs: { oid: SHA256 } });
 
 describe('a model hub', () => {
-  let server, hub, browser, page;
-  before(async () => {
-    server = await startPackageServer();
+  let server, hub, page;
+  around({}, async (started) => {
+    ({ server, page } = started);
     hub = await startHub({
       [REPO]: { files: [{ path: 'README.md', size: 10 }, large('small-F16.gguf'), large('small-Q8_0.gguf'), weights(FILE), { path: '.gitattributes', size: 1 }] },
       'someone/Gated-GGUF': { gated: true, files: [weights(FILE)] },
       'someone/Wrong-GGUF': { files: [weights(FILE, SHA256.replace(/^./, (digit) => (digit === '0' ? '1' : '0')))] },
       'someone/Huge-GGUF': { files: [large('huge-Q4_K_M.gguf')] },
     });
-    browser = await launch({ gpu: 'none' });
-    page = await openPage(browser, server);
   });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-    await hub?.close();
-  });
+  after(() => hub?.close());
   const options = (model, more) => ({ model, backend: 'cpu', hub: hub.url, ...more });
-  const says = () => page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
   const list = () => page.evaluate(() => lamplight.models.list());
-  const forget = () => page.evaluate(async () => {
-    await globalThis.engine?.dispose();
-    for (const { key } of await lamplight.models.list()) await lamplight.models.delete(key);
-  });
 
   test('a repository: the file that fits is picked, checked, and kept; the next load asks for nothing', async () => {
     const { info } = await load(page, options(`hf:${REPO}`));
     assert.equal(info.load.networkBytes, MODEL_BYTES);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
     const [stored] = await list();
     assert.equal(stored.key, `hf:${REPO}/${FILE}@main`);
     assert.equal(stored.complete, true);
@@ -106,36 +95,32 @@ describe('a model hub', () => {
   });
 
   test('a gated repository: without a token it says what to do, with one it works, and the token is not kept', async () => {
-    await forget();
+    await forget(page);
     const error = await loadError(page, options('hf:someone/Gated-GGUF'));
     assert.equal(error.code, 'http-status');
     assert.match(error.message, /hubToken/);
     hub.log.length = 0;
     await load(page, options('hf:someone/Gated-GGUF', { hubToken: TOKEN }));
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
     assert.ok(hub.log.filter(({ path }) => !path.startsWith('/cdn')).every(({ token }) => token === `Bearer ${TOKEN}`));
-    const kept = await page.evaluate(async () => {
-      const done = (request) => new Promise((resolve) => { request.onsuccess = () => resolve(request.result); });
-      const db = await done(indexedDB.open('lamplight'));
-      const records = await done(db.transaction('models').objectStore('models').getAll());
-      db.close();
-      return JSON.stringify([records, { ...localStorage }]);
-    });
+    const kept = await withDatabase(page, async (db, done) => (
+      JSON.stringify([await done(db.transaction('models').objectStore('models').getAll()), { ...localStorage }])
+    ));
     assert.ok(!kept.includes(TOKEN));
   });
 
   test('signatures that run out in the middle are asked for anew', async () => {
-    await forget();
+    await forget(page);
     hub.log.length = 0;
     hub.state.uses = 2;
     await load(page, options(`hf:${REPO}/${FILE}`));
     hub.state.uses = Infinity;
     assert.ok(hub.state.signature >= 2, 'no signature ran out');
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('a file that is not what the hub says is refused, and not kept', async () => {
-    await forget();
+    await forget(page);
     const error = await loadError(page, options('hf:someone/Wrong-GGUF'));
     assert.equal(error.code, 'integrity', error.message);
     assert.match(error.message, new RegExp(SHA256));
@@ -151,7 +136,7 @@ describe('a model hub', () => {
     server.clearFaults();
     const { info } = await load(page, { model: { url, sha256: SHA256.toUpperCase() }, backend: 'cpu' });
     assert.ok(info.load.networkBytes < MODEL_BYTES);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('what is not there, or too large, is said so before anything is fetched', async () => {

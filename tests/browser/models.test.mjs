@@ -1,42 +1,20 @@
 // The models in this browser's storage: facts, check, pin, archive, room for another, and databases of other releases.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
-import { after, before, describe, test } from 'node:test';
-import { MODEL_BYTES, MODEL_FILE, MODEL_PATH, PART_BYTES, assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { CPU, MODEL_BYTES, MODEL_FILE, MODEL_PATH, PARIS, PART_BYTES, around, assertNoProblems, load, openPage, says, start, withDatabase } from './harness.mjs';
 
-const CPU = { model: MODEL_PATH, backend: 'cpu' };
 const COPY_PATH = '/models/copy.gguf';
 const N_PARTS = Math.ceil(MODEL_BYTES / PART_BYTES);
 
-/** Runs `change(db, done)` in the page on the opened database; `done` makes a request a promise. */
-const withDatabase = (page, change, argument) => page.evaluate(async ([change, argument]) => {
-  const done = (request) => new Promise((resolve, reject) => {
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
-  });
-  const db = await done(indexedDB.open('lamplight'));
-  try {
-    return await (0, eval)(`(${change})`)(db, done, argument);
-  } finally {
-    db.close();
-  }
-}, [change.toString(), argument]);
-
 describe('stored models', () => {
   let server, browser, page, key;
-  before(async () => {
-    server = await startPackageServer({ files: { [COPY_PATH]: MODEL_FILE } });
-    browser = await launch({ gpu: 'none' });
-    page = await openPage(browser, server);
+  around({ files: { [COPY_PATH]: MODEL_FILE } }, async (started) => {
+    ({ server, browser, page } = started);
     key = server.origin + MODEL_PATH;
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
   });
   const list = () => page.evaluate(() => lamplight.models.list());
   const blobs = () => withDatabase(page, async (db, done) => (await done(db.transaction('blobs').objectStore('blobs').getAllKeys())).length);
-  const says = () => page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
   const errorOf = (call, ...args) => page.evaluate(async ([call, args]) => {
     try {
       await lamplight.models[call](...args);
@@ -84,7 +62,7 @@ describe('stored models', () => {
     const { range } = server.requests(MODEL_PATH)[0];
     assert.equal(range, `bytes=${3 * PART_BYTES}-${4 * PART_BYTES - 1}`);
     assert.equal(server.requests(MODEL_PATH).length, 1);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('what two models have in common is stored once, and stays until the last of them goes', async () => {
@@ -119,7 +97,7 @@ describe('stored models', () => {
     const { info } = await load(page, CPU);
     assert.equal(info.load.fromCache, true);
     assert.deepEqual(server.requests(MODEL_PATH), []);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('what a browser gives, and what it decided about keeping it, is told', async () => {
@@ -165,7 +143,7 @@ describe('stored models', () => {
     assert.equal(info.load.fromCache, true);
     assert.deepEqual(server.requests(MODEL_PATH), []);
     assert.deepEqual(await page.evaluate((key) => lamplight.models.verify(key), key), { parts: N_PARTS, bad: 0 });
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('a tab that holds an older database is named, and does not hold up the load', async () => {
@@ -185,7 +163,7 @@ describe('stored models', () => {
     const { info } = await load(page, CPU);
     assert.deepEqual(info.warnings.map((warning) => warning.code), ['storage']);
     assert.match(info.warnings[0].message, /another tab/);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
     await other.close();
     assert.equal((await load(page, CPU)).info.load.cached, true);
   });
@@ -200,7 +178,7 @@ describe('stored models', () => {
     const { info } = await load(page, CPU);
     assert.deepEqual(info.warnings.map((warning) => warning.code), ['storage']);
     assert.match(info.warnings[0].message, /newer release/);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
     assert.equal(await blobs(), N_PARTS, 'the newer release lost its models');
     assertNoProblems(page);
   });
@@ -210,10 +188,8 @@ describe('stored models', () => {
     const other = fs.readFileSync(MODEL_FILE);
     for (let at = PART_BYTES - 64; at < other.length; at += PART_BYTES) other[at] ^= 1;
     other[other.length - 64] ^= 1;
-    const busy = await startPackageServer({ files: { [COPY_PATH]: other } });
-    const fresh = await launch({ gpu: 'none' });
+    const { server: busy, browser: fresh, page: small, close } = await start({ files: { [COPY_PATH]: other } });
     try {
-      const small = await openPage(fresh, busy);
       const stored = () => small.evaluate(async () => (await lamplight.models.list()).map(({ url }) => new URL(url).pathname));
       // What Chromium enforces then is not what it estimates: the disk shows that it is full when it is.
       const session = await fresh.context.newCDPSession(small);
@@ -230,8 +206,7 @@ describe('stored models', () => {
       assert.equal(info.load.cached, true, JSON.stringify(info.warnings));
       assert.deepEqual(await stored(), [COPY_PATH]);
     } finally {
-      await fresh.close();
-      await busy.close();
+      await close();
     }
   });
 });

@@ -1,9 +1,8 @@
 // What comes over the network: cut and resumed downloads, servers without ranges, local files, and files that are no model.
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
-import { MODEL_BYTES, MODEL_FILE, MODEL_PATH, PART_BYTES, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { CPU, MODEL_BYTES, MODEL_FILE, MODEL_PATH, PARIS, PART_BYTES, around, assertNoProblems, forget, load, loadError, says } from './harness.mjs';
 
-const CPU = { backend: 'cpu' };
 const u32 = (...values) => Buffer.from(Uint32Array.from(values).buffer);
 const u64 = (...values) => Buffer.from(BigUint64Array.from(values.map(BigInt)).buffer);
 const GGUF = Buffer.from('GGUF');
@@ -21,28 +20,15 @@ const BAD_FILES = [
 ];
 
 describe('network', () => {
-  let server, browser, page;
-  before(async () => {
-    server = await startPackageServer({ files: Object.fromEntries(BAD_FILES.map(([path, bytes]) => [path, bytes])) });
-    browser = await launch({ gpu: 'none' });
-    page = await openPage(browser, server);
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-  });
-  const forget = () => page.evaluate(async () => {
-    await globalThis.engine?.dispose();
-    for (const { key } of await lamplight.models.list()) await lamplight.models.delete(key);
-  });
+  let server, page;
+  around({ files: Object.fromEntries(BAD_FILES) }, (started) => { ({ server, page } = started); });
   const sentBytes = () => server.requests(MODEL_PATH).reduce((sum, entry) => sum + entry.sent, 0);
-  const says = () => page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
 
   test('a download that was cut resumes at the last whole part', async (t) => {
     // Past 40 MB of the file every answer is cut, so that trying again does not help.
     const limit = 40e6;
     server.fault(MODEL_PATH, { cutAfter: 1e6, when: (entry) => Number(/=(\d+)-(\d*)/.exec(entry.range)?.[2] || MODEL_BYTES) > limit });
-    const error = await loadError(page, { model: MODEL_PATH, ...CPU });
+    const error = await loadError(page, CPU);
     assert.equal(error.name, 'LamplightError');
     assert.equal(error.code, 'network', error.message);
     const kept = await page.evaluate(() => lamplight.models.list());
@@ -52,36 +38,36 @@ describe('network', () => {
 
     server.clearFaults();
     server.clearLog();
-    await load(page, { model: MODEL_PATH, ...CPU });
+    await load(page, CPU);
     t.diagnostic(`kept ${(kept[0].bytesStored / 1e6).toFixed(1)} MB, fetched ${(sentBytes() / 1e6).toFixed(1)} MB more`);
     assert.ok(sentBytes() <= MODEL_BYTES - kept[0].bytesStored, `${sentBytes()} bytes were sent again`);
     const starts = server.requests(MODEL_PATH).map((entry) => Number(/=(\d+)-/.exec(entry.range)[1]));
     assert.ok(Math.min(...starts) >= kept[0].bytesStored - PART_BYTES, `asked again from ${Math.min(...starts)}`);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('one cut is bridged without an error', async () => {
-    await forget();
+    await forget(page);
     server.clearLog();
     server.fault(MODEL_PATH, { cutAfter: 3e6, times: 1, when: (entry) => !/=0-/.test(entry.range) });
-    await load(page, { model: MODEL_PATH, ...CPU });
+    await load(page, CPU);
     assert.ok(server.requests(MODEL_PATH).some((entry) => entry.sent === 3e6), 'no answer was cut');
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('a server without ranges still serves a model', async () => {
-    await forget();
+    await forget(page);
     server.clearLog();
     server.fault(MODEL_PATH, { noRanges: true });
-    const { info } = await load(page, { model: MODEL_PATH, ...CPU });
+    const { info } = await load(page, CPU);
     server.clearFaults();
     assert.equal(info.load.fromCache, false);
     assert.ok(server.requests(MODEL_PATH).every((entry) => entry.status === 200));
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('an abort while loading stops the download; the next load goes on from what was kept', async (t) => {
-    await forget();
+    await forget(page);
     server.clearLog();
     server.fault(MODEL_PATH, { bytesPerSecond: 10e6 });
     const result = await page.evaluate(async (model) => {
@@ -103,12 +89,12 @@ describe('network', () => {
     const sentBefore = sentBytes();
     assert.ok(sentBefore < MODEL_BYTES, `${sentBefore} bytes were sent`);
     server.clearLog();
-    await load(page, { model: MODEL_PATH, ...CPU });
+    await load(page, CPU);
     assert.ok(sentBytes() <= MODEL_BYTES - PART_BYTES, `${sentBytes()} bytes were sent again`);
   });
 
   test('a local file works and is not copied into the cache', async () => {
-    await forget();
+    await forget(page);
     server.clearLog();
     await page.evaluate(() => {
       const input = document.createElement('input');
@@ -121,14 +107,14 @@ describe('network', () => {
       return engine.info;
     });
     assert.equal(info.model.fileBytes, MODEL_BYTES);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
     assert.deepEqual(server.requests(MODEL_PATH), []);
     assert.deepEqual(await page.evaluate(() => lamplight.models.list()), []);
   });
 
   for (const [path, , codes] of BAD_FILES) {
     test(`${path} is refused with ${codes.join(' or ')}`, async () => {
-      const error = await loadError(page, { model: path, ...CPU });
+      const error = await loadError(page, { ...CPU, model: path });
       assert.equal(error.name, 'LamplightError');
       assert.ok(codes.includes(error.code), `${error.code}: ${error.message}`);
       assert.ok(error.message.length > 20, error.message);
@@ -138,7 +124,7 @@ describe('network', () => {
   test('an answer that is not a success is refused with its status', async () => {
     for (const status of [404, 403]) {
       server.fault('/models/other.gguf', { status, times: 1 });
-      const error = await loadError(page, { model: '/models/other.gguf', ...CPU });
+      const error = await loadError(page, { ...CPU, model: '/models/other.gguf' });
       assert.equal(error.code, 'http-status');
       assert.match(error.message, new RegExp(String(status)));
     }
@@ -146,14 +132,14 @@ describe('network', () => {
 
   test('a sign-in page with status 200 in place of the model is refused before anything is kept', async () => {
     server.fault('/models/gated.gguf', { status: 200, body: '<html><body>Please sign in</body></html>' });
-    const error = await loadError(page, { model: '/models/gated.gguf', ...CPU });
+    const error = await loadError(page, { ...CPU, model: '/models/gated.gguf' });
     assert.equal(error.code, 'not-a-model');
     const listed = await page.evaluate(() => lamplight.models.list());
     assert.deepEqual(listed, []);
   });
 
   test('a server that cannot be reached is a network error', async () => {
-    const error = await loadError(page, { model: 'http://127.0.0.1:9/x.gguf', ...CPU });
+    const error = await loadError(page, { ...CPU, model: 'http://127.0.0.1:9/x.gguf' });
     assert.equal(error.code, 'network');
     // The browser itself reports refused connections; nothing else may have gone wrong.
     page.problems = page.problems.filter((problem) => !/ERR_|CORS|Access-Control/.test(problem));

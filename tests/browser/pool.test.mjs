@@ -2,8 +2,8 @@
 // shared memory where the page is isolated and through messages where not; from the network, from IndexedDB and from a File.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
-import { after, before, describe, test } from 'node:test';
-import { ISOLATION, MODEL_FILE, MODEL_PATH, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { ISOLATION, MODEL_FILE, MODEL_PATH, around, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
 
 const PROMPT = 'The sea was calm that morning, and the old fisherman looked out over the water. He had been';
 const N_TOKENS = 24;
@@ -40,18 +40,12 @@ const skip = fs.existsSync(MODEL_FILE) ? false : `no model at ${MODEL_FILE}`;
 for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
   describe(`several workers, parts through ${exchange}`, { skip }, () => {
     let server, browser, page, expected;
-    before(async () => {
-      server = await startPackageServer({ headers });
-      browser = await launch();
-      page = await openPage(browser, server);
+    around({ headers }, async (started) => {
+      ({ server, browser, page } = started);
       const { info } = await load(page, { model: MODEL_PATH, backend: 'cpu', threads: 1, cache: false });
       assert.deepEqual([info.threads, info.exchange], [1, undefined]);
       expected = await greedy(page);
       assert.equal(expected.tokens, N_TOKENS);
-    });
-    after(async () => {
-      await browser?.close();
-      await server?.close();
     });
 
     // 9 heads over 2 workers are 5 and 4.

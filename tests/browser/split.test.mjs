@@ -1,8 +1,8 @@
 // Models in several GGUF files through the package: by the address of one of them, by all addresses, as files that a user chose,
 // and out of this browser's storage with the server switched off.
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
-import { assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { around, assertNoProblems, load, loadError, loadFiles, logits } from './harness.mjs';
 
 const N_SHARDS = 4;
 const NAMES = Array.from({ length: N_SHARDS }, (_, index) => `model-0000${index + 1}-of-0000${N_SHARDS}.gguf`);
@@ -10,57 +10,33 @@ const SHARDS = NAMES.map((name) => `/golden/split/${name}`);
 const WHOLE = '/golden/mistral_v01/model.gguf';
 const OPTIONS = { backend: 'cpu', contextLength: 128 };
 
-/** Logits after a few tokens. Runs in the page. */
-async function logits() {
-  return Array.from((await globalThis.engine.forward(new Uint32Array([5, 6, 7, 8]))).logits);
-}
-
-/** Loads the engine from the files at `urls`, as a user's choice of files. Runs in the page. */
-async function loadFiles({ urls, options }) {
-  await globalThis.engine?.dispose();
-  const files = await Promise.all(urls.map(async (url) => new File([await (await fetch(url)).blob()], url.split('/').pop())));
-  try {
-    globalThis.engine = await globalThis.lamplight.createEngine({ ...options, model: files });
-    return { progress: 1 };
-  } catch (error) {
-    globalThis.engine = undefined;
-    return { code: error.code, field: error.field, message: error.message };
-  }
-}
-
 for (const [backend, gpu] of [['cpu', 'none'], ['webgpu', 'lavapipe']]) {
   describe(`split models on ${backend}`, () => {
-    let server, browser, page, expected;
+    let page, expected;
     const options = { ...OPTIONS, backend };
-    before(async () => {
-      server = await startPackageServer();
-      browser = await launch({ gpu });
-      page = await openPage(browser, server);
+    around({ gpu }, async (started) => {
+      ({ page } = started);
       await load(page, { ...options, model: WHOLE, cache: false });
-      expected = await page.evaluate(logits);
+      expected = await logits(page);
       assert.ok(expected.length > 100 && expected.every(Number.isFinite));
-    });
-    after(async () => {
-      await browser?.close();
-      await server?.close();
     });
 
     test('the address of any file, those of all in any order, and the files themselves are the model', async () => {
       const { info, progress } = await load(page, { ...options, model: `${SHARDS[0]}?download=true`, cache: false });
       assert.equal(info.backend, backend);
-      assert.deepEqual(await page.evaluate(logits), expected);
+      assert.deepEqual(await logits(page), expected);
       const loaded = progress.map(({ fraction }) => fraction);
       assert.deepEqual(loaded, [...loaded].sort((a, b) => a - b), 'one progress that never falls');
       assert.equal(loaded.at(-1), 1);
       const total = progress.at(-1).totalBytes;
       assert.equal(total, info.model.fileBytes);
       await load(page, { ...options, model: SHARDS[2], cache: false });
-      assert.deepEqual(await page.evaluate(logits), expected);
+      assert.deepEqual(await logits(page), expected);
       await load(page, { ...options, model: { url: [...SHARDS].reverse(), headers: {} }, cache: false });
-      assert.deepEqual(await page.evaluate(logits), expected);
+      assert.deepEqual(await logits(page), expected);
       const urls = [2, 0, 3, 1].map((index) => SHARDS[index]);
-      assert.equal((await page.evaluate(loadFiles, { urls, options })).code, undefined);
-      assert.deepEqual(await page.evaluate(logits), expected);
+      assert.equal((await loadFiles(page, urls, options)).code, undefined);
+      assert.deepEqual(await logits(page), expected);
       assertNoProblems(page);
     });
   });
@@ -68,15 +44,7 @@ for (const [backend, gpu] of [['cpu', 'none'], ['webgpu', 'lavapipe']]) {
 
 describe('split models in storage', () => {
   let server, browser, page;
-  before(async () => {
-    server = await startPackageServer();
-    browser = await launch({ gpu: 'none' });
-    page = await openPage(browser, server);
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-  });
+  around({}, (started) => { ({ server, browser, page } = started); });
   const list = () => page.evaluate(() => lamplight.models.list());
 
   test('the query goes with every file', async () => {
@@ -107,14 +75,14 @@ describe('split models in storage', () => {
   });
 
   test('the next visit needs no server, whichever file is named', async () => {
-    const expected = await page.evaluate(logits);
+    const expected = await logits(page);
     server.setOnline(false, '/golden/');
     try {
       for (const model of [SHARDS[0], SHARDS[3], [...SHARDS].reverse()]) {
         const { info } = await load(page, { ...OPTIONS, model });
         assert.equal(info.load.fromCache, true);
         assert.equal(info.load.networkBytes, 0);
-        assert.deepEqual(await page.evaluate(logits), expected);
+        assert.deepEqual(await logits(page), expected);
       }
     } finally {
       server.setOnline(true);
@@ -139,10 +107,10 @@ describe('split models in storage', () => {
     const missing = await loadError(page, { ...OPTIONS, model: SHARDS[0], cache: false });
     assert.deepEqual([missing.code, missing.field], ['http-status', NAMES[3]]);
     server.clearFaults();
-    const lacking = await page.evaluate(loadFiles, { urls: [SHARDS[0], SHARDS[2]], options: OPTIONS });
+    const lacking = await loadFiles(page, [SHARDS[0], SHARDS[2]], OPTIONS);
     assert.deepEqual([lacking.code, lacking.field], ['missing-tensor', 'split.count']);
     assert.match(lacking.message, /shards 2 and 4 are missing/);
-    const alien = await page.evaluate(loadFiles, { urls: [...SHARDS.slice(1), WHOLE], options: OPTIONS });
+    const alien = await loadFiles(page, [...SHARDS.slice(1), WHOLE], OPTIONS);
     assert.deepEqual([alien.code, alien.field], ['invalid-value', 'model.gguf']);
     const twice = await loadError(page, { ...OPTIONS, model: [SHARDS[0], SHARDS[0]] });
     assert.deepEqual([twice.code, twice.field], ['invalid-request', 'model']);

@@ -1,19 +1,13 @@
 // What can go wrong between a server and this browser's storage: damaged parts, a full disk, no storage at all, a file that changed.
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
-import { MODEL_BYTES, MODEL_PATH, PART_BYTES, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { CPU, MODEL_BYTES, MODEL_PATH, PARIS, PART_BYTES, around, assertNoProblems, forget, load, loadError, says, start, withDatabase } from './harness.mjs';
 
-const CPU = { model: MODEL_PATH, backend: 'cpu' };
 const N_PARTS = Math.ceil(MODEL_BYTES / PART_BYTES);
 
-/** Changes the stored part `index` by `change(blob)`; null deletes its bytes. Runs in the page, beside the engine. */
+/** Damages the bytes of a stored part; `how` is flip, shorten or lose. */
 function spoil(page, index, how) {
-  return page.evaluate(async ({ index, how }) => {
-    const done = (request) => new Promise((resolve, reject) => {
-      request.onsuccess = () => resolve(request.result);
-      request.onerror = () => reject(request.error);
-    });
-    const db = await done(indexedDB.open('lamplight'));
+  return withDatabase(page, async (db, done, { index, how }) => {
     const [key] = await done(db.transaction('models').objectStore('models').getAllKeys());
     const { sha256 } = await done(db.transaction('partInfo').objectStore('partInfo').get([key, index]));
     const blob = await done(db.transaction('blobs').objectStore('blobs').get(sha256));
@@ -30,27 +24,13 @@ function spoil(page, index, how) {
     // As if the last load had died: every part is then looked at.
     const models = db.transaction('models', 'readwrite').objectStore('models');
     await done(models.put({ ...await done(models.get(key)), clean: false }, key));
-    db.close();
   }, { index, how });
 }
 
 describe('storage', () => {
   let server, browser, page;
-  before(async () => {
-    server = await startPackageServer();
-    browser = await launch({ gpu: 'none' });
-    page = await openPage(browser, server);
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-  });
-  const says = () => page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
+  around({}, (started) => { ({ server, browser, page } = started); });
   const ranges = () => server.requests(MODEL_PATH).map((entry) => entry.range);
-  const forget = () => page.evaluate(async () => {
-    await globalThis.engine?.dispose();
-    for (const { key } of await lamplight.models.list()) await lamplight.models.delete(key);
-  });
 
   test('a damaged, a shortened and a lost part are each fetched again, alone', async () => {
     await load(page, CPU);
@@ -68,7 +48,7 @@ describe('storage', () => {
     const { info } = await load(page, CPU);
     assert.equal(info.load.fromCache, true);
     assert.deepEqual(info.warnings, []);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('a damaged first part is found before its header is believed', async () => {
@@ -77,11 +57,11 @@ describe('storage', () => {
     server.clearLog();
     await load(page, CPU);
     assert.ok(ranges().length > 0 && ranges().every((range) => Number(/=\d+-(\d+)/.exec(range)[1]) < PART_BYTES), String(ranges()));
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('a file that changed on the server replaces a download that was begun', async () => {
-    await forget();
+    await forget(page);
     server.fault(MODEL_PATH, { headers: { ETag: '"old"' }, when: (entry) => !/=33554432-/.test(entry.range) });
     server.fault(MODEL_PATH, { status: 404, when: (entry) => /=33554432-/.test(entry.range) });
     assert.equal((await loadError(page, CPU)).code, 'http-status');
@@ -92,14 +72,13 @@ describe('storage', () => {
     const { info } = await load(page, CPU);
     assert.deepEqual(info.warnings.map((warning) => warning.code), ['integrity']);
     assert.ok(ranges().some((range) => range.startsWith('bytes=0-')), 'the old parts were kept');
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('a full disk: the model is used without being kept, and a warning says so', async () => {
     // A profile of its own: Chromium counts what was just deleted for a while.
-    const fresh = await launch({ gpu: 'none' });
+    const { browser: fresh, page: small, close } = await start({ server });
     try {
-      const small = await openPage(fresh, server);
       const session = await fresh.context.newCDPSession(small);
       await session.send('Storage.overrideQuotaForOrigin', { origin: server.origin, quotaSize: 40e6 });
       const { warnings, cached, text } = await small.evaluate(async (options) => {
@@ -110,14 +89,14 @@ describe('storage', () => {
       }, CPU);
       assert.deepEqual(warnings, ['quota-exceeded']);
       assert.equal(cached, false);
-      assert.equal(text, ' Paris.');
+      assert.equal(text, PARIS);
     } finally {
-      await fresh.close();
+      await close();
     }
   });
 
   test('no storage at all: the same', async () => {
-    await forget();
+    await forget(page);
     // The worker's IndexedDB is taken away by a worker of the test's own, which then is the package's.
     const { code, cached } = await page.evaluate(async (options) => {
       const heard = [];
@@ -128,11 +107,11 @@ describe('storage', () => {
     }, CPU);
     assert.equal(code, 'storage');
     assert.equal(cached, false);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
   });
 
   test('cache: false leaves no trace', async () => {
-    await forget();
+    await forget(page);
     const { info } = await load(page, { ...CPU, cache: false });
     assert.equal(info.load.cached, false);
     assert.deepEqual(await page.evaluate(() => lamplight.models.list()), []);
@@ -147,7 +126,7 @@ describe('storage', () => {
       }, /more bytes than it announced/],
     ];
     for (const [fault, message] of wrong) {
-      await forget();
+      await forget(page);
       server.fault(MODEL_PATH, fault);
       const error = await loadError(page, CPU);
       server.clearFaults();
@@ -157,13 +136,13 @@ describe('storage', () => {
   });
 
   test('a server that fails now and then is asked again', async () => {
-    await forget();
+    await forget(page);
     server.clearLog();
     server.fault(MODEL_PATH, { status: 503, times: 2, headers: { 'Retry-After': '0' } });
     server.fault(MODEL_PATH, { status: 500, times: 1, when: (entry) => /=33554432-/.test(entry.range) });
     await load(page, CPU);
     assert.deepEqual(server.requests(MODEL_PATH).map((entry) => entry.status).filter((status) => status !== 206).sort(), [500, 503, 503]);
-    assert.equal(await says(), ' Paris.');
+    assert.equal(await says(page), PARIS);
     assertNoProblems(page);
   });
 });

@@ -1,9 +1,8 @@
 // Several tabs of one origin: one download, one engine, and what becomes of both when a tab is closed or crashes.
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
-import { MODEL_BYTES, MODEL_PATH, PART_BYTES, assertNoProblems, launch, load, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { CPU, MODEL_BYTES, MODEL_PATH, PARIS, PART_BYTES, around, assertNoProblems, forget, launch, load, openPage } from './harness.mjs';
 
-const CPU = { model: MODEL_PATH, backend: 'cpu' };
 const SHARED = { ...CPU, shared: true };
 const COUNT = { prompt: 'One, two, three, four,', temperature: 1, seed: 11, max_tokens: 48 };
 
@@ -33,24 +32,10 @@ const streamed = (page) => page.evaluate(async () => ({ end: await streaming, te
 const writes = (page) => page.waitForFunction(() => globalThis.text?.length > 8);
 
 describe('tabs', () => {
-  let server, browser;
+  let server, browser, home;
   const sent = () => server.requests(MODEL_PATH).reduce((sum, entry) => sum + entry.sent, 0);
   const open = () => openPage(browser, server);
-  const forget = async () => {
-    const page = await open();
-    await page.evaluate(async () => { for (const { key } of await lamplight.models.list()) await lamplight.models.delete(key); });
-    await page.close();
-    server.clearFaults();
-    server.clearLog();
-  };
-  before(async () => {
-    server = await startPackageServer();
-    browser = await launch({ gpu: 'none' });
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-  });
+  around({}, (started) => { ({ server, browser, page: home } = started); });
 
   test('two tabs that want a model cause one download; the second sees its progress and reads the store', async () => {
     server.fault(MODEL_PATH, { bytesPerSecond: 8e6 });
@@ -75,7 +60,9 @@ describe('tabs', () => {
   });
 
   test('a tab that waits can be stopped, and one that downloads can be closed: the next goes on from what is stored', async () => {
-    await forget();
+    await forget(home);
+    server.clearFaults();
+    server.clearLog();
     server.fault(MODEL_PATH, { bytesPerSecond: 12e6 });
     const [a, b, c] = [await open(), await open(), await open()];
     await begin(a, CPU);
@@ -92,7 +79,7 @@ describe('tabs', () => {
     const { info } = await loaded(c);
     assert.ok(stored >= PART_BYTES, `${stored} bytes were stored`);
     assert.ok(info.load.networkBytes <= MODEL_BYTES - stored, `${info.load.networkBytes} bytes were sent again, ${stored} were stored`);
-    assert.equal(await complete(c, { prompt: 'The capital of France is', temperature: 0, max_tokens: 2 }), ' Paris.');
+    assert.equal(await complete(c, { prompt: 'The capital of France is', temperature: 0, max_tokens: 2 }), PARIS);
     for (const page of [b, c]) await page.close();
   });
 

@@ -1,7 +1,7 @@
 // The worker's own door: messages that no client of ours sends, strict security policies, and a broken set-up.
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
-import { MODEL_PATH, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { describe, test } from 'node:test';
+import { CPU, MODEL_PATH, PARIS, around, assertNoProblems, load, loadError, openPage, says, startPackageServer } from './harness.mjs';
 
 /** The strictest policy that the package must work under; the one thing a page has to allow is compiling wasm. */
 const STRICT = {
@@ -15,14 +15,7 @@ const STRICT = {
 
 describe('worker', () => {
   let server, browser;
-  before(async () => {
-    server = await startPackageServer();
-    browser = await launch({ gpu: 'none' });
-  });
-  after(async () => {
-    await browser?.close();
-    await server?.close();
-  });
+  around({}, (started) => { ({ server, browser } = started); });
 
   test('a malformed message is answered with an error, and the worker goes on', async () => {
     const page = await openPage(browser, server);
@@ -124,9 +117,8 @@ describe('worker', () => {
       }));
       assert.ok(page.problems.some((problem) => /CSP: img-src/.test(problem)), JSON.stringify(page.problems));
       page.problems.length = 0;
-      await load(page, { model: MODEL_PATH, backend: 'cpu' });
-      const text = await page.evaluate(async () => (await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 2 })).choices[0].text);
-      assert.equal(text, ' Paris.');
+      await load(page, CPU);
+      assert.equal(await says(page), PARIS);
       assertNoProblems(page);
       await page.close();
     } finally {
@@ -139,7 +131,7 @@ describe('worker', () => {
     const strict = await startPackageServer({ headers });
     try {
       const page = await openPage(browser, strict);
-      const error = await loadError(page, { model: MODEL_PATH, backend: 'cpu' });
+      const error = await loadError(page, CPU);
       assert.equal(error.code, 'worker-failed');
       assert.match(error.message, /wasm-unsafe-eval/);
       await page.close();
