@@ -42,6 +42,8 @@ ring() {
   if [ "$status" != 0 ]; then [ "$f" -gt 0 ] || f=1; elif [ "$p" = 0 ]; then p=1; fi
   passed=$((passed + p)) failed=$((failed + f))
   summary+=("$name: $([ "$status" = 0 ] && echo ok || echo FAILED), $p passed, $f failed, $((SECONDS - start)) s")
+  # Logs of CI are cut: what went wrong stands at their end.
+  [ "$status" = 0 ] || summary+=("$(grep -E '^ *(✖|not ok|FAIL|error)|Error|panicked|assertion' "$log" | tail -n 20 | cut -c 1-300 | sed 's/^/    /')")
 }
 
 # Host tests, the GPU ones on lavapipe (software Vulkan).

@@ -31,9 +31,16 @@ async function startWebkit() {
 
 describe('WebKitGTK, CPU path', () => {
   let server, webkit;
+  let opened = 0;
+  // The driver may answer before the old page is gone, whose end then cuts off the script: each page has an address of its own.
   const openPage = async () => {
-    await webkit.open(`${server.origin}/`);
-    await webkit.run(async () => { while (!globalThis.ready) await new Promise((resolve) => { setTimeout(resolve, 20); }); });
+    const search = `?page=${opened += 1}`;
+    await webkit.open(`${server.origin}/${search}`);
+    const isReady = () => webkit.run(() => globalThis.ready && location.search).catch(() => '');
+    for (let attempt = 0; await isReady() !== search; attempt += 1) {
+      assert.ok(attempt < 1000, 'the page does not get ready');
+      await new Promise((resolve) => { setTimeout(resolve, 20); });
+    }
   };
   before(async () => {
     server = await startPackageServer();
