@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
 import { chromium } from 'playwright-core';
 import { startServer } from './server.mjs';
 
@@ -134,29 +135,34 @@ export function assertNoProblems(page) {
 }
 
 /**
- * Loads an engine in the page as `window.engine`; resolves with its info, the progress values and the seconds it took.
- * `options` is what `createEngine` takes, except that functions and signals stay out (they do not cross into the page).
+ * Loads an engine in the page as `window.engine`; resolves with its info, the progress values, the codes of the warnings that the
+ * page heard, and the seconds it took. `options` is what `createEngine` takes, except that functions and signals stay out (they
+ * do not cross into the page).
  */
 export function load(page, options) {
   return page.evaluate(async (engineOptions) => {
     await globalThis.engine?.dispose();
     globalThis.engine = undefined;
     const progress = [];
+    const warnings = [];
     const started = performance.now();
-    globalThis.engine = await globalThis.lamplight.createEngine({ ...engineOptions, onProgress: (value) => progress.push({ ...value }) });
-    return { info: globalThis.engine.info, progress, seconds: (performance.now() - started) / 1000 };
+    globalThis.engine = await globalThis.lamplight.createEngine({
+      ...engineOptions, onProgress: (value) => progress.push({ ...value }), onWarning: ({ code }) => warnings.push(code),
+    });
+    return { info: globalThis.engine.info, progress, warnings, seconds: (performance.now() - started) / 1000 };
   }, options);
 }
 
-/** Runs `createEngine` expecting it to fail; resolves with the error's fields. */
+/** Runs `createEngine` expecting it to fail; resolves with the error's fields and the codes of the warnings before it. */
 export function loadError(page, options) {
   return page.evaluate(async (engineOptions) => {
+    const warnings = [];
     try {
-      const engine = await globalThis.lamplight.createEngine(engineOptions);
+      const engine = await globalThis.lamplight.createEngine({ ...engineOptions, onWarning: ({ code }) => warnings.push(code) });
       await engine.dispose();
-      return { name: null, message: 'no error' };
-    } catch (error) {
-      return { name: error.name, code: error.code, field: error.field, message: error.message };
+      return { name: null, message: 'no error', warnings };
+    } catch ({ name, code, field, message }) {
+      return { name, code, field, message, warnings };
     }
   }, options);
 }
@@ -177,14 +183,94 @@ export function logits(page) {
   return page.evaluate(async () => Array.from((await globalThis.engine.forward(new Uint32Array([5, 6, 7, 8]))).logits));
 }
 
-/** Ends the page's engine and deletes all that this origin keeps. */
-export function forget(page) {
-  return page.evaluate(async () => {
+/** Rows of a store in which nothing is kept. */
+export const NOTHING_STORED = { models: [], parts: 0, blobs: 0, unreadable: 0, unused: 0 };
+
+/** The ledger of a page without an engine whose origin keeps nothing. */
+export const NOTHING_HELD = { workers: 1, locks: [], stored: NOTHING_STORED, memory: null };
+
+/**
+ * What is held on behalf of a page: workers of the browser, locks and stored rows of the origin, the engine's memory. It asks for
+ * the stored models, so that the worker which lists them is always among the workers.
+ */
+export async function ledger(page) {
+  const [locks, stored, memory] = await page.evaluate(async () => {
+    const listed = await globalThis.lamplight.models.list();
+    const done = (request) => new Promise((resolve, reject) => {
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
+    });
+    const db = await done(indexedDB.open('lamplight'));
+    // In one transaction: a load may still be writing.
+    const both = db.transaction(['partInfo', 'blobs']);
+    const [infos, blobs] = await Promise.all([done(both.objectStore('partInfo').getAll()), done(both.objectStore('blobs').getAllKeys())]);
+    db.close();
+    const hashes = new Set(infos.map(({ sha256 }) => sha256));
+    const { held, pending } = await navigator.locks.query();
+    return [
+      [...held, ...pending].map(({ name }) => name.replace(/^(lamplight:member):.*/, '$1')).sort(),
+      {
+        models: listed.map(({ key, complete }) => `${key}${complete ? '' : ', in part'}`).sort(), parts: infos.length, blobs: blobs.length,
+        unreadable: [...hashes].filter((hash) => !blobs.includes(hash)).length, unused: blobs.filter((hash) => !hashes.has(hash)).length,
+      },
+      globalThis.engine?.info.memory ?? null,
+    ];
+  });
+  const session = await page.context().newCDPSession(page);
+  const { targetInfos } = await session.send('Target.getTargets', { filter: [{ type: 'worker' }, { exclude: true }] });
+  await session.detach();
+  return { workers: targetInfos.length, locks, stored, memory };
+}
+
+/**
+ * Asserts that what is held becomes `expected` (the keys that it has), and that no part lacks its bytes nor bytes their part:
+ * workers end, locks go and rows are swept a moment after they are given up.
+ */
+export async function assertLedger(page, expected) {
+  const wanted = { unreadable: 0, unused: 0, ...expected };
+  let found;
+  for (let tries = 0; tries < 200; tries += 1) {
+    const now = await ledger(page);
+    found = Object.fromEntries(Object.keys(wanted).map((key) => [key, { ...now.stored, ...now }[key]]));
+    // wasm memory only grows; parts that arrived together may have taken one more at a time.
+    if (found.memory && found.memory.wasmBytes <= expected.memory?.wasmBytes + PART_BYTES) found.memory.wasmBytes = expected.memory.wasmBytes;
+    if (isDeepStrictEqual(found, wanted)) return;
+    await page.waitForTimeout(25);
+  }
+  assert.deepEqual(found, wanted);
+}
+
+/** Text and ledger of a load without a fault, to which `assertBaseline` holds the loads with one. */
+export async function baseline(page, options) {
+  await load(page, options);
+  return { text: await says(page, { tokens: 8 }), held: await ledger(page) };
+}
+
+/** Asserts that a fault left nothing behind: the text, what is held (`changed` where it is meant to differ), and a quiet page. */
+export async function assertBaseline(page, { text, held }, changed = {}) {
+  assert.equal(await says(page, { tokens: 8 }), text);
+  await assertLedger(page, { ...held, ...changed });
+  assertNoProblems(page);
+}
+
+/** Loads through a fault: the page hears of `warnings` and no other, and all is as in `base`. Resolves as `load` does. */
+export async function recovers(page, options, base, { warnings = [], ...changed } = {}) {
+  const loaded = await load(page, options);
+  assert.deepEqual(loaded.warnings, warnings);
+  assert.deepEqual(loaded.info.warnings.map(({ code }) => code), warnings);
+  await assertBaseline(page, base, changed);
+  return loaded;
+}
+
+/** Ends the page's engine and deletes all that this origin keeps, and asserts that nothing is held then. */
+export async function forget(page) {
+  await page.evaluate(async () => {
     await globalThis.engine?.dispose();
     globalThis.engine = undefined;
     for (const { key } of await globalThis.lamplight.models.list()) await globalThis.lamplight.models.delete(key);
     localStorage.clear();
   });
+  await assertLedger(page, NOTHING_HELD);
 }
 
 /** Loads the engine from the files at `urls`, as a user's choice of files; resolves with its info or the error's fields. */
