@@ -3,39 +3,24 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use lamplight::backend::cpu::CpuMode;
 use lamplight::backend::{Backend, Outputs};
 use lamplight::engine::LoadOptions;
 use lamplight::engine::native::{BackendOptions, load};
 use peak_alloc::PeakAlloc;
 use pollster::block_on;
-use serde_json::Value;
+
+#[path = "common/golden.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+mod golden;
 
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// The models of all golden sets whose tokens see only earlier ones.
-fn models() -> Vec<PathBuf> {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let sets = [golden.clone(), golden.join("hf")].into_iter().flat_map(|dir| fs::read_dir(dir).unwrap());
-    let model = |dir: PathBuf| {
-        let set: Value = serde_json::from_str(&fs::read_to_string(dir.join("golden.json")).ok()?).unwrap();
-        let causal = set.get("causal") != Some(&Value::Bool(false));
-        Some(dir.join(set.get("file")?.as_str()?)).filter(|_| causal)
-    };
-    let mut models: Vec<PathBuf> = sets.filter_map(|entry| model(entry.unwrap().path())).collect();
-    models.sort();
-    models
-}
-
 #[test]
 fn a_decoded_token_allocates_nothing() {
-    let models = models();
-    assert!(models.len() > 40, "only {} golden models were found", models.len());
-    for path in models {
+    // The models whose tokens see only earlier ones.
+    for path in golden::sets().iter().filter(|set| set.golden.causal).map(golden::Set::model) {
         let options = LoadOptions { n_ctx: Some(64), ..LoadOptions::default() };
         let mut engine = block_on(load(&path, BackendOptions::Cpu(CpuMode::Fast), options)).unwrap();
         let n_vocab = engine.summary().n_vocab as u32;

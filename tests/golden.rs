@@ -16,8 +16,13 @@ use lamplight::error::ErrorCode;
 use lamplight::generate::argmax;
 use pollster::block_on;
 use safetensors::SafeTensors;
-use serde::Deserialize;
 use serde_json::Value;
+
+#[path = "common/golden.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+mod golden;
+
+use golden::{Prompt, Set};
 
 /// How far a way of computing may be from float32 maths.
 #[derive(Clone, Copy, PartialEq)]
@@ -27,40 +32,6 @@ enum Fidelity {
     /// Half-precision activations or KV cache, or activations rounded to 16-bit integers (the fast CPU kernels): the
     /// set's own tolerance and share of equal best tokens.
     Half,
-}
-
-#[derive(Deserialize)]
-struct Golden {
-    file: String,
-    reference: String,
-    prompts: Vec<GoldenPrompt>,
-    /// Whether tokens see only earlier ones, so that prompts can be cut into steps.
-    #[serde(default = "yes")]
-    causal: bool,
-    /// Of embedding models, the texts of the prompts.
-    #[serde(default)]
-    texts: Vec<String>,
-    tolerance_f32: f32,
-    tolerance_f16: f32,
-    top1_min_f16: f32,
-    /// Least share of positions within the tolerance of half floats: of mixtures of experts, where rounding may send a
-    /// token elsewhere, less than all.
-    #[serde(default = "all")]
-    share_min_f16: f32,
-}
-
-fn all() -> f32 {
-    1.0
-}
-
-fn yes() -> bool {
-    true
-}
-
-#[derive(Deserialize)]
-struct GoldenPrompt {
-    index: usize,
-    has_logits: bool,
 }
 
 /// Numbers of a reference file.
@@ -80,33 +51,6 @@ impl Reference {
     fn floats(&self, name: &str) -> Vec<f32> {
         self.tensor(name, f32::from_le_bytes)
     }
-}
-
-fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
-}
-
-/// All sets by name.
-fn sets() -> Vec<(String, Golden)> {
-    let mut sets = Vec::new();
-    for (parent, prefix) in [(golden_dir(), ""), (golden_dir().join("hf"), "hf/")] {
-        for entry in fs::read_dir(parent).unwrap() {
-            let dir = entry.unwrap().path();
-            if let Ok(text) = fs::read_to_string(dir.join("golden.json")) {
-                let name = format!("{prefix}{}", dir.file_name().unwrap().to_string_lossy());
-                let left_out = std::env::var("LAMPLIGHT_GOLDEN").is_ok_and(|only| !name.contains(&only));
-                let golden: Value = serde_json::from_str(&text).unwrap();
-                // Sets without a model's file are other tests'.
-                if !left_out && golden.get("file").is_some() {
-                    sets.push((name, serde_json::from_value(golden).unwrap()));
-                }
-            }
-        }
-    }
-    sets.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let all = std::env::var_os("LAMPLIGHT_GOLDEN").is_none();
-    assert!(!all || sets.len() >= 12, "only {} golden sets were found", sets.len());
-    sets
 }
 
 /// The engine, or `None`, said aloud, where there is no GPU and none is required.
@@ -183,18 +127,18 @@ fn logits_in_steps(engine: &mut Engine<AnyBackend>, ids: &[u32], first: usize, n
 fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
     let mut wrong = Vec::new();
     let mut results = serde_json::Map::new();
-    for (name, golden) in sets() {
-        let dir = golden_dir().join(&name);
-        let reference = Reference(fs::read(dir.join(&golden.reference)).unwrap());
+    for set in golden::sets() {
+        let (model, Set { name, golden }) = (set.model(), &set);
+        let reference = Reference(fs::read(set.dir().join(&golden.reference)).unwrap());
         let options = LoadOptions { n_ctx: Some(128), ..LoadOptions::default() };
-        let Some(mut engine) = engine(&dir.join(&golden.file), backend, options) else { return };
+        let Some(mut engine) = engine(&model, backend, options) else { return };
         let n_vocab = engine.session().width();
         let (tolerance, top1_min, share_min) = match fidelity {
             Fidelity::Float32 => (golden.tolerance_f32, 1.0, 1.0),
             Fidelity::Half => (golden.tolerance_f16, golden.top1_min_f16, golden.share_min_f16),
         };
         let (mut worst, mut rows, mut equal, mut within) = (0.0_f32, 0.0, 0.0, 0.0);
-        for GoldenPrompt { index, has_logits } in golden.prompts {
+        for &Prompt { index, has_logits } in &golden.prompts {
             let ids = reference.ids(&format!("prompt{index}.input_ids"));
             // In one go; in steps of 64, 7 and 1; and decoding on from a prompt.
             let steps = [(128, 128), (64, 64), (7, 7), (1, 1), (ids.len() / 2, 1)];
@@ -261,7 +205,7 @@ fn keep_results(backend: BackendOptions, mut results: serde_json::Map<String, Va
         #[cfg(feature = "gpu")]
         BackendOptions::Gpu(_) => "webgpu-f16",
     };
-    let path = golden_dir().join(format!("results/{name}.json"));
+    let path = golden::dir().join(format!("results/{name}.json"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         if std::env::var_os("LAMPLIGHT_GOLDEN").is_some() {
@@ -328,7 +272,7 @@ fn check_demo_model(backend: BackendOptions, bound: f64, max_steps: usize) {
     let Some(model) = demo_model() else { return };
     let options = LoadOptions { n_ctx: Some(256), ..LoadOptions::default() };
     let Some(mut engine) = engine(&model, backend, options) else { return };
-    let text = fs::read_to_string(golden_dir().join("real/smollm2-135m-instruct-q4_1.json")).unwrap();
+    let text = fs::read_to_string(golden::dir().join("real/smollm2-135m-instruct-q4_1.json")).unwrap();
     let reference: Value = serde_json::from_str(&text).unwrap();
     let numbers =
         |value: &Value| value.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect::<Vec<_>>();

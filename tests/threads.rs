@@ -2,8 +2,7 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lamplight::backend::cpu::{CpuMode, Sharding};
 use lamplight::backend::{AnyBackend, Backend, Outputs};
@@ -13,29 +12,10 @@ use lamplight::error::ErrorCode;
 use lamplight::model::graph::{Graph, Op, WeightKind};
 use lamplight::model::shard::{Split, shard};
 use pollster::block_on;
-use serde_json::Value;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
-}
-
-/// The models of all golden sets, and whether their tokens see only earlier ones.
-fn models() -> Vec<(PathBuf, bool)> {
-    let mut models = Vec::new();
-    for parent in [golden(), golden().join("hf")] {
-        for entry in fs::read_dir(parent).unwrap() {
-            let dir = entry.unwrap().path();
-            let Ok(text) = fs::read_to_string(dir.join("golden.json")) else { continue };
-            let set: Value = serde_json::from_str(&text).unwrap();
-            let left_out = std::env::var("LAMPLIGHT_GOLDEN").is_ok_and(|only| !dir.ends_with(only));
-            if let Some(file) = set.get("file").and_then(Value::as_str).filter(|_| !left_out) {
-                models.push((dir.join(file), set.get("causal") != Some(&Value::Bool(false))));
-            }
-        }
-    }
-    models.sort();
-    models
-}
+#[path = "common/golden.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+mod golden;
 
 fn open(path: &Path, backend: BackendOptions) -> Engine<AnyBackend> {
     let options = LoadOptions { n_ctx: Some(64), ..LoadOptions::default() };
@@ -54,10 +34,9 @@ fn logits(engine: &mut Engine<AnyBackend>, ids: &[u32], causal: bool) -> Vec<u32
 
 /// Every set on several threads, with all matrices spread that can be, against one thread.
 fn check_models(mode: CpuMode) {
-    let models = models();
-    assert!(!models.is_empty());
     let mut wrong = Vec::new();
-    for (path, causal) in models {
+    for set in golden::sets() {
+        let (path, causal) = (set.model(), set.golden.causal);
         let mut one = open(&path, BackendOptions::Cpu(mode));
         let n_vocab = one.summary().n_vocab as u32;
         // Ids all over the table, so that all of its shares are read.
@@ -109,7 +88,7 @@ fn times_held(whole: &Graph, count: usize) -> Vec<Vec<usize>> {
 
 #[test]
 fn shards_hold_all_rows_of_all_models() {
-    for (path, _) in models() {
+    for path in golden::sets().iter().map(golden::Set::model) {
         let whole = graph(&path);
         for count in [2, 3, 4] {
             for (weight, times) in whole.weights.iter().zip(times_held(&whole, count)) {
@@ -124,7 +103,7 @@ fn shards_hold_all_rows_of_all_models() {
 #[test]
 fn no_matrix_is_held_twice() {
     for (name, count) in [("hf/llama31", 2), ("hf/stablelm2_1b6", 3), ("hf/mixtral", 2)] {
-        let whole = graph(&golden().join(name));
+        let whole = graph(&golden::dir().join(name));
         for (weight, times) in whole.weights.iter().zip(times_held(&whole, count)) {
             let once = weight.kind == WeightKind::Vector || times.iter().all(|times| *times == 1);
             assert!(once, "{name}: {} over {count}: {times:?}", weight.name);
@@ -143,7 +122,7 @@ fn no_matrix_is_held_twice() {
 fn refused_steps_change_nothing() {
     let sharding = Sharding { threads: 3, least: 0 };
     let mut engine =
-        open(&golden().join("smollm2/model.gguf"), BackendOptions::CpuPool(CpuMode::Fast, sharding));
+        open(&golden::dir().join("smollm2/model.gguf"), BackendOptions::CpuPool(CpuMode::Fast, sharding));
     let ids: Vec<u32> = (3..26).collect();
     let before = logits(&mut engine, &ids, true);
     let backend = engine.session_mut().backend_mut();
@@ -158,7 +137,8 @@ fn refused_steps_change_nothing() {
 fn impossible_numbers_of_threads_are_typed_errors() {
     for threads in [0, 1, 65] {
         let backend = BackendOptions::CpuPool(CpuMode::Fast, Sharding::over(threads));
-        let result = block_on(load(&golden().join("smollm2/model.gguf"), backend, LoadOptions::default()));
+        let result =
+            block_on(load(&golden::dir().join("smollm2/model.gguf"), backend, LoadOptions::default()));
         let error = result.err().unwrap();
         assert_eq!((error.code(), error.field()), (ErrorCode::InvalidRequest, Some("threads")));
     }
