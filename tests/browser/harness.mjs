@@ -113,10 +113,10 @@ export function around(options, begun) {
 }
 
 /**
- * Opens the test page, whose `window.lamplight` is the package's module. Errors of the page are collected in `page.problems`:
+ * Opens the test page, whose `window.lamplight` is the package's module, or another page that is there when `until` holds. Errors of the page are collected in `page.problems`:
  * uncaught exceptions, security policy violations, and console errors (failed requests that a test asked for excepted).
  */
-export async function openPage(browser, server, { url = '/' } = {}) {
+export async function openPage(browser, server, { url = '/', until = () => globalThis.ready === true } = {}) {
   const page = await browser.context.newPage();
   page.problems = [];
   page.on('pageerror', (error) => page.problems.push(`exception: ${error.message}`));
@@ -125,7 +125,7 @@ export async function openPage(browser, server, { url = '/' } = {}) {
     if (message.type() === 'error' && !/Failed to load resource/.test(message.text())) page.problems.push(`console: ${message.text()}`);
   });
   await page.goto(server.origin + url);
-  await page.waitForFunction(() => globalThis.ready === true);
+  await page.waitForFunction(until);
   return page;
 }
 

@@ -2,13 +2,16 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
-import { CPU, MODEL_BYTES, MODEL_FILE, MODEL_PATH, PARIS, PART_BYTES, around, assertNoProblems, load, openPage, says, start, withDatabase } from './harness.mjs';
+import {
+  CPU, MODEL_BYTES, MODEL_FILE, MODEL_PATH, PARIS, PART_BYTES, around, assertLedger, assertNoProblems, baseline, load, openPage, recovers, says,
+  start, withDatabase,
+} from './harness.mjs';
 
 const COPY_PATH = '/models/copy.gguf';
 const N_PARTS = Math.ceil(MODEL_BYTES / PART_BYTES);
 
 describe('stored models', () => {
-  let server, browser, page, key;
+  let server, browser, page, key, base;
   around({ files: { [COPY_PATH]: MODEL_FILE } }, async (started) => {
     ({ server, browser, page } = started);
     key = server.origin + MODEL_PATH;
@@ -25,7 +28,7 @@ describe('stored models', () => {
   }, [call, args]);
 
   test('the list tells what there is of a model', async () => {
-    await load(page, CPU);
+    base = await baseline(page, CPU);
     const [model, ...others] = await list();
     assert.deepEqual(others, []);
     assert.equal(model.key, key);
@@ -58,11 +61,10 @@ describe('stored models', () => {
     assert.deepEqual(await page.evaluate((key) => lamplight.models.verify(key), key), { parts: N_PARTS, bad: 1 });
     assert.equal((await list())[0].complete, false);
     server.clearLog();
-    await load(page, CPU);
+    await recovers(page, CPU, base);
     const { range } = server.requests(MODEL_PATH)[0];
     assert.equal(range, `bytes=${3 * PART_BYTES}-${4 * PART_BYTES - 1}`);
     assert.equal(server.requests(MODEL_PATH).length, 1);
-    assert.equal(await says(page), PARIS);
   });
 
   test('what two models have in common is stored once, and stays until the last of them goes', async () => {
@@ -143,7 +145,10 @@ describe('stored models', () => {
     assert.equal(info.load.fromCache, true);
     assert.deepEqual(server.requests(MODEL_PATH), []);
     assert.deepEqual(await page.evaluate((key) => lamplight.models.verify(key), key), { parts: N_PARTS, bad: 0 });
-    assert.equal(await says(page), PARIS);
+    assert.equal(await says(page, { tokens: 8 }), base.text);
+    const { workers, locks, memory } = base.held;
+    // The bytes stay where that release put them.
+    await assertLedger(page, { workers, locks, memory, unreadable: N_PARTS });
   });
 
   test('a tab that holds an older database is named, and does not hold up the load', async () => {
@@ -163,9 +168,9 @@ describe('stored models', () => {
     const { info } = await load(page, CPU);
     assert.deepEqual(info.warnings.map((warning) => warning.code), ['storage']);
     assert.match(info.warnings[0].message, /another tab/);
-    assert.equal(await says(page), PARIS);
+    assert.equal(await says(page, { tokens: 8 }), base.text);
     await other.close();
-    assert.equal((await load(page, CPU)).info.load.cached, true);
+    assert.equal((await recovers(page, CPU, base)).info.load.cached, true);
   });
 
   test('a database of a newer release is left alone, and said so', async () => {
@@ -178,7 +183,7 @@ describe('stored models', () => {
     const { info } = await load(page, CPU);
     assert.deepEqual(info.warnings.map((warning) => warning.code), ['storage']);
     assert.match(info.warnings[0].message, /newer release/);
-    assert.equal(await says(page), PARIS);
+    assert.equal(await says(page, { tokens: 8 }), base.text);
     assert.equal(await blobs(), N_PARTS, 'the newer release lost its models');
     assertNoProblems(page);
   });
@@ -205,6 +210,7 @@ describe('stored models', () => {
       const { info } = await load(small, { ...CPU, model: COPY_PATH, evict: true });
       assert.equal(info.load.cached, true, JSON.stringify(info.warnings));
       assert.deepEqual(await stored(), [COPY_PATH]);
+      await assertLedger(small, { locks: base.held.locks, workers: base.held.workers, memory: base.held.memory });
     } finally {
       await close();
     }
