@@ -7,6 +7,7 @@ import { after, before, describe, test } from 'node:test';
 import { build } from 'vite';
 import { headerPolicy } from '../../www/csp.mjs';
 import { ROOT, launch } from './harness.mjs';
+import { FORBIDDEN, HOSTILE } from './hostile.mjs';
 import { startServer } from './server.mjs';
 
 const PAGE = '<!doctype html><meta charset="utf-8"><title>markdown</title><main></main><script type="module" src="/start.js"></script>';
@@ -16,37 +17,6 @@ globalThis.violations = [];
 document.addEventListener('securitypolicyviolation', (event) => violations.push(event.violatedDirective + ' ' + event.blockedURI));
 globalThis.render = (text) => { showFragment(main, renderMarkdown(text)); return main.innerHTML; };
 globalThis.ready = true;`;
-
-/** Each tries to run a script, to load something, or to take over the page. `EXFIL` becomes an address of the test's server. */
-const HOSTILE = [
-  '![x](EXFIL/a.png)',
-  '![x][ref]\n\n[ref]: EXFIL/b.png',
-  '<img src="EXFIL/c.png">',
-  '<img src=x onerror="globalThis.owned = 1">',
-  '<script>globalThis.owned = 1</script>',
-  '<svg onload="globalThis.owned = 1"><use href="EXFIL/d.svg#x"/></svg>',
-  '<math><mtext><style><img src=x onerror="globalThis.owned = 1"></style></mtext></math>',
-  '<iframe src="EXFIL/e.html"></iframe>',
-  '<iframe srcdoc="<script>parent.owned = 1</script>"></iframe>',
-  '<style>@import url(EXFIL/f.css); main { background: url(EXFIL/g.png) }</style>',
-  '<link rel="stylesheet" href="EXFIL/h.css">',
-  '<form action="EXFIL/i"><button>Log in again</button></form>',
-  '<base href="EXFIL/">',
-  '<meta http-equiv="refresh" content="0;url=EXFIL/j">',
-  '<video src="EXFIL/k.mp4" autoplay></video><audio src="EXFIL/l.mp3"></audio>',
-  '<object data="EXFIL/m"></object><embed src="EXFIL/n">',
-  '[x](javascript:globalThis.owned=1)',
-  '[x](JaVaScRiPt:globalThis.owned=1)',
-  '[x](data:text/html,<script>globalThis.owned=1</script>)',
-  '[x](vbscript:x) <javascript:globalThis.owned=1>',
-  '<a href="https://example.org" onclick="globalThis.owned = 1" style="position:fixed;inset:0">x</a>',
-  '<div id="main" class="scrim" style="position:fixed;inset:0">x</div>',
-  '```html" onmouseover="globalThis.owned=1\n<img src=x onerror="globalThis.owned = 1">\n```',
-  '| <img src=EXFIL/o.png> |\n|---|\n| ![y](EXFIL/p.png) |',
-  '<noscript><p title="</noscript><img src=x onerror=globalThis.owned=1>">',
-  '&lt;img src=x onerror=globalThis.owned=1&gt;',
-];
-const FORBIDDEN = 'img,script,style,link,iframe,object,embed,video,audio,form,input,svg:not(.icon),math,base,meta,noscript,[style],[id],[onclick],[onerror]';
 
 describe('model output as Markdown', () => {
   let server, browser, page, folder;
