@@ -7,6 +7,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { launch } from '../../tests/browser/harness.mjs';
 import { startServer } from '../../tests/browser/server.mjs';
+import { median } from './median.mjs';
 
 const HERE = import.meta.dirname;
 const ROOT = path.resolve(HERE, '../..');
@@ -16,10 +17,6 @@ const { values: args } = parseArgs({
     gpu: { type: 'string', default: 'lavapipe' }, peers: { type: 'string', default: 'wllama' },
   },
 });
-const median = (list) => {
-  const sorted = list.filter(Number.isFinite).sort((a, b) => a - b);
-  return sorted.length ? sorted[sorted.length >> 1] : NaN;
-};
 
 /** Highest resident memory of a profile's renderers so far, in MiB: only this session's browser has it on its command line. */
 function peakMemory(profile) {

@@ -11,6 +11,7 @@ import { execFileSync } from 'node:child_process';
 import { parseArgs } from 'node:util';
 import { launch } from '../../tests/browser/harness.mjs';
 import { startServer } from '../../tests/browser/server.mjs';
+import { median } from './median.mjs';
 
 const HERE = import.meta.dirname;
 const ROOT = path.resolve(HERE, '../..');
@@ -29,10 +30,6 @@ const { values: args } = parseArgs({
   },
 });
 
-const median = (list) => {
-  const sorted = list.filter(Number.isFinite).sort((a, b) => a - b);
-  return sorted.length ? (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2 : NaN;
-};
 
 /** `length` tokens, and the text of them: the 512 there are, as often as it takes (where they meet, a token may differ). */
 function promptOf(length) {

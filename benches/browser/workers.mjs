@@ -6,6 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { ISOLATION, launch, load, openPage, startPackageServer } from '../../tests/browser/harness.mjs';
+import { median } from './median.mjs';
 
 const PROMPTS = JSON.parse(fs.readFileSync(path.join(import.meta.dirname, 'prompts.json'), 'utf8'));
 const { values: args } = parseArgs({
@@ -15,9 +16,7 @@ const { values: args } = parseArgs({
   },
 });
 const show = (list) => {
-  const sorted = [...list].sort((a, b) => a - b);
-  const median = (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
-  return `${median.toFixed(1)} (${sorted[0].toFixed(1)} to ${sorted.at(-1).toFixed(1)})`;
+  return `${median(list).toFixed(1)} (${Math.min(...list).toFixed(1)} to ${Math.max(...list).toFixed(1)})`;
 };
 
 async function measure(headers) {

@@ -1,9 +1,8 @@
 // One model on several workers in Chromium, each with its own rows of the weights: the same tokens as on one worker, through
 // shared memory where the page is isolated and through messages where not; from the network, from IndexedDB and from a File.
 import assert from 'node:assert/strict';
-import fs from 'node:fs';
 import { describe, test } from 'node:test';
-import { ISOLATION, MODEL_FILE, MODEL_PATH, around, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
+import { ISOLATION, MODEL_PATH, around, assertNoProblems, launch, load, loadError, openPage, startPackageServer } from './harness.mjs';
 
 const PROMPT = 'The sea was calm that morning, and the old fisherman looked out over the water. He had been';
 const N_TOKENS = 24;
@@ -35,10 +34,8 @@ async function inShards(browser, page, code) {
   return found;
 }
 
-const skip = fs.existsSync(MODEL_FILE) ? false : `no model at ${MODEL_FILE}`;
-
 for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
-  describe(`several workers, parts through ${exchange}`, { skip }, () => {
+  describe(`several workers, parts through ${exchange}`, () => {
     let server, browser, page, expected;
     around({ headers }, async (started) => {
       ({ server, browser, page } = started);
@@ -129,7 +126,7 @@ for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
   });
 }
 
-test('impossible numbers of workers are refused', { skip }, async () => {
+test('impossible numbers of workers are refused', async () => {
   const server = await startPackageServer();
   const browser = await launch();
   try {
