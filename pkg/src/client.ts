@@ -215,3 +215,8 @@ export function absolute(url: string | URL): string {
     throw error;
   }
 }
+
+/** An address without query and fragment: what it is called in storage. */
+export function withoutQuery(url: string): string {
+  return url.replace(/[?#].*$/, '');
+}

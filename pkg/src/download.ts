@@ -3,9 +3,9 @@
  * its progress and then reads what was stored. The browser frees the lock of a tab that closes or crashes, and the next
  * one goes on from the parts that are there. Principal function: `loadModel`. Must not know who shares an engine.
  */
-import { abortedError, type CallOptions, type WorkerClient } from './client.js';
+import { abortedError, endSoon, withoutQuery, type CallOptions, type WorkerClient } from './client.js';
 import type { Requests, WorkerEvent } from './protocol.js';
-import type { EngineInfo, Progress } from './types.js';
+import { LamplightError, type EngineOptions, type Progress } from './types.js';
 
 /** How those who wait hear of the download. */
 const CHANNEL = 'lamplight:downloads';
@@ -25,20 +25,37 @@ export function modelName(source: Requests['load']['body']['source']): string | 
   if (!('headers' in source)) return undefined;
   if (source.cacheKey !== undefined) return source.cacheKey;
   const urls = source.kind === 'urls' ? source.files.map(({ url }) => url) : [source.url];
-  const bare = urls.map((url) => url.replace(/[?#].*$/, '').replace(/-\d{5}(-of-\d{5}\.gguf)$/, '-00001$1')).sort();
+  const bare = urls.map((url) => withoutQuery(url).replace(/-\d{5}(-of-\d{5}\.gguf)$/, '-00001$1')).sort();
   const config = bare.find((url) => url.endsWith('/config.json'));
   return config?.replace(/config\.json$/, '') ?? bare[0];
 }
 
-/** Sends the request `load`, in its turn among the tabs that want to download the same model. */
-export async function loadModel(
-  client: WorkerClient, body: Requests['load']['body'], { signal, onEvent }: CallOptions,
-): Promise<EngineInfo> {
+/** Passes what is heard of a load on to the page, where `fraction` never falls, whatever restarts below it; says at once that it begins. */
+export function loadCall({ signal, onProgress, onWarning }: Pick<EngineOptions, 'signal' | 'onProgress' | 'onWarning'>): CallOptions {
+  let highest = 0;
+  const report = (progress: Progress) => {
+    highest = Math.max(highest, progress.fraction);
+    onProgress?.({ ...progress, fraction: highest });
+  };
+  report({ phase: 'starting', loadedBytes: 0, totalBytes: 0, fraction: 0 });
+  return {
+    signal,
+    onEvent: (event) => {
+      if (event.kind === 'progress') report(event.progress);
+      else if (event.kind === 'warning') onWarning?.(event.warning);
+    },
+  };
+}
+
+/** Sends the request `load` (or `download`), in its turn among the tabs that want to download the same model. */
+export async function loadModel<T extends 'load' | 'download' = 'load'>(
+  client: WorkerClient, body: Requests['load']['body'], { signal, onEvent }: CallOptions, type = 'load' as T,
+): Promise<Requests[T]['result']> {
   const name = body.cache ? modelName(body.source) : undefined;
   const turn = name === undefined ? FREE : await takeTurn(client, name, signal, (progress) => onEvent?.({ kind: 'progress', progress }));
   const { begun, report, release } = turn;
   try {
-    return await client.call('load', body, {
+    return await client.call(type, body, {
       signal,
       onEvent: (event: WorkerEvent) => {
         if (event.kind !== 'progress') return onEvent?.(event);
@@ -51,6 +68,24 @@ export async function loadModel(
     });
   } finally {
     release();
+  }
+}
+
+/**
+ * Waits for a load. Nothing of one that failed is of use: its worker would keep memory and perhaps a download alive. An abort is heard
+ * at once, and the worker ends when it has stored what it has whole.
+ */
+export async function endUnlessDone<T>(client: WorkerClient, loaded: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  const stopped = new Promise<never>((_, reject) => {
+    signal?.addEventListener('abort', () => reject(abortedError(signal)), { once: true });
+  });
+  try {
+    return await Promise.race([loaded, stopped]);
+  } catch (error) {
+    const reason = error instanceof LamplightError ? error : new LamplightError('internal', String(error));
+    if (reason.code === 'aborted') endSoon(client, loaded, reason);
+    else client.close(reason);
+    throw reason;
   }
 }
 
@@ -83,7 +118,9 @@ async function takeTurn(
   }
   const channel = new BroadcastChannel(CHANNEL);
   if (!release) {
-    const isStored = async () => (await client.call('models', {}, { signal })).some((model) => model.key === name && model.complete);
+    // Where storage is broken nothing is stored: then this tab downloads for itself.
+    const isStored = async () => (await client.call('models', {}, { signal }).catch(() => []))
+      .some((model) => model.key === name && model.complete);
     try {
       // Tabs that only read need not wait for one another.
       if (await isStored()) return FREE;

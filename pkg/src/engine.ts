@@ -1,245 +1,86 @@
 /** `createEngine` and the `Engine` it gives: OpenAI's request shapes on top of the worker's messages. */
 import { capabilities } from './capabilities.js';
-import { WorkerClient, abortedError, absolute, endSoon, type CallOptions, type WorkerLike } from './client.js';
-import { directorySource, isDirectory } from './directory.js';
-import { loadModel } from './download.js';
-import { activate, isManifest, latest, outdated, releaseSource, type Release } from './manifest.js';
-import { DEFAULT_HUB, hubAddress, resolveHub, roomForModel, type HubAddress } from './model-hub.js';
-import { createModelCache, listStored } from './models.js';
-import type { Outcome, Requests, WireExpected, WireSampling, WireSource, WorkerEvent } from './protocol.js';
-import { persist, storageState } from './storage.js';
+import { WorkerClient, abortedError, type CallOptions, type WorkerLike } from './client.js';
+import { endUnlessDone, loadCall, loadModel, modelName } from './download.js';
+import { activate, isManifest, latest, type Release } from './manifest.js';
+import { createModelCache } from './models.js';
+import type { Outcome, Requests, WireSampling, WorkerEvent } from './protocol.js';
+import { invalid, loadRequest } from './request.js';
+import { persistOnce } from './storage.js';
 import { chunkStream, type ChunkSink } from './stream.js';
 import { SharedWorkerLink, canShare } from './tabs.js';
 import {
   LamplightError,
   type AdapterPart, type AdapterSource, type ChatCompletion, type ChatCompletionChunk, type ChatMessage, type ChatRequest, type ChunkStream, type Completion,
-  type CompletionRequest, type EmbeddingRequest, type EmbeddingResponse, type Engine, type EngineInfo, type EngineOptions, type FinishReason, type Progress, type RemoteModel,
+  type CompletionRequest, type EmbeddingRequest, type EmbeddingResponse, type Engine, type EngineInfo, type EngineOptions, type FinishReason,
   type SamplingOptions, type Usage,
 } from './types.js';
 
 /** Starts a worker, loads the model into it, and gives the engine. */
 export async function createEngine(options: EngineOptions): Promise<Engine> {
   const model = options?.model;
-  if (isDirectory(model)) return loadEngine(options, undefined, await directorySource(model));
-  if (!isManifest(model)) return loadEngine(options, undefined);
-  return loadRelease(options, await latest(model, options.signal), model.headers);
+  return isManifest(model) ? loadRelease(options, await latest(model, options.signal)) : loadEngine(options);
 }
 
 /** Loads a release of a model; the one before where it does not load. */
-async function loadRelease(options: EngineOptions, release: Release, headers: Record<string, string> | undefined): Promise<Engine> {
-  const { contextLength, quantize, gpuPrecision } = release.manifest.settings ?? {};
-  const settings = { contextLength, quantize, gpuPrecision } as Partial<EngineOptions>;
+async function loadRelease(options: EngineOptions, release: Release): Promise<Engine> {
   try {
-    const engine = await loadEngine({ ...settings, ...options }, undefined, releaseSource(release, headers));
-    if (activate(release)) void removeOld(options, release).catch(() => undefined);
+    const engine = await loadEngine(options, undefined, release);
+    const isOutdated = activate(release);
+    if (isOutdated) void removeOld(options, isOutdated).catch(() => undefined);
     return engine;
   } catch (error) {
     const { fallback, url, manifest } = release;
     if (!fallback || !(error instanceof LamplightError) || error.code === 'aborted') throw error;
     const message = `release ${manifest.version} does not load (${error.message}); release ${fallback.version} is used`;
-    options.onWarning?.({ code: error.code, message });
-    return loadRelease(options, { url, manifest: fallback, fallback: undefined }, headers);
+    const warning = { code: error.code, message };
+    options.onWarning?.(warning);
+    const engine = await loadRelease(options, { url, manifest: fallback, fallback: undefined });
+    engine.info.warnings.unshift(warning);
+    return engine;
   }
 }
 
 /** Removes the releases before the last two. */
-async function removeOld(options: EngineOptions, release: Release): Promise<void> {
+async function removeOld(options: EngineOptions, isOutdated: (key: string) => boolean): Promise<void> {
   const cache = createModelCache(options);
-  const keys = (await cache.list()).map(({ key }) => key);
-  for (const key of outdated(release, keys)) await cache.delete(key);
+  for (const { key } of await cache.list()) if (isOutdated(key)) await cache.delete(key);
 }
 
-/** `createEngine` with the worker given (tests bring their own), and where the model is, if that is looked up already. */
-export async function loadEngine(options: EngineOptions, worker: WorkerLike | undefined, source?: WireSource): Promise<Engine> {
-  const address = hubAddress(options?.model);
-  const unresolved = loadBody(options, source);
-  const { signal, onProgress, onWarning } = options;
-  if (signal?.aborted) throw abortedError(signal);
-  const progress = monotonic(onProgress);
-  progress({ phase: 'starting', loadedBytes: 0, totalBytes: 0, fraction: 0 });
-  const body = address ? await resolved(options, unresolved, address) : unresolved;
-  const link = options.shared && !worker && canShare() ? new SharedWorkerLink(body, options) : undefined;
-  const client = new WorkerClient(options, worker ?? link);
-  // The caller hears of its abort at once, the worker as soon as it listens.
-  const stopped = new Promise<never>((_, reject) => {
-    signal?.addEventListener('abort', () => reject(abortedError(signal)), { once: true });
-  });
-  const call: CallOptions = {
-    signal,
-    onEvent: (event) => {
-      if (event.kind === 'progress') progress(event.progress);
-      else if (event.kind === 'warning') onWarning?.(event.warning);
-    },
-  };
-  // Of a shared engine the tab that has it sees to the download.
-  const loaded = link ? client.call('load', body, call) : loadModel(client, body, call);
+/** `createEngine` with the worker given (tests bring their own); of a model by its manifest, the release. */
+export async function loadEngine(options: EngineOptions, worker?: WorkerLike, release?: Release): Promise<Engine> {
+  const call = loadCall(options ?? {});
+  const { signal } = call;
+  // The worker that is asked what is stored is the one that loads.
+  let own: WorkerClient | undefined;
+  const start = () => own ??= new WorkerClient(options, worker);
   try {
-    const info = await withAdapter(await Promise.race([loaded, stopped]));
-    if (info.load.cached) void askToPersist();
-    const engine = new WorkerEngine(client, info);
-    if (link) link.onreload = (again) => void withAdapter(again).then((now) => Object.assign(info, now));
-    return engine;
-  } catch (error) {
-    // Nothing of a failed load is of use; its worker would keep memory and perhaps a download alive.
-    const reason = error instanceof LamplightError ? error : new LamplightError('internal', String(error));
-    if (reason.code === 'aborted') endSoon(client, loaded, reason);
-    else client.close(reason);
-    throw reason;
+    const body = await loadRequest(options, () => start().call('models', {}, { signal }), release);
+    if (signal?.aborted) throw abortedError(signal);
+    const take = () => {
+      const taken = start();
+      own = undefined;
+      return taken;
+    };
+    const link = options.shared && !worker && canShare() ? new SharedWorkerLink(body, take) : undefined;
+    const client = link ? new WorkerClient(options, link) : take();
+    // Of a shared engine the tab that has it sees to the download.
+    const loaded = link ? client.call('load', body, call) : loadModel(client, body, call);
+    const info = await described(await endUnlessDone(client, loaded, signal), body);
+    if (info.load.cached) void persistOnce();
+    if (link) link.onreload = (again) => void described(again, body).then((now) => Object.assign(info, now));
+    return new WorkerEngine(client, info);
+  } finally {
+    own?.close(new LamplightError('disposed', 'the worker was not needed'));
   }
 }
 
-/** Adds what only a page knows of the adapter. */
-async function withAdapter(info: EngineInfo): Promise<EngineInfo> {
+/** Adds what only a page knows: the adapter, and what the model is called in storage. */
+async function described(info: EngineInfo, { source }: Requests['load']['body']): Promise<EngineInfo> {
   if (info.backend === 'webgpu') info.adapter = (await capabilities()).adapter;
+  const key = modelName(source);
+  if (info.load.cached && key !== undefined) info.load.key = key;
   return info;
-}
-
-let askedToPersist = false;
-
-/** Asks the browser once not to evict the models; `models.storage()` shows what it decided. */
-async function askToPersist(): Promise<void> {
-  if (askedToPersist) return;
-  askedToPersist = true;
-  await persist();
-}
-
-/** Most workers that can be asked for. */
-const MAX_THREADS = 64;
-
-function loadBody(options: EngineOptions, source?: WireSource): Requests['load']['body'] {
-  if (typeof options !== 'object' || options === null || options.model === undefined || options.model === null) {
-    throw invalid('options.model is missing: give a URL, a File or a Blob', 'model');
-  }
-  const backend = oneOf(options.backend ?? 'auto', ['auto', 'webgpu', 'cpu'] as const, 'backend');
-  const gpuPrecision = oneOf(options.gpuPrecision ?? 'auto', ['auto', 'f16', 'f32'] as const, 'gpuPrecision');
-  const { contextLength } = options;
-  if (contextLength !== undefined && !(Number.isSafeInteger(contextLength) && contextLength > 0)) {
-    throw invalid(`contextLength must be a positive integer, not ${String(contextLength)}`, 'contextLength');
-  }
-  const { quantize } = options;
-  if (quantize !== undefined) oneOf(quantize, ['q8_0', 'q4_0', 'q4_k'] as const, 'quantize');
-  const { threads = 'auto' } = options;
-  if (threads !== 'auto' && !(Number.isSafeInteger(threads) && threads >= 1 && threads <= MAX_THREADS)) {
-    throw invalid(`threads must be 'auto' or a number from 1 to ${MAX_THREADS}, not ${String(threads)}`, 'threads');
-  }
-  return {
-    source: source ?? wireSource(options.model),
-    backend,
-    gpuPrecision,
-    contextLength,
-    quantize,
-    threads: threads === 'auto' ? undefined : threads,
-    cache: options.cache ?? true,
-    evict: options.evict ?? false,
-  };
-}
-
-/** What is asked of a worker to load a model, with all addresses looked up. */
-export async function loadRequest(options: EngineOptions): Promise<Requests['load']['body']> {
-  const model = options?.model;
-  if (isDirectory(model)) return loadBody(options, await directorySource(model));
-  if (isManifest(model)) return loadBody(options, releaseSource(await latest(model, options.signal), model.headers));
-  const address = hubAddress(model);
-  const body = loadBody(options);
-  return address ? resolved(options, body, address) : body;
-}
-
-/** The same for a model of a hub. */
-async function resolved(
-  options: EngineOptions, body: Requests['load']['body'], address: HubAddress,
-): Promise<Requests['load']['body']> {
-  const { signal, hub = DEFAULT_HUB, hubToken: token } = options;
-  const stored = body.cache ? await listStored(options).catch(() => []) : [];
-  const state = body.cache ? await storageState() : undefined;
-  try {
-    const source = await resolveHub(address, {
-      hub: absolute(hub).replace(/\/+$/, ''), token, stored, signal,
-      budget: roomForModel(body.backend, state && state.quotaBytes - state.usageBytes),
-    });
-    return { ...body, source };
-  } catch (error) {
-    throw signal?.aborted ? abortedError(signal) : error;
-  }
-}
-
-function wireSource(model: EngineOptions['model']): WireSource {
-  if (typeof Blob !== 'undefined' && model instanceof Blob) {
-    return { kind: 'blob', blob: model, name: 'name' in model ? String(model.name) : undefined };
-  }
-  if (isUrl(model)) return urlSource({ url: model });
-  if (Array.isArray(model)) {
-    if (model.length > 0 && model.every(isUrl)) return urlSource({ url: model });
-    const files = (model as readonly File[]).map((file) => ({ name: file.name, blob: file }));
-    if (files.length === 0 || !files.every(({ name, blob }) => typeof name === 'string' && blob instanceof Blob)) {
-      throw invalid('a list as options.model needs the Files or the URLs of one model', 'model');
-    }
-    return { kind: 'files', files };
-  }
-  const remote = model as RemoteModel;
-  const { url } = remote;
-  if (!isUrl(url) && !(Array.isArray(url) && url.length > 0 && url.every(isUrl))) {
-    throw invalid('options.model is neither a URL, a File, a Blob, a list of these nor { url }', 'model');
-  }
-  return urlSource(remote);
-}
-
-function isUrl(value: unknown): value is string | URL {
-  return typeof value === 'string' || value instanceof URL;
-}
-
-/** A GGUF file's URL, a folder's (one that ends with a slash, or with the name of its configuration), or those of all files. */
-function urlSource(remote: RemoteModel): WireSource {
-  const { cacheKey, sha256 } = remote;
-  const urls = (isUrl(remote.url) ? [remote.url] : remote.url).map((url) => new URL(absolute(url)));
-  const hashes = typeof sha256 === 'string' ? { [urls[0]?.pathname.split('/').pop() ?? '']: sha256 } : sha256 ?? {};
-  const rest = {
-    headers: { ...remote.headers }, ...(cacheKey !== undefined && { cacheKey }), ...(sha256 !== undefined && { expected: expected(hashes) }),
-  };
-  const [url] = urls;
-  if (urls.length > 1 || url === undefined) return { kind: 'urls', files: namedUrls(urls), ...rest };
-  const folder = /^(.*\/)(config\.json)?$/.exec(url.pathname)?.[1];
-  if (folder === undefined) return { kind: 'url', url: url.href, ...rest };
-  return { kind: 'folder', url: new URL(folder, url).href, ...rest };
-}
-
-/** What files must be, by their names. */
-function expected(hashes: Record<string, string>): Record<string, WireExpected> {
-  return Object.fromEntries(Object.entries(hashes).map(([name, hash]) => {
-    const sha256 = String(hash).toLowerCase();
-    if (!/^[0-9a-f]{64}$/.test(sha256)) throw invalid(`${sha256} is not a SHA-256 in hex`, 'model.sha256');
-    return [name, { sha256 }];
-  }));
-}
-
-/** The URLs with the files' names: within the folder that holds `config.json`, where one does. */
-function namedUrls(urls: URL[]): { name: string; url: string }[] {
-  const folders = urls.map(({ pathname }) => /^(.*\/)config\.json$/.exec(pathname)?.[1]).filter((found) => found !== undefined);
-  const folder = folders.sort((a, b) => a.length - b.length)[0];
-  const files = urls.map(({ pathname, href }) => {
-    const inFolder = folder !== undefined && pathname.startsWith(folder);
-    const name = inFolder ? pathname.slice(folder.length) : pathname.slice(pathname.lastIndexOf('/') + 1);
-    return { name: decoded(name), url: href };
-  });
-  const twice = files.find(({ name }, index) => files.findIndex((other) => other.name === name) !== index);
-  if (twice) throw invalid(`two of the model's URLs name the file ${twice.name}`, 'model');
-  return files;
-}
-
-function decoded(name: string): string {
-  try {
-    return decodeURIComponent(name);
-  } catch {
-    return name;
-  }
-}
-
-/** Passes progress on so that `fraction` never falls, whatever restarts below it. */
-function monotonic(onProgress: ((progress: Progress) => void) | undefined): (progress: Progress) => void {
-  let highest = 0;
-  return (progress) => {
-    highest = Math.max(highest, progress.fraction);
-    onProgress?.({ ...progress, fraction: highest });
-  };
 }
 
 class WorkerEngine implements Engine {
@@ -487,16 +328,6 @@ function tokenIds(ids: ArrayLike<number> | undefined, field: string): Uint32Arra
     if (Number.isInteger(id) && id >= 0 && id <= 0xffffffff) return id;
     throw invalid(`${String(id)} is not a token id`, `${field}[${index}]`);
   });
-}
-
-function oneOf<T extends string>(value: string, allowed: readonly T[], field: string): T {
-  const found = allowed.find((name) => name === value);
-  if (found === undefined) throw invalid(`${field} must be one of ${allowed.join(', ')}, not ${String(value)}`, field);
-  return found;
-}
-
-function invalid(message: string, field: string): LamplightError {
-  return new LamplightError('invalid-request', message, field);
 }
 
 /** Ids only tell requests apart; they are no secrets. */

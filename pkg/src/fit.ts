@@ -1,35 +1,31 @@
 /** Whether a model fits this device, asked before its weights are downloaded: only its header is read. */
 import { WorkerClient, abortedError } from './client.js';
-import { loadRequest } from './engine.js';
 import type { FitFacts } from './protocol.js';
-import { storageState } from './storage.js';
+import { loadRequest } from './request.js';
+import { deviceMemoryGib, memoryRoom, storageState } from './storage.js';
 import { LamplightError, type EngineOptions, type Fit } from './types.js';
 
-/** Of the memory that a device says it has, what one page's model may take before the rest of the system suffers. */
-const SHARE = 0.6;
 /** From this share of the room on, it is tight. */
 const TIGHT = 0.8;
-/** Browsers do not say more than this, whatever there is. */
-const MOST_TOLD_GIB = 8;
 
 /** Reads a model's header and says whether the model fits, with the numbers, and what to change if not. */
 export async function fit(options: EngineOptions): Promise<Fit> {
-  const body = await loadRequest(options);
-  const { signal } = options;
-  const client = new WorkerClient(options);
+  const { signal } = options ?? {};
+  let client: WorkerClient | undefined;
+  const start = () => client ??= new WorkerClient(options);
   try {
-    const facts = await client.call('fit', body, { signal });
+    const body = await loadRequest(options, () => start().call('models', {}, { signal }));
+    const facts = await start().call('fit', body, { signal });
     const state = body.cache ? await storageState() : undefined;
-    const { deviceMemory } = globalThis.navigator as { deviceMemory?: number };
     return judge(facts, {
       storageRoomBytes: state && Math.max(0, state.quotaBytes - state.usageBytes),
-      deviceMemoryGiB: deviceMemory,
+      deviceMemoryGiB: deviceMemoryGib(),
       quantized: body.quantize !== undefined,
     });
   } catch (error) {
     throw signal?.aborted ? abortedError(signal) : error;
   } finally {
-    client.close(new LamplightError('disposed', 'the question was answered'));
+    client?.close(new LamplightError('disposed', 'the question was answered'));
   }
 }
 
@@ -47,7 +43,8 @@ export function judge(facts: FitFacts, { storageRoomBytes, deviceMemoryGiB, quan
   const reasons: string[] = [];
   const suggestions: string[] = [];
   // The path's own limit is hard; what the device tells is a guide, and from 8 GiB on no bound at all.
-  const told = deviceMemoryGiB !== undefined && deviceMemoryGiB < MOST_TOLD_GIB ? deviceMemoryGiB * 2 ** 30 * SHARE : undefined;
+  const memory = memoryRoom(deviceMemoryGiB);
+  const told = memory.isBound ? memory.bytes : undefined;
   const limits = [facts.limitBytes, told].filter((limit) => limit !== undefined);
   const memoryBytes = limits.length > 0 ? Math.min(...limits) : undefined;
   let verdict: Fit['verdict'] = 'fits';

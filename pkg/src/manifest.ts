@@ -3,7 +3,7 @@
  * yet, and the release before stays until the new one has loaded, and can be gone back to. Which releases there are is
  * kept in this site's localStorage. Knows no worker.
  */
-import { abortedError, absolute } from './client.js';
+import { abortedError, absolute, withoutQuery } from './client.js';
 import type { WireExpected, WireSource } from './protocol.js';
 import { LamplightError, type LamplightErrorCode, type ManifestModel } from './types.js';
 
@@ -87,19 +87,18 @@ export function releaseSource({ url, manifest }: Release, headers: Record<string
   return { kind: 'urls', files, headers, cacheKey: keyOf(url, manifest.version), expected };
 }
 
-/** Notes that a release has loaded; whether it is another one than the last time. */
-export function activate({ url, manifest }: Release): boolean {
-  const state = readState(url);
-  if (state.active?.version === manifest.version) return false;
-  writeState(url, { ...state, active: manifest, ...(state.active && { previous: state.active }) });
-  return true;
-}
-
-/** Of the keys in storage, those of releases that are neither in use nor the one to go back to. */
-export function outdated({ url }: Release, keys: string[]): string[] {
-  const { active, previous } = readState(url);
-  const kept = [active, previous].map((release) => release && keyOf(url, release.version));
-  return keys.filter((key) => key.startsWith(keyOf(url, '')) && !kept.includes(key));
+/**
+ * Notes that a release has loaded. Where releases may be stored that are neither in use now nor the one to go back to: which
+ * keys in storage are theirs.
+ */
+export function activate({ url, manifest }: Release): ((key: string) => boolean) | undefined {
+  const { active, previous, refused } = readState(url);
+  if (active?.version === manifest.version) return undefined;
+  // Where that cannot be noted, the next load knows no better than this one: all stays.
+  const noted = writeState(url, { ...(refused !== undefined && { refused }), active: manifest, ...(active && { previous: active }) });
+  if (!noted || (previous === undefined && refused === undefined)) return undefined;
+  const kept = [manifest, active].map((release) => release && keyOf(url, release.version));
+  return (key) => key.startsWith(keyOf(url, '')) && !kept.includes(key);
 }
 
 /** Goes back to the release before, for this and later loads; resolves to its version. */
@@ -111,12 +110,12 @@ export function rollback(model: ManifestModel): string {
   return previous.version;
 }
 
-/** Whether the server has a release that is not loaded here yet, and which; asks for the manifest and nothing else. */
-export async function checkUpdate(model: ManifestModel): Promise<string | undefined> {
+/** The server's release, if it is not the one that loaded last; asks for the manifest and nothing else. */
+export async function newRelease(model: ManifestModel, signal?: AbortSignal): Promise<Release | undefined> {
   const url = manifestUrl(model);
   const { active, refused } = readState(url);
-  const { version } = await fetchManifest(url, model, undefined);
-  return version === active?.version || version === refused ? undefined : version;
+  const manifest = await fetchManifest(url, model, signal);
+  return manifest.version === active?.version || manifest.version === refused ? undefined : { url, manifest, fallback: active };
 }
 
 async function fetchManifest(url: string, { headers, publicKey }: ManifestModel, signal: AbortSignal | undefined): Promise<Manifest> {
@@ -187,20 +186,26 @@ function isNewer(a: string, b: string): boolean {
   return at !== undefined && (x![at] ?? 0) > (y![at] ?? 0);
 }
 
+/** An address's query may be a signature, which expires. */
 function keyOf(url: string, version: string): string {
-  return `${url.replace(/[?#].*$/, '')}@${version}`;
+  return `${withoutQuery(url)}@${version}`;
+}
+
+function stateOf(url: string): string {
+  return STATE + withoutQuery(url);
 }
 
 function readState(url: string): State {
   try {
-    return JSON.parse(read(STATE + url) ?? '{}') as State;
+    return JSON.parse(read(stateOf(url)) ?? '{}') as State;
   } catch {
     return {};
   }
 }
 
-function writeState(url: string, state: State): void {
-  write(STATE + url, JSON.stringify(state));
+/** Whether that is noted. */
+function writeState(url: string, state: State): boolean {
+  return write(stateOf(url), JSON.stringify(state));
 }
 
 // Where a page may keep nothing, every load is the first one.
@@ -212,10 +217,13 @@ function read(name: string): string | null {
   }
 }
 
-function write(name: string, value: string): void {
+function write(name: string, value: string): boolean {
   try {
     localStorage.setItem(name, value);
-  } catch { /* as above */ }
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function failed(code: LamplightErrorCode, message: string): LamplightError {

@@ -3,6 +3,7 @@
  * are asked of the hub's API, with their hashes; of several quantisations one is picked that fits. Knows no worker.
  */
 import type { WireExpected, WireSource } from './protocol.js';
+import { deviceMemoryGib, memoryRoom } from './storage.js';
 import { LamplightError, type CachedModel, type LamplightErrorCode } from './types.js';
 
 export const DEFAULT_HUB = 'https://huggingface.co';
@@ -107,12 +108,12 @@ export function chooseFile(files: HubFile[], { repo, path }: HubAddress, budget:
   );
 }
 
-/** Bytes that a model may take in this browser, as far as it tells: half of the memory, all of the storage. */
-export function roomForModel(backend: string, storageRoom: number | undefined): number {
-  const { deviceMemory = 4 } = (globalThis.navigator ?? {}) as { deviceMemory?: number };
-  // A wasm memory ends at 4 GiB.
-  const memory = Math.min(deviceMemory * 2 ** 29, backend === 'cpu' ? 3.4 * 2 ** 30 : Infinity);
-  return Math.min(memory, storageRoom ?? Infinity);
+/** What the CPU path has (`MAX_CPU_BYTES` of the core). */
+const CPU_BYTES = 3700 * 2 ** 20;
+
+/** Bytes that a model may take in this browser, as far as it tells: of the memory, and of the storage. */
+export function roomForModel(backend: string, storageRoom = Infinity): number {
+  return Math.min(memoryRoom(deviceMemoryGib()).bytes, backend === 'cpu' ? CPU_BYTES : Infinity, storageRoom);
 }
 
 /** All files of a repository; `undefined` where the hub knows no such list. */
@@ -163,7 +164,8 @@ function statusError(status: number, repo: string, revision: string, hub: string
 function source(
   { repo, revision }: HubAddress, path: string, expected: Record<string, WireExpected>, { hub, token }: HubOptions,
 ): WireSource {
-  const url = `${hub}/${repo}/resolve/${encodePath(revision)}/${encodePath(path)}`;
+  // Under its key, the model is known by its first file.
+  const url = `${hub}/${repo}/resolve/${encodePath(revision)}/${encodePath(firstShard(path))}`;
   const cacheKey = keyOf({ repo, path, revision });
   const kind = path === '' || path.endsWith('/') ? 'folder' : 'url';
   return { kind, url, headers: authorization(token), cacheKey, expected };

@@ -1,22 +1,24 @@
-/** The models kept in this browser: asked of a short-lived worker, since the store is the core's. */
+/** The models kept in this browser: asked of short-lived workers, since the store and the download are the core's. */
 import { pack, unpack } from './archive.js';
 import { WorkerClient } from './client.js';
-import { checkUpdate, rollback } from './manifest.js';
+import { endUnlessDone, loadCall, loadModel, modelName } from './download.js';
+import { newRelease, rollback, type Release } from './manifest.js';
 import type { RequestType, Requests } from './protocol.js';
-import { persist, storageState } from './storage.js';
-import { LamplightError, type AssetOptions, type CachedModel, type ModelCache } from './types.js';
+import { invalid, loadRequest } from './request.js';
+import { persist, persistOnce, storageState } from './storage.js';
+import { LamplightError, type AssetOptions, type CachedModel, type DownloadOptions, type ModelCache, type ModelSource } from './types.js';
 
 /** A worker without a model costs a few megabytes: keep it for a burst of calls, not for ever. */
 const IDLE_MS = 5000;
 
 /** A view on the cached models, for pages that must say where `worker.js` and the wasm file are. */
-export function createModelCache(options: AssetOptions = {}): ModelCache {
+export function createModelCache(assets: AssetOptions = {}): ModelCache {
   let client: WorkerClient | undefined;
   let timer: ReturnType<typeof setTimeout> | undefined;
 
   async function ask<T extends RequestType>(type: T, body: Requests[T]['body']): Promise<Requests[T]['result']> {
     clearTimeout(timer);
-    client ??= new WorkerClient(options);
+    client ??= new WorkerClient(assets);
     const current = client;
     try {
       return await current.call(type, body);
@@ -35,6 +37,22 @@ export function createModelCache(options: AssetOptions = {}): ModelCache {
   }
 
   const list = (): Promise<CachedModel[]> => ask('models', {});
+
+  /** In a worker of its own, which ends with it. */
+  async function download(model: ModelSource, options: DownloadOptions = {}, release?: Release): Promise<CachedModel> {
+    const call = loadCall(options);
+    const body = await loadRequest({ ...options, model, cache: true }, list, release);
+    const key = modelName(body.source);
+    if (key === undefined) throw invalid('only a model at an address can be downloaded', 'model');
+    const client = new WorkerClient(assets);
+    await endUnlessDone(client, loadModel(client, body, call, 'download'), call.signal);
+    client.close(new LamplightError('disposed', 'the download is done'));
+    void persistOnce();
+    const found = (await list()).find((entry) => entry.key === key);
+    if (!found) throw new LamplightError('storage', 'the model was removed from storage while it was downloaded');
+    return found;
+  }
+
   return {
     list,
     async size() {
@@ -56,21 +74,17 @@ export function createModelCache(options: AssetOptions = {}): ModelCache {
       const { key, model } = files[0]!.record;
       return model || key;
     },
+    download: (model, options) => download(model, options),
     rollback: async (model) => rollback(model),
-    checkUpdate,
+    checkUpdate: async (model) => (await newRelease(model))?.manifest.version,
+    async update(model, options = {}) {
+      const release = await newRelease(model, options.signal);
+      if (release) await download(model, options, release);
+      return release?.manifest.version;
+    },
     storage: storageState,
     persist,
   };
-}
-
-/** What is stored, asked of a worker of the moment. */
-export async function listStored(options: AssetOptions): Promise<CachedModel[]> {
-  const client = new WorkerClient(options);
-  try {
-    return await client.call('models', {});
-  } finally {
-    client.close(new LamplightError('disposed', 'the list was read'));
-  }
 }
 
 /** The models kept in this browser. */

@@ -8,7 +8,8 @@ import { linkEnds, openLink, type Link, type LinkEnds } from './link.js';
 
 /** What the leader sends when a worker starts. */
 export interface StartShard {
-  wasmUrl?: string;
+  /** The core, compiled once for all. */
+  module: WebAssembly.Module;
   link: LinkEnds;
 }
 
@@ -36,7 +37,7 @@ export class Team {
   #nextId = 1;
 
   /** Starts `count - 1` workers; resolves once all of them are ready. */
-  static async start(count: number, wasmUrl: string | undefined): Promise<Team> {
+  static async start(count: number, module: WebAssembly.Module): Promise<Team> {
     const ends = linkEnds(count);
     const workers: Worker[] = [];
     try {
@@ -51,7 +52,7 @@ export class Team {
     const team = new Team(ends[0]!, workers);
     workers.forEach((worker, index) => {
       const link = ends[index + 1]!;
-      const start: StartShard = { wasmUrl, link };
+      const start: StartShard = { module, link };
       worker.postMessage({ startShard: start }, (link.ports ?? []).filter((port) => port !== null));
     });
     try {

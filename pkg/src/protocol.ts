@@ -92,6 +92,8 @@ export interface Requests {
     };
     result: EngineInfo;
   };
+  /** Stores a model and loads none of it; the bytes that came over the network. */
+  download: { body: Requests['load']['body']; result: number };
   /** Reads the header and no weights. */
   fit: { body: Requests['load']['body']; result: FitFacts };
   chat: {
@@ -176,8 +178,8 @@ export type FromWorker =
 export type GroupMessage =
   /** A tab looks for who has the engine. */
   | { hello: string }
-  /** A hub has the engine from now on: say hello to it. */
+  /** Another tab has the engine from now on: say hello to it. */
   | { leader: string };
 
-/** Between one tab and the hub, each way: the messages of page and worker, after the hub's `welcome`. */
+/** Between one tab and the one with the engine, each way: the messages of page and worker, after the latter's `welcome`. */
 export type MemberMessage = { welcome: string } | Exclude<ToWorker, { start: unknown }> | FromWorker;

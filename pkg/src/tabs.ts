@@ -1,24 +1,24 @@
 /**
  * An engine that several tabs share, as one tab sees it: a stand-in for the worker that passes messages on to the tab that
- * has the engine. All tabs wait in line for one Web Lock; who has it is the hub. When that tab closes or crashes the browser
+ * has the engine. All tabs wait in line for one Web Lock; who has it is the leader. When that tab closes or crashes the browser
  * gives the lock to the next, every tab sends again what was not answered, and of a text that is made anew what was
  * delivered already is skipped. Principal type: `SharedWorkerLink`.
  *
  * Not a `SharedWorker`: those of Chromium and Safari can start no workers of their own, so the engine would lose its cores
  * there, and Chromium for Android has none at all. This is the same everywhere.
  */
-import { WorkerClient, type WorkerLike } from './client.js';
+import { abortedError, type WorkerClient, type WorkerLike } from './client.js';
 import { modelName } from './download.js';
-import { Hub, memberChannel, memberLock } from './hub.js';
+import { SharedEngine, memberChannel, memberLock, wireError } from './shared-engine.js';
 import {
   HANDLER_ID, PROTOCOL_VERSION,
   type FromWorker, type GroupMessage, type MemberMessage, type Outcome, type Reply, type Request, type Requests,
   type ToWorker, type WireError,
 } from './protocol.js';
-import { LamplightError, type AssetOptions, type EngineInfo } from './types.js';
+import { LamplightError, type EngineInfo } from './types.js';
 
 /** A request that so many tabs died with may be why they did. */
-const MAX_HUBS = 3;
+const MAX_LEADERS = 3;
 
 const NOT_THE_SAME: WireError = {
   code: 'interrupted',
@@ -26,18 +26,18 @@ const NOT_THE_SAME: WireError = {
 };
 const TOO_OFTEN: WireError = {
   code: 'interrupted',
-  message: `the request was lost with the tab that ran the engine, ${MAX_HUBS} times; it is not tried again`,
+  message: `the request was lost with the tab that ran the engine, ${MAX_LEADERS} times; it is not tried again`,
 };
 
 /** A request without an answer. */
 interface Call {
   request: Request;
-  /** Delivered so far, by whichever hubs. */
+  /** Delivered so far, by whichever leaders. */
   text: string;
-  /** How much of it the hub that has it now has said. */
+  /** How much of it the leader that has it now has said. */
   said: number;
-  /** Hubs that have had it. */
-  hubs: number;
+  /** Leaders that have had it. */
+  leaders: number;
   aborted: boolean;
 }
 
@@ -69,24 +69,23 @@ export class SharedWorkerLink implements WorkerLike {
   readonly #calls = new Map<number, Call>();
   /** Ends this tab's place in line and its life as a member. */
   readonly #end = new AbortController();
-  /** Whether a hub that hears of this tab would notice its end. */
+  /** Whether a leader that hears of this tab would notice its end. */
   #alive = false;
-  #hub: string | undefined;
-  /** Answered, and sent to every further hub. */
+  #leader: string | undefined;
+  /** Answered, and sent to every further leader. */
   #loaded: Request | undefined;
-  /** The engine could not be loaded again. */
-  #failure: WireError | undefined;
+  /** The engine could not be loaded again: the next request has it tried once more. */
+  #lost = false;
 
-  constructor(
-    body: Requests['load']['body'], options: AssetOptions, startWorker = () => new WorkerClient(options),
-  ) {
+  /** `startWorker` is called if this tab comes to have the engine, and again if that is lost. */
+  constructor(body: Requests['load']['body'], startWorker: () => WorkerClient) {
     const group = groupOf(body);
     const { signal } = this.#end;
     this.#channel = memberChannel(group, this.#id);
     this.#channel.onmessage = ({ data }: MessageEvent<MemberMessage>) => this.#receive(data);
     this.#group = new BroadcastChannel(group);
     this.#group.onmessage = ({ data }: MessageEvent<GroupMessage>) => {
-      if ('leader' in data && data.leader !== this.#hub) this.#hello();
+      if ('leader' in data && data.leader !== this.#leader) this.#hello();
     };
     const life = navigator.locks.request(memberLock(this.#id), { signal }, () => {
       this.#alive = !signal.aborted;
@@ -94,7 +93,7 @@ export class SharedWorkerLink implements WorkerLike {
       return this.#alive && new Promise<void>((leave) => signal.addEventListener('abort', () => leave(), { once: true }));
     });
     const lead = navigator.locks.request(group, { signal }, () =>
-      !signal.aborted && new Promise<void>((closed) => { new Hub(group, startWorker, closed); }));
+      !signal.aborted && new Promise<void>((closed) => { new SharedEngine(group, startWorker, closed); }));
     for (const lock of [life, lead]) lock.catch((error: unknown) => this.#lockFailed(error));
   }
 
@@ -108,10 +107,11 @@ export class SharedWorkerLink implements WorkerLike {
     if (request.type === 'chat' || request.type === 'complete') {
       (request as Request<'complete'>).body.seed ??= crypto.getRandomValues(new Uint32Array(1))[0];
     }
-    const call: Call = { request, text: '', said: 0, hubs: 0, aborted: false };
+    const call: Call = { request, text: '', said: 0, leaders: 0, aborted: false };
     this.#calls.set(request.id, call);
-    if (this.#failure) this.#answer(call, { id: request.id, type: 'error', error: this.#failure });
-    else if (this.#hub !== undefined) this.#send(call);
+    if (this.#leader === undefined) return;
+    if (this.#lost) this.#sendLoad();
+    this.#send(call);
   }
 
   /** Leaves. An engine that others use stays, wherever it is; the last tab's is freed. */
@@ -131,20 +131,25 @@ export class SharedWorkerLink implements WorkerLike {
     else if ('ProcessOutput' in message) this.#reply(message.ProcessOutput[1]);
   }
 
-  /** A hub, perhaps a new one: it gets everything that was not answered. */
-  #welcomed(hub: string): void {
-    if (hub === this.#hub) return;
-    this.#hub = hub;
-    if (this.#loaded) this.#channel.postMessage({ ProcessInput: [HANDLER_ID, this.#loaded] } satisfies MemberMessage);
+  /** A leader, perhaps a new one: it gets everything that was not answered. */
+  #welcomed(leader: string): void {
+    if (leader === this.#leader) return;
+    this.#leader = leader;
+    this.#sendLoad();
     for (const call of [...this.#calls.values()]) this.#send(call);
+  }
+
+  #sendLoad(): void {
+    this.#lost = false;
+    if (this.#loaded) this.#channel.postMessage({ ProcessInput: [HANDLER_ID, this.#loaded] } satisfies MemberMessage);
   }
 
   #send(call: Call): void {
     const { id } = call.request;
-    if (call.aborted) return this.#answer(call, { id, type: 'error', error: { code: 'aborted', message: 'the call was aborted by its signal' } });
-    call.hubs += 1;
+    if (call.aborted) return this.#answer(call, { id, type: 'error', error: wireError(abortedError()) });
+    call.leaders += 1;
     call.said = 0;
-    if (call.hubs > MAX_HUBS) this.#answer(call, { id, type: 'error', error: TOO_OFTEN });
+    if (call.leaders > MAX_LEADERS) this.#answer(call, { id, type: 'error', error: TOO_OFTEN });
     else this.#channel.postMessage({ ProcessInput: [HANDLER_ID, call.request] } satisfies MemberMessage);
   }
 
@@ -152,7 +157,7 @@ export class SharedWorkerLink implements WorkerLike {
     const call = this.#calls.get(request.body.target);
     if (!call) return;
     call.aborted = true;
-    if (this.#hub === undefined) this.#send(call);
+    if (this.#leader === undefined) this.#send(call);
     else this.#channel.postMessage({ ProcessInput: [HANDLER_ID, request] } satisfies MemberMessage);
   }
 
@@ -171,7 +176,7 @@ export class SharedWorkerLink implements WorkerLike {
     }
   }
 
-  /** Passes on what is new of a text; a second hub begins it anew. */
+  /** Passes on what is new of a text; a second leader begins it anew. */
   #text(call: Call, text: string): void {
     const { id } = call.request;
     const known = call.text.slice(call.said, call.said + text.length);
@@ -187,11 +192,11 @@ export class SharedWorkerLink implements WorkerLike {
     this.#say({ ProcessOutput: [HANDLER_ID, { id, type: 'event', event: { kind: 'text', text: rest } }] });
   }
 
-  /** The answer of a further hub to the request `load`. */
+  /** The answer of a further leader to the request `load`. */
   #reloaded(reply: Reply): void {
     if (reply.type === 'result') this.onreload?.(reply.result as EngineInfo);
     if (reply.type !== 'error') return;
-    this.#failure = reply.error;
+    this.#lost = true;
     for (const call of [...this.#calls.values()]) this.#answer(call, { ...reply, id: call.request.id });
   }
 

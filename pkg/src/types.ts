@@ -142,6 +142,9 @@ export interface EngineOptions extends AssetOptions {
   signal?: AbortSignal;
 }
 
+/** What of `EngineOptions` has to do with a download. */
+export type DownloadOptions = Pick<EngineOptions, 'backend' | 'hub' | 'hubToken' | 'evict' | 'onProgress' | 'onWarning' | 'signal'>;
+
 /** What `auto` found and chose, and the facts of the loaded model. */
 export interface EngineInfo {
   backend: 'webgpu' | 'cpu';
@@ -179,6 +182,8 @@ export interface EngineInfo {
     fromCache: boolean;
     /** Whether the weights are kept in this browser now. */
     cached: boolean;
+    /** What the model is called in `models` then. */
+    key?: string;
     seconds: number;
     /** Bytes received over the network. */
     networkBytes: number;
@@ -427,9 +432,16 @@ export interface Fit {
 
 /** The models kept in this browser. */
 export interface ModelCache {
+  /** The one used last comes first. */
   list(): Promise<CachedModel[]>;
   /** Bytes used by all models. */
   size(): Promise<number>;
+  /**
+   * Downloads a model into storage, in the background, and makes no engine of it: a later `createEngine` finds it there. However
+   * many tabs ask, one of them downloads. To pause, abort by `signal`: what has arrived stays, and the next call goes on from there.
+   * Rejects where storage cannot keep the model.
+   */
+  download(model: ModelSource, options?: DownloadOptions): Promise<CachedModel>;
   delete(key: string): Promise<void>;
   /**
    * Reads every stored part and compares its SHA-256. Bad parts are removed, and fetched again by the next load.
@@ -446,6 +458,12 @@ export interface ModelCache {
   rollback(model: ManifestModel): Promise<string>;
   /** The version that the server has, if it is not the one that was loaded last. */
   checkUpdate(model: ManifestModel): Promise<string | undefined>;
+  /**
+   * Downloads that version in the background, of which only the parts that changed are fetched. Resolves to it once it is ready: the
+   * next `createEngine` loads it, and keeps the one before until it has loaded and passed its check. Resolves to `undefined` where
+   * there is nothing new.
+   */
+  update(model: ManifestModel, options?: DownloadOptions): Promise<string | undefined>;
   /** What the browser gives this site; `undefined` where it does not say. */
   storage(): Promise<StorageState | undefined>;
   /** Asks the browser not to evict the models when space runs short; some show a prompt. Resolves to what it decided. */

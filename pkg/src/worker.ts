@@ -23,7 +23,7 @@ scope.onmessage = ({ data }) => {
   scope.onmessage = null;
   const { wasmUrl } = data.start;
   init(wasmUrl === undefined ? undefined : { module_or_path: wasmUrl }).then(() => {
-    start({ startTeam: (count) => Team.start(count, wasmUrl) });
+    start({ startTeam: Team.start });
   }).catch((error: unknown) => {
     scope.postMessage({
       failed: `the wasm core could not be started (${String(error)}); the page's Content-Security-Policy must allow `
@@ -33,22 +33,15 @@ scope.onmessage = ({ data }) => {
 };
 
 /** Makes this one of a pool's other workers. */
-function startShard({ wasmUrl, link }: StartShard): void {
+function startShard({ module, link }: StartShard): void {
   const post = scope.postMessage.bind(scope) as (message: unknown) => void;
   const shard = new Shard(link, post);
-  const core = init(wasmUrl === undefined ? undefined : { module_or_path: wasmUrl });
+  const core = init({ module_or_path: module });
   core.catch((error: unknown) => post({ failed: `the wasm core could not be started (${String(error)})` }));
-  let ready = false;
-  const early: Parameters<Shard['receive']>[1][] = [];
   scope.onmessage = ({ data }) => {
     const command = data as unknown as Parameters<Shard['receive']>[1];
-    if (ready) shard.receive(serveShard, command);
-    else early.push(command);
+    core.then(() => shard.receive(serveShard, command), () => undefined);
   };
-  void core.then(() => {
-    ready = true;
-    for (const command of early.splice(0)) shard.receive(serveShard, command);
-  }, () => undefined);
 }
 
 // A trap inside a promise is not an "error" event by itself.

@@ -1,8 +1,10 @@
 // The page's end of the protocol against a worker that does just what each test says.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { loadEngine } from '../dist/engine.js';
 import { WorkerClient } from '../dist/client.js';
+import { createEngine, loadEngine } from '../dist/engine.js';
+import { fit } from '../dist/fit.js';
+import { createModelCache } from '../dist/models.js';
 import { LamplightError } from '../dist/types.js';
 
 const INFO = { backend: 'cpu', model: { name: 'toy', nVocab: 4 }, load: { cached: false } };
@@ -340,4 +342,137 @@ test('answers to nobody, and unknown messages, are ignored', async () => {
   const client = new WorkerClient({}, worker);
   worker.onmessage({ data: { other: 1 } });
   assert.deepEqual(await client.call('models', {}), []);
+});
+
+const MANIFEST = 'https://host/d/model.json';
+const manifest = (version) => ({
+  lamplight: 1, name: 'm', version, partBytes: 16 * 2 ** 20, settings: { contextLength: 512 },
+  files: [{ name: 'm.gguf', bytes: 8, sha256: '0'.repeat(64) }],
+});
+const notes = (state) => ({ [`lamplight:manifest:${MANIFEST}`]: JSON.stringify(state) });
+const settle = () => new Promise((resolve) => { setTimeout(resolve, 20); });
+
+/** Gives `body` the globals of a page: workers that answer with `handlers`, a server that has `served`, and a localStorage. */
+async function inPage({ handlers, served, kept = {}, mayKeep = true }, body) {
+  const workers = [];
+  const globals = {
+    Worker: class extends FakeWorker {
+      constructor() {
+        super(handlers);
+        workers.push(this);
+      }
+    },
+    fetch: async (url) => new Response(JSON.stringify(served(new URL(url).pathname))),
+    localStorage: {
+      getItem: (key) => kept[key] ?? null,
+      setItem: (key, value) => { if (!mayKeep) throw new DOMException('full', 'QuotaExceededError'); kept[key] = value; },
+    },
+  };
+  const before = Object.fromEntries(Object.keys(globals).map((key) => [key, Object.getOwnPropertyDescriptor(globalThis, key)]));
+  for (const [key, value] of Object.entries(globals)) Object.defineProperty(globalThis, key, { value, configurable: true, writable: true });
+  try {
+    await body({ workers, kept, asked: (type) => workers.flatMap(({ requests }) => requests).filter((request) => request.type === type) });
+  } finally {
+    for (const [key, value] of Object.entries(before)) if (value) Object.defineProperty(globalThis, key, value); else delete globalThis[key];
+  }
+}
+const loads = (_request, reply) => reply.result({ ...INFO, warnings: [], load: { cached: true } });
+const stores = (keys) => (_request, reply) => reply.result(keys.map((key) => ({ key, complete: true })));
+const deletes = (_request, reply) => reply.result(null);
+
+test('a first release starts one worker; where nothing can be noted, no release is removed', async () => {
+  const handlers = { load: loads, models: stores(['1', '2', '3'].map((version) => `${MANIFEST}@${version}`)), deleteModel: deletes };
+  const of = { handlers, served: () => manifest('3') };
+  const load = async ({ workers, asked }) => {
+    await createEngine({ model: { manifest: MANIFEST } });
+    await settle();
+    return [workers.length, asked('deleteModel').map(({ body }) => body.key)];
+  };
+  const old = notes({ active: manifest('2'), previous: manifest('1') });
+  await inPage(of, async (page) => assert.deepEqual(await load(page), [1, []]));
+  await inPage({ ...of, kept: { ...old }, mayKeep: false }, async (page) => assert.deepEqual(await load(page), [1, []]));
+  await inPage({ ...of, kept: { ...old } }, async (page) => assert.deepEqual(await load(page), [2, [`${MANIFEST}@1`]]));
+});
+
+test('a release that does not load is said in the engine\'s warnings, and found again under a new signature', async () => {
+  let version = '1';
+  const handlers = {
+    load: (request, reply) => (request.body.source.cacheKey.endsWith('@2')
+      ? reply.error({ code: 'integrity', message: 'part 2 is bad' }) : loads(request, reply)),
+  };
+  await inPage({ handlers, served: () => manifest(version) }, async () => {
+    await createEngine({ model: { manifest: `${MANIFEST}?sig=1` } });
+    version = '2';
+    const heard = [];
+    const engine = await createEngine({ model: { manifest: `${MANIFEST}?sig=2` }, onWarning: (warning) => heard.push(warning) });
+    assert.deepEqual(heard.map(({ code }) => code), ['integrity']);
+    assert.deepEqual(engine.info.warnings, heard);
+  });
+});
+
+test('whether a manifest\'s model fits is asked with its settings', async () => {
+  const facts = {
+    backend: 'cpu', backendReason: '', contextLength: 512, missingBytes: 0, model: { formats: {} },
+    needs: { weightBytes: 1, kvBytes: 1, workspaceBytes: 1 },
+  };
+  await inPage({ handlers: { fit: (_request, reply) => reply.result(facts) }, served: () => manifest('1') }, async ({ asked }) => {
+    await fit({ model: { manifest: MANIFEST }, threads: 2 });
+    assert.deepEqual(asked('fit').map(({ body }) => [body.contextLength, body.threads]), [[512, 2]]);
+  });
+});
+
+test('a hub\'s model is looked up by the worker that loads it, and asked for by its first file', async () => {
+  const served = () => ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf'].map((path) => ({ type: 'file', path, size: 8 }));
+  await inPage({ handlers: { load: loads, models: stores([]) }, served }, async ({ workers }) => {
+    const engine = await createEngine({ model: 'hf:o/r/m-00002-of-00002.gguf' });
+    assert.equal(workers.length, 1);
+    assert.deepEqual(workers[0].requests.map(({ type }) => type), ['models', 'load']);
+    const { url, cacheKey } = workers[0].requests[1].body.source;
+    assert.equal(url, 'https://huggingface.co/o/r/resolve/main/m-00001-of-00002.gguf');
+    assert.deepEqual([cacheKey, engine.info.load.key], Array(2).fill('hf:o/r/m-00001-of-00002.gguf@main'));
+  });
+});
+
+test('a hub that refuses leaves no worker behind', async () => {
+  await inPage({ handlers: { models: stores([]) }, served: () => ({ error: 'no list' }) }, async ({ workers }) => {
+    await assert.rejects(createEngine({ model: 'hf:o/r' }), { code: 'not-a-model' });
+    assert.deepEqual(workers.map(({ terminated }) => terminated), [true]);
+  });
+});
+
+test('a download asks for the model and no engine; an update for the release that is new', async () => {
+  let version = '1';
+  const handlers = {
+    load: loads, download: (_request, reply) => reply.result(8),
+    models: stores(['https://host/m.gguf', `${MANIFEST}@1`, `${MANIFEST}@2`]),
+  };
+  await inPage({ handlers, served: () => manifest(version) }, async ({ asked, workers }) => {
+    const cache = createModelCache();
+    assert.equal((await cache.download('https://host/m.gguf?token=1')).key, 'https://host/m.gguf');
+    const model = { manifest: MANIFEST };
+    await createEngine({ model });
+    assert.equal(await cache.update(model), undefined);
+    version = '2';
+    assert.equal(await cache.update(model), '2');
+    assert.deepEqual(asked('download').map(({ body }) => body.source.cacheKey), [undefined, `${MANIFEST}@2`]);
+    assert.equal(asked('load').length, 1);
+    assert.equal(workers.filter(({ requests }) => requests.some(({ type }) => type === 'download')).every(({ terminated }) => terminated), true);
+    await assert.rejects(cache.download(new Blob([])), { code: 'invalid-request', field: 'model' });
+  });
+});
+
+test('an aborted download is heard at once, and its worker stores what it has', async () => {
+  let stored;
+  const handlers = { abort: (request, reply) => { stored = () => reply.to(request.body.target, { type: 'error', error: { code: 'aborted', message: 'stopped' } }); } };
+  await inPage({ handlers }, async ({ workers }) => {
+    const abort = new AbortController();
+    const download = createModelCache().download('https://host/m.gguf', { signal: abort.signal });
+    await settle();
+    abort.abort();
+    await assert.rejects(download, { code: 'aborted' });
+    assert.equal(workers[0].terminated, false);
+    stored();
+    await settle();
+    assert.equal(workers[0].terminated, true);
+  });
 });

@@ -4,6 +4,7 @@ import { after, beforeEach, test } from 'node:test';
 import { WorkerClient } from '../dist/client.js';
 import { loadModel, modelName } from '../dist/download.js';
 import { SharedWorkerLink } from '../dist/tabs.js';
+import { LamplightError } from '../dist/types.js';
 
 const INFO = { backend: 'cpu', model: { name: 'toy', fileBytes: 8 }, load: { cached: false } };
 /** Another model for each test: what one leaves behind is none of the next one's business. */
@@ -74,7 +75,8 @@ class Worker {
     if (!('ProcessInput' in message)) return;
     const request = message.ProcessInput[1];
     this.requests.push(request);
-    if (request.type === 'load') return this.say({ id: request.id, type: 'result', result: INFO });
+    const load = () => this.say({ id: request.id, type: 'result', result: INFO });
+    if (request.type === 'load') return this.load ? this.load(request, load) : load();
     this.serve(request, {
       text: (text) => this.say({ id: request.id, type: 'event', event: { kind: 'text', text } }),
       result: (result) => this.say({ id: request.id, type: 'result', result }),
@@ -88,7 +90,7 @@ class Worker {
 function tab(serve) {
   const worker = new Worker(serve);
   const before = channels.length;
-  const link = new SharedWorkerLink(body, {}, () => new WorkerClient({}, worker));
+  const link = new SharedWorkerLink(body, () => new WorkerClient({}, worker));
   const client = new WorkerClient({}, link);
   const own = channels.slice(before);
   const [mine, group] = own;
@@ -229,6 +231,23 @@ test('a worker that dies fails the request that it had, and those that wait go o
   assert.equal((await two).text, 'fine');
 });
 
+test('an engine that could not be loaded again is tried once more by the next request', async () => {
+  let [dies, loadable] = [true, true];
+  const a = tab((_request, reply, worker) => {
+    if (!dies) return reply.result(outcome('fine'));
+    [dies, loadable] = [false, false];
+    queueMicrotask(() => worker.onmessage({ data: { failed: 'out of luck' } }));
+  });
+  a.worker.load = (request, load) => (loadable ? load() : a.worker.say({ id: request.id, type: 'error', error: { code: 'out-of-memory', message: 'full' } }));
+  await a.load();
+  const call = () => a.client.call('complete', { prompt: '1' });
+  await assert.rejects(call(), { code: 'worker-failed' });
+  await settle();
+  await assert.rejects(call(), { code: 'out-of-memory' });
+  loadable = true;
+  assert.equal((await call()).text, 'fine');
+});
+
 test('the engine is freed with its last user, and adapters are refused', async () => {
   const [a, b] = [tab(() => undefined), tab(() => undefined)];
   await Promise.all([a.load(), b.load()]);
@@ -270,4 +289,15 @@ test('a second download of a model waits with the first one\'s progress, then re
   await Promise.all([first.done, second.done]);
   assert.deepEqual(second.heard.slice(2).map(({ phase, fraction }) => [phase, fraction]), [['reading-cache', 0.45], ['ready', 1]]);
   assert.deepEqual(locks.names.filter((name) => name.startsWith('lamplight:download')), []);
+});
+
+test('a tab whose storage is broken downloads for itself when the other one has', async () => {
+  let done;
+  const first = loadModel({ call: () => new Promise((resolve) => { done = () => resolve(INFO); }) }, body, {});
+  await settle(2);
+  const broken = { call: (type) => (type === 'models' ? Promise.reject(new LamplightError('storage', 'broken')) : Promise.resolve(INFO)) };
+  const second = loadModel(broken, body, {});
+  await settle(2);
+  done();
+  assert.deepEqual(await Promise.all([first, second]), [INFO, INFO]);
 });

@@ -306,6 +306,17 @@ impl Files {
         self.all().iter().all(|file| file.is_cached())
     }
 
+    /// Whether storage takes part, for who has no other use of the files.
+    /// # Errors
+    /// Why not.
+    pub fn must_be_cached(&self) -> Result<()> {
+        if self.cache && self.is_cached() {
+            return Ok(());
+        }
+        let message = "only models at an address can be downloaded into this browser's storage";
+        Err(self.reporter.take_excused().unwrap_or_else(|| Error::new(ErrorCode::InvalidRequest, message)))
+    }
+
     /// The load is done: all parts of all files are in place.
     pub async fn end(&self) {
         for file in self.all() {

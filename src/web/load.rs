@@ -269,7 +269,7 @@ async fn attempt(
     }
     file.begin(&loading.summary().name, &data_ends, request.evict).await;
     let team = crew.as_ref().map(|crew| &*crew.team);
-    fill(&mut backend, loading.weights(), parts, (file, team), abort, reporter).await?;
+    fill(Some(&mut backend), loading.weights(), parts, (file, team), abort, reporter).await?;
     reporter.phase(Phase::Checking);
     event_loop_turn().await;
     backend.finish_upload().await?;
@@ -334,6 +334,54 @@ fn cpu_backend(loading: &Loading, why: &Error, crew: Option<&Crew>) -> Result<(A
         return Err(Error::new(ErrorCode::OutOfMemory, message));
     }
     Ok((backend, format!("the CPU: {}", why.message())))
+}
+
+/// Fetches what storage lacks of a model, and makes no engine of it; gives the bytes that came over the network. Begins anew
+/// when the file on the server changed since its parts were stored.
+/// # Errors
+/// What the header and the origin say, or why storage cannot keep the model; `Aborted`.
+pub async fn download(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Reporter>) -> Result<u64> {
+    let mut restarts = 0;
+    loop {
+        let file = Rc::new(files(request, reporter)?);
+        let cancelled = Rc::clone(&file);
+        abort.on_abort(move || cancelled.cancel());
+        match store(request, &file, abort, reporter).await {
+            Ok(()) => {
+                reporter.phase(Phase::Ready);
+                return Ok(file.network_bytes());
+            }
+            Err(_) if abort.is_aborted() => return Err(abort.error()),
+            Err(error) if file.changed() && restarts < MAX_RESTARTS => {
+                restarts += 1;
+                file.discard().await;
+                reporter.warn_of(&error, "the download begins anew");
+            }
+            Err(error) => return Err(error),
+        }
+        reporter.restart();
+    }
+}
+
+/// One try of a download. Of a model that is all there, nothing but the header is read.
+async fn store(
+    request: &LoadRequest,
+    file: &Rc<Files>,
+    abort: &Abort,
+    reporter: &Rc<Reporter>,
+) -> Result<()> {
+    let loading = header(request, file, reporter).await?;
+    let parts = loading.weights().parts(PART_BYTES);
+    let data_ends = data_ends(&parts, file);
+    reporter.total(data_ends.iter().sum());
+    file.begin(&loading.summary().name, &data_ends, request.evict).await;
+    file.must_be_cached()?;
+    if file.missing(&data_ends) > 0 {
+        fill(None, loading.weights(), parts, (file, None), abort, reporter).await?;
+        file.must_be_cached()?;
+    }
+    file.end().await;
+    Ok(())
 }
 
 /// What a model would take here, known from its header (`FitFacts` of `protocol.ts`).

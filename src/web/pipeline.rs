@@ -33,9 +33,9 @@ const WORTH: f64 = 1.1;
 const SLOW: f64 = 1e6;
 
 /// Streams all parts into the backend, to the other workers of a pool, and into storage. Whatever happens, parts that are whole are stored before it
-/// returns.
+/// returns. Without a backend, storage is all there is, and must take them.
 pub(super) async fn fill(
-    backend: &mut AnyBackend,
+    backend: Option<&mut AnyBackend>,
     weights: &WeightMap,
     parts: Vec<FilePart>,
     (file, team): (&Rc<Files>, Option<&Team>),
@@ -139,7 +139,7 @@ impl Lanes {
 impl Pipeline<'_> {
     async fn run(
         &mut self,
-        backend: &mut AnyBackend,
+        mut backend: Option<&mut AnyBackend>,
         weights: &WeightMap,
         team: Option<&Team>,
         abort: &Abort,
@@ -155,7 +155,7 @@ impl Pipeline<'_> {
                 if let Some(team) = team {
                     team.ask("part", &JsValue::NULL).await?;
                 }
-                return uploader.finish(backend);
+                return backend.map_or(Ok(()), |backend| uploader.finish(backend));
             };
             reporter.phase(if is_stored { Phase::ReadingCache } else { Phase::Downloading });
             let part = part.await?;
@@ -178,14 +178,17 @@ impl Pipeline<'_> {
                 Some(team) => Some(team.ask("part", &part_message(index, &file, &part).await?)),
                 None => None,
             };
-            uploader.upload(backend, index, &part)?;
+            match &mut backend {
+                Some(backend) => uploader.upload(backend, index, &part)?,
+                None => self.file.must_be_cached()?,
+            }
             if let Some(theirs) = theirs {
                 theirs.await?;
             }
             // The browser copies what is written to the GPU; without this, a fast disk could fill its memory with
             // parts that a slow GPU has not taken yet.
             #[cfg(feature = "gpu")]
-            if let AnyBackend::Gpu(gpu) = backend {
+            if let Some(AnyBackend::Gpu(gpu)) = &mut backend {
                 gpu.device().finished().await?;
             }
             file.drop_head_before(part.range.end);

@@ -26,7 +26,7 @@ extern "C" {
     pub type Host;
 
     #[wasm_bindgen(method, js_name = startTeam)]
-    fn start_team(this: &Host, count: u32) -> Promise;
+    fn start_team(this: &Host, count: u32, module: JsValue) -> Promise;
 
     /// `Team` of pool.ts.
     #[derive(Clone)]
@@ -106,7 +106,9 @@ pub(super) struct Model {
 }
 
 async fn start(count: usize) -> Result<JsTeam> {
-    let started = HOST.with_borrow(|host| host.as_ref().map(|host| host.start_team(count as u32)));
+    // Compiled once for all.
+    let start = |host: &Host| host.start_team(count as u32, wasm_bindgen::module());
+    let started = HOST.with_borrow(|host| host.as_ref().map(start));
     let Some(started) = started else {
         return Err(Error::new(ErrorCode::WorkerFailed, "this worker cannot start others"));
     };

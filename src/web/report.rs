@@ -66,6 +66,8 @@ pub struct Reporter {
     last: Cell<Option<(Instant, u64)>>,
     bytes_per_second: Cell<Option<f64>>,
     warnings: RefCell<Vec<Warning>>,
+    /// The last error that was worked around.
+    excused: RefCell<Option<Error>>,
 }
 
 impl Reporter {
@@ -79,6 +81,7 @@ impl Reporter {
             last: Cell::new(None),
             bytes_per_second: Cell::new(None),
             warnings: RefCell::default(),
+            excused: RefCell::default(),
         }
     }
 
@@ -132,6 +135,12 @@ impl Reporter {
     /// The same, for an error that need not stop the load.
     pub fn warn_of(&self, error: &Error, consequence: &str) {
         self.warn(error.code(), format!("{}; {consequence}", error.message()));
+        self.excused.replace(Some(Error::new(error.code(), error.message())));
+    }
+
+    /// The last error that was worked around, for who cannot.
+    pub fn take_excused(&self) -> Option<Error> {
+        self.excused.take()
     }
 
     /// All warnings so far.

@@ -13,7 +13,7 @@ use serde_wasm_bindgen::preserve;
 use wasm_bindgen::{JsCast, JsValue};
 
 use super::actor::{Out, Shared};
-use super::load::{fit, load};
+use super::load::{download, fit, load};
 use super::pool::Team;
 use super::protocol::{Reply, Request, decode, encode, object};
 use super::report::Reporter;
@@ -181,12 +181,15 @@ impl From<JsValue> for Answer {
 /// await, and is put back whatever the outcome: a request that failed leaves it usable.
 async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out) -> Result<Answer> {
     let Request { id, kind, body } = request;
-    if kind == "load" || kind == "fit" {
+    if matches!(kind.as_str(), "load" | "fit" | "download") {
         let body = decode(body)?;
         let sender = out.clone();
         let reporter = Rc::new(Reporter::new(move |event| sender.send(&Reply::Event(id, event))));
         if kind == "fit" {
             return Ok(encode(&fit(&body, abort, &reporter).await?).into());
+        }
+        if kind == "download" {
+            return Ok(JsValue::from(download(&body, abort, &reporter).await? as f64).into());
         }
         // The old model's memory is needed for the new one.
         drop(shared.take_engine());

@@ -103,6 +103,32 @@ describe('manifests', () => {
     assert.equal(await says(page), PARIS);
   });
 
+  test('an update comes in the background while the release before works, which stays until the new one has loaded', async () => {
+    await forget(page);
+    publish(FIRST, first);
+    await load(page, options());
+    const update = () => page.evaluate((model) => lamplight.models.update(model), options().model);
+    assert.equal(await update(), undefined);
+    publish(SECOND, second);
+    server.clearLog();
+    const [ready, text] = await Promise.all([update(), says(page)]);
+    assert.deepEqual([ready, text], ['2', PARIS]);
+    assert.deepEqual(ranges(), [range(3)]);
+    const active = () => page.evaluate(() => JSON.parse(localStorage.getItem(Object.keys(localStorage).find((key) => key.includes('manifest')))).active.version);
+    assert.deepEqual([await active(), await versions()], ['1', ['1', '2']]);
+    server.clearLog();
+    assert.equal(await update(), '2', 'a second look finds it ready');
+    const { info } = await load(page, options());
+    assert.equal(info.load.fromCache, true);
+    assert.deepEqual([ranges(), await active(), await says(page)], [[], '2', PARIS]);
+    // One that is broken is not ready, and changes nothing.
+    publish(Buffer.from(String(manifestOf(first, '3')).replace(/"parts":\["[0-9a-f]{4}/, '"parts":["0000')), first);
+    assert.equal(await page.evaluate((model) => lamplight.models.update(model).catch(({ code }) => code), options().model), 'integrity');
+    publish(SECOND, second);
+    assert.equal((await load(page, options())).info.load.fromCache, true);
+    assert.deepEqual([await active(), await says(page)], ['2', PARIS]);
+  });
+
   test('without a network, what loaded last is used', async () => {
     server.setOnline(false, '/release/');
     const { info } = await load(page, options());

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import {
   CPU, MODEL_BYTES, MODEL_FILE, MODEL_PATH, NOTHING_HELD, PARIS, PART_BYTES, around, assertLedger, assertNoProblems, baseline, forget, load,
-  loadError, recovers, says,
+  loadError, openPage, recovers, says,
 } from './harness.mjs';
 
 const u32 = (...values) => Buffer.from(Uint32Array.from(values).buffer);
@@ -23,9 +23,9 @@ const BAD_FILES = [
 ];
 
 describe('network', () => {
-  let server, page, base;
+  let server, browser, page, base;
   around({ files: Object.fromEntries(BAD_FILES) }, async (started) => {
-    ({ server, page } = started);
+    ({ server, browser, page } = started);
     base = await baseline(page, CPU);
   });
   const sentBytes = () => server.requests(MODEL_PATH).reduce((sum, entry) => sum + entry.sent, 0);
@@ -85,6 +85,49 @@ describe('network', () => {
     server.clearLog();
     await recovers(page, CPU, base);
     assert.ok(sentBytes() <= MODEL_BYTES - PART_BYTES, `${sentBytes()} bytes were sent again`);
+  });
+
+  test('a model comes in the background: paused, gone on with by two tabs at once, and loaded from what was stored', async () => {
+    await forget(page);
+    await load(page, { ...CPU, model: '/golden/llama32/model.gguf', cache: false });
+    server.clearLog();
+    server.fault(MODEL_PATH, { bytesPerSecond: 10e6 });
+    const paused = await page.evaluate(async (model) => {
+      const pause = new AbortController();
+      const download = lamplight.models.download(model, {
+        signal: pause.signal, onProgress: ({ loadedBytes }) => { if (loadedBytes > 40e6) pause.abort(); },
+      });
+      // The engine that is loaded goes on meanwhile.
+      const { usage } = await engine.completions.create({ prompt: [1, 2, 3], temperature: 0, max_tokens: 4 });
+      return [usage.completion_tokens > 0, await download.catch(({ code }) => code)];
+    }, MODEL_PATH);
+    assert.deepEqual(paused, [true, 'aborted']);
+    // The worker stores what it has after the page has heard of its abort.
+    await page.waitForFunction(async (bytes) => (await lamplight.models.list())[0]?.bytesStored >= bytes, 2 * PART_BYTES);
+    const [{ complete, bytesStored }] = await page.evaluate(() => lamplight.models.list());
+    assert.equal(complete, false);
+    server.clearFaults();
+    server.clearLog();
+    const download = (tab) => tab.evaluate((model) => lamplight.models.download(model), MODEL_PATH);
+    const other = await openPage(browser, server);
+    for (const found of await Promise.all([download(page), download(other)])) {
+      assert.deepEqual([found.key, found.complete, found.bytesStored], [server.origin + MODEL_PATH, true, MODEL_BYTES]);
+    }
+    await other.close();
+    assert.ok(sentBytes() <= MODEL_BYTES - bytesStored, `${sentBytes()} bytes were sent, ${bytesStored} were stored`);
+    server.clearLog();
+    await download(page);
+    const { info } = await load(page, CPU);
+    assert.deepEqual([info.load.fromCache, info.load.key], [true, server.origin + MODEL_PATH]);
+    assert.deepEqual(server.requests(MODEL_PATH), []);
+    assert.equal(await says(page), PARIS);
+  });
+
+  test('a download of what is no model is refused', async () => {
+    await forget(page);
+    const code = await page.evaluate(() => lamplight.models.download('/bad/page.gguf').then(() => 'no error', ({ code }) => code));
+    assert.equal(code, 'not-a-model');
+    assert.deepEqual(await page.evaluate(() => lamplight.models.list()), []);
   });
 
   test('a local file works and is not copied into the cache', async () => {

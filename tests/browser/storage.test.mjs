@@ -74,7 +74,7 @@ describe('storage', () => {
     assert.ok(ranges().some((range) => range.startsWith('bytes=0-')), 'the old parts were kept');
   });
 
-  test('a full disk: the model is used without being kept, and a warning says so', async () => {
+  test('a full disk: the model is used without being kept, and a warning says so; a download fails', async () => {
     // A profile of its own: Chromium counts what was just deleted for a while.
     const { browser: fresh, page: small, close } = await start({ server });
     try {
@@ -87,6 +87,8 @@ describe('storage', () => {
       assert.equal(await says(small, { tokens: 8 }), base.text);
       const { workers, locks, memory } = base.held;
       await assertLedger(small, { workers, locks, memory });
+      const code = await small.evaluate((model) => lamplight.models.download(model).then(() => 'no error', ({ code }) => code), CPU.model);
+      assert.equal(code, 'quota-exceeded', 'a download that nothing is kept of is none');
       // There is room again.
       await session.send('Storage.overrideQuotaForOrigin', { origin: server.origin });
       await recovers(small, CPU, base);

@@ -1,8 +1,8 @@
 /**
  * An engine that several tabs share, in the tab that has it: takes the tabs' requests, lets one after the other use the
- * worker, and answers. Principal type: `Hub`. Must not know how a tab goes on when the hub is gone (`tabs.ts` does).
+ * worker, and answers. Principal type: `SharedEngine`. Must not know how a tab goes on when that tab is gone (`tabs.ts` does).
  */
-import { endSoon, type WorkerClient } from './client.js';
+import { abortedError, endSoon, type WorkerClient } from './client.js';
 import { loadModel } from './download.js';
 import type { GroupMessage, MemberMessage, Reply, Request, RequestType, WireError, WorkerEvent } from './protocol.js';
 import { LamplightError, type EngineInfo } from './types.js';
@@ -12,7 +12,7 @@ export function memberLock(id: string): string {
   return `lamplight:member:${id}`;
 }
 
-/** Where a tab and the hub talk. */
+/** Where a tab and the one with the engine talk. */
 export function memberChannel(group: string, id: string): BroadcastChannel {
   return new BroadcastChannel(`${group}:${id}`);
 }
@@ -35,7 +35,7 @@ interface Job {
 }
 type LoadJob = Job & { request: Request<'load'> };
 
-export class Hub {
+export class SharedEngine {
   readonly #group: string;
   readonly #id = crypto.randomUUID();
   readonly #channel: BroadcastChannel;
@@ -116,7 +116,7 @@ export class Hub {
       this.#loads.delete(load);
       member.load = undefined;
     }
-    this.#fail(job, { code: 'aborted', message: 'the call was aborted by its signal' });
+    this.#fail(job, wireError(abortedError()));
     if (this.#loads.size === 0) this.#loading?.stop.abort();
   }
 
@@ -237,7 +237,8 @@ export class Hub {
   }
 }
 
-function wireError(error: unknown): WireError {
+/** An error as it is sent. */
+export function wireError(error: unknown): WireError {
   if (!(error instanceof LamplightError)) return { code: 'internal', message: String(error) };
   const { code, message, field } = error;
   return { code, message, ...(field !== undefined && { field }) };
