@@ -2,7 +2,7 @@
 import { fit, type BackendChoice, type CachedModel } from 'lamplight';
 import { announce, announcerElement } from './announcer';
 import { CacheList } from './cache-list';
-import { cacheKey, fetchCatalog, isModelAddress, storedName, type CatalogModel } from './catalog';
+import { fetchCatalog, findOffer, findStored, isModelAddress, storedName, type CatalogModel } from './catalog';
 import { Chat } from './chat';
 import { Composer } from './composer';
 import { askForConsent, meteredReason } from './consent';
@@ -22,7 +22,7 @@ import { remember, remembered } from './store';
 import { themeButton } from './theme';
 import { Welcome } from './welcome';
 
-/** Addresses of models loaded before: such a model may start by itself when it is stored completely. */
+/** The key of the model that was loaded last: it may start by itself when it is stored completely. */
 const LAST_MODEL = 'lastModel';
 /** The download that the user agreed to in this tab: it goes on after a reload. */
 const DOWNLOAD = 'download';
@@ -36,7 +36,7 @@ export class App {
   readonly #cache = new CacheList((entry) => this.#loadStored(entry));
   readonly #choosers = [0, 1].map(() => new ModelChooser(this.#backend, (request) => void this.#choose(request)));
   readonly #modelCard = new ModelCard(() => void this.#host.unload());
-  readonly #status = new LoadStatus(this.#host);
+  readonly #status = new LoadStatus((request) => this.#load(request), () => this.#host.cancel());
   readonly #welcome: Welcome;
   readonly #scroller = h('div', { class: 'scroller' });
   readonly #chat = new Chat({
@@ -127,9 +127,8 @@ export class App {
   async #choose(request: LoadRequest): Promise<void> {
     const { model, label } = request;
     if (typeof model === 'string') {
-      const key = cacheKey(model);
-      const stored = this.#cache.entries.find((entry) => entry.key === key);
-      const license = this.#catalog.find((entry) => cacheKey(entry.url) === key)?.license;
+      const stored = findStored(model, this.#cache.entries);
+      const license = findOffer(model, this.#catalog)?.license;
       const { freeBytes } = this.#cache;
       const size = request.bytes ?? (stored?.bytesTotal || undefined);
       const download = {
@@ -144,8 +143,9 @@ export class App {
   #load(request: LoadRequest): void {
     this.#chat.stop();
     this.#panel.closeDrawer();
-    if (isDownload(request)) remember(DOWNLOAD, request, 'tab');
     void this.#host.load(request);
+    // After the engine before has gone, whose end forgets what it was loaded for.
+    if (isDownload(request)) remember(DOWNLOAD, request, 'tab');
   }
 
   #loadStored(entry: CachedModel): void {
@@ -222,9 +222,8 @@ export class App {
   #becameReady(request: LoadRequest): void {
     const info = this.#host.engine?.info;
     if (!info) return;
-    const address = typeof request.model === 'string' ? cacheKey(request.model) : undefined;
-    remember(LAST_MODEL, address);
-    this.#modelCard.show(info, request.label, this.#catalog.find((entry) => cacheKey(entry.url) === address));
+    remember(LAST_MODEL, info.load.key);
+    this.#modelCard.show(info, request.label, typeof request.model === 'string' ? findOffer(request.model, this.#catalog) : undefined);
     fill(this.#chip,
       h('span', { class: 'chip-model' }, request.label),
       h('span', { class: `chip-backend ${info.backend}`, title: info.backendReason }, info.backend === 'webgpu' ? 'WebGPU' : 'CPU'));

@@ -37,7 +37,7 @@ export class CacheList extends EventTarget {
   async refresh(): Promise<void> {
     const meter = this.#meter.refresh();
     try {
-      this.#entries = (await models.list()).sort((a, b) => b.lastUsed - a.lastUsed);
+      this.#entries = await models.list();
       this.#show();
     } catch (error) {
       this.#entries = [];

@@ -1,5 +1,7 @@
 /** The models that this copy of the page offers, from `models.json` beside it. */
 
+import type { CachedModel } from 'lamplight';
+
 /** One entry of `models.json`. `url` may be relative to the page. */
 export interface CatalogModel {
   name: string;
@@ -42,17 +44,34 @@ export function isModelAddress(url: URL): boolean {
   return url.protocol === 'http:' && ['localhost', '127.0.0.1'].includes(url.hostname);
 }
 
-/** The cache's key of an address: no query, no fragment. */
-export function cacheKey(url: string): string {
-  const parsed = new URL(url, document.baseURI);
-  parsed.search = '';
-  parsed.hash = '';
-  return parsed.href;
+/** Addresses of one model are equal but for query and fragment. */
+function bare(address: string): string {
+  return address.replace(/[?#].*$/, '');
+}
+
+/** Whether `key` is what the model at an address is called in storage; of a repository at a hub, each of its models. */
+function isKeyOf(key: string, address: string): boolean {
+  const [, path, revision = 'main'] = /^hf:(?:\/\/)?(.*?)\/*(?:@(.+))?$/i.exec(address) ?? [];
+  if (path === undefined) return key === bare(address);
+  return key === `hf:${path}@${revision}` || (key.startsWith(`hf:${path}/`) && key.endsWith(`@${revision}`));
+}
+
+/** What is stored of the model at an address. */
+export function findStored(address: string, entries: CachedModel[]): CachedModel | undefined {
+  const found = entries.filter(({ key }) => isKeyOf(key, address));
+  return found.find(({ complete }) => complete) ?? found[0];
+}
+
+/** The offer of the model at an address, or of that name in storage. */
+export function findOffer(address: string, catalog: CatalogModel[]): CatalogModel | undefined {
+  return catalog.find(({ url }) => bare(url) === bare(address) || isKeyOf(address, url));
 }
 
 /** A stored model by its file's name; what a file calls itself is often the name of a training run. */
 export function storedName(key: string, fallback: string): string {
-  const name = displayName(URL.parse(key)?.pathname ?? '');
+  // At a hub, the revision stands behind the name.
+  const path = /^hf:([^@]*)/.exec(key)?.[1] ?? URL.parse(key)?.pathname ?? '';
+  const name = displayName(path);
   try {
     return decodeURIComponent(name) || fallback;
   } catch {

@@ -1,7 +1,7 @@
 /** One progress bar for the whole load, with phase, speed, time left and a cancel button; or the error that ended it. */
 import type { LamplightErrorCode, Progress } from 'lamplight';
 import { fill, h, uniqueId } from './dom';
-import type { EngineHost, HostState } from './engine-host';
+import type { HostState, LoadRequest } from './engine-host';
 import { errorCard } from './error-card';
 import { explain } from './errors';
 import { bytes, duration } from './format';
@@ -21,7 +21,7 @@ const GPU_ERRORS = new Set<LamplightErrorCode>(['gpu-unavailable', 'gpu-lost', '
 
 export class LoadStatus {
   readonly root = h('section', { class: 'load-status', hidden: true, attrs: { 'aria-label': 'Loading' } });
-  readonly #host: EngineHost;
+  readonly #load: (request: LoadRequest) => void;
   readonly #title = h('p', { class: 'load-title' });
   readonly #percent = h('span', { class: 'load-percent' });
   readonly #bar: HTMLProgressElement;
@@ -29,8 +29,8 @@ export class LoadStatus {
   readonly #numbers = h('span', { class: 'load-numbers' });
   readonly #card: HTMLElement;
 
-  constructor(host: EngineHost) {
-    this.#host = host;
+  constructor(load: (request: LoadRequest) => void, cancel: () => void) {
+    this.#load = load;
     this.#title.id = uniqueId('load-title');
     this.#bar = h('progress', { max: 1, attrs: { 'aria-labelledby': this.#title.id } });
     this.#card = h('div', { class: 'load-card' },
@@ -38,7 +38,7 @@ export class LoadStatus {
       this.#bar,
       h('div', { class: 'load-foot' },
         h('span', { class: 'load-facts' }, this.#phase, this.#numbers),
-        h('button', { type: 'button', class: 'button small', on: { click: () => host.cancel() }, attrs: { 'data-cancel-load': true } }, 'Cancel')));
+        h('button', { type: 'button', class: 'button small', on: { click: cancel }, attrs: { 'data-cancel-load': true } }, 'Cancel')));
   }
 
   show(state: HostState): void {
@@ -67,13 +67,13 @@ export class LoadStatus {
   }
 
   #showError({ request, error }: Extract<HostState, { kind: 'failed' }>): void {
-    const again = h('button', { type: 'button', class: 'button', on: { click: () => void this.#host.load(request) } }, 'Try again');
+    const again = h('button', { type: 'button', class: 'button', on: { click: () => this.#load(request) } }, 'Try again');
     const actions = [again];
     if (request.backend !== 'cpu' && GPU_ERRORS.has(explain(error).code)) {
       actions.push(h('button', {
         type: 'button',
         class: 'button',
-        on: { click: () => void this.#host.load({ ...request, backend: 'cpu' }) },
+        on: { click: () => this.#load({ ...request, backend: 'cpu' }) },
       }, 'Load on the CPU'));
     }
     fill(this.root, errorCard(error, ...actions));

@@ -1,9 +1,9 @@
 /**
- * Choosing a model: the catalog's cards, an address, a file, and the backend. Nothing is downloaded before a click.
+ * Choosing a model: the catalog's cards, an address, a file, and the backend. It downloads nothing by itself.
  * Its principal type is `ModelChooser`; it reports a choice and must not know what becomes of it.
  */
 import type { BackendChoice, CachedModel } from 'lamplight';
-import { cacheKey, displayName, isModelAddress, type CatalogModel } from './catalog';
+import { displayName, findStored, isModelAddress, type CatalogModel } from './catalog';
 import { fill, h, icon, uniqueId } from './dom';
 import type { LoadRequest } from './engine-host';
 import { bytes } from './format';
@@ -100,7 +100,7 @@ export class ModelChooser {
   showCatalog(models: CatalogModel[], cached: CachedModel[]): void {
     const focused = this.#loadButtons().indexOf(document.activeElement as HTMLButtonElement);
     fill(this.#cards, ...models.map((model, index) => {
-      const stored = cached.find((entry) => entry.key === cacheKey(model.url));
+      const stored = findStored(model.url, cached);
       const complete = stored?.complete ?? false;
       const facts = [model.bytes ? bytes(model.bytes) : null, 'GGUF', model.license ?? null];
       if (complete) facts.push('stored in this browser');
