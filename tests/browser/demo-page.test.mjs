@@ -63,13 +63,15 @@ const download = async (page) => {
   await page.locator('.welcome').getByRole('button', { name: /Download/ }).click();
   await page.getByRole('dialog').getByRole('button', { name: /^Download/ }).click();
 };
+/** What was agreed to and goes on after a reload. */
+const agreed = (page) => page.evaluate(() => sessionStorage.getItem('lamplight.download'));
 const ready = (page) => page.getByRole('heading', { name: 'What shall we talk about?' }).waitFor();
 
 describe('the demo page', () => {
   let server, browser, page;
   before(async () => {
     // The model is served a second time by the test server itself, which comes first and can be slowed down.
-    server = await startServer({ app: { root: WWW, models: [MODEL_FILE] }, files: { [MODEL_URL]: MODEL_FILE } });
+    server = await startServer({ app: { root: WWW, models: [MODEL_FILE] }, files: { [MODEL_URL]: MODEL_FILE, '/models/other.gguf': MODEL_FILE, '/models/page.gguf': path.join(WWW, 'index.html') } });
     browser = await launch({ gpu: 'none' });
     page = await visit(browser, `${server.origin}/`);
   });
@@ -109,14 +111,21 @@ describe('the demo page', () => {
     await field.fill('ftp://example.org/model.gguf');
     await field.press('Enter');
     await page.locator('.welcome').getByText('The address must begin with https://').waitFor();
-    await field.fill(`${server.origin}/index.html`);
+    await field.fill(`${server.origin}/models/page.gguf`);
     await field.press('Enter');
     await page.getByRole('dialog').getByText('This is not a model file').waitFor();
     await page.getByRole('dialog').getByRole('button', { name: 'Try all the same' }).click();
     const card = page.locator('.error-card');
     await card.getByText('not-a-model').waitFor();
     assert.match(await card.textContent(), /This is not a model file/);
-    await card.getByRole('button', { name: 'Try again' }).waitFor();
+    assert.equal(await agreed(page), null, 'a page that is no model is not what a reload goes on with');
+    // Tried again, it is a download that the user agreed to.
+    server.fault('/models/page.gguf', { holdAfter: 0 });
+    await card.getByRole('button', { name: 'Try again' }).click();
+    await until(page, 'what is tried again is remembered', () => sessionStorage.getItem('lamplight.download') !== null);
+    await page.locator('.load-status').getByRole('button', { name: 'Cancel' }).click();
+    await page.locator('.load-status').getByText('Loading was cancelled').waitFor();
+    server.clearFaults();
     assert.deepEqual(page.problems, []);
   });
 
@@ -157,7 +166,7 @@ describe('the demo page', () => {
     await status.getByRole('button', { name: 'Cancel' }).click();
     await status.getByText('Loading was cancelled').waitFor();
     await until(page, 'the keyboard is on Download', () => /^Download/.test(document.activeElement.textContent));
-    assert.equal(await page.evaluate(() => sessionStorage.getItem('lamplight.download')), null);
+    assert.equal(await agreed(page), null);
     await download(page);
     // What was agreed to goes on by itself after a reload, from what is stored.
     await status.getByText('Downloading weights').waitFor();
@@ -226,6 +235,22 @@ describe('the demo page', () => {
     await ready(page);
     assert.equal(await page.locator('.message').count(), 0);
     assert.deepEqual(page.problems, []);
+  });
+
+  test('a download that takes the place of a loaded model goes on after a reload as well', async () => {
+    const other = `${server.origin}/models/other.gguf`;
+    server.fault('/models/other.gguf', { holdAfter: 0 });
+    await page.getByText('Load another model').click();
+    const field = page.locator('#panel').getByLabel(/^Address of a GGUF file/);
+    await field.fill(other);
+    await field.press('Enter');
+    await page.getByRole('dialog').getByRole('button', { name: /^(Download|Try all the same)/ }).click();
+    await page.locator('.load-status').getByRole('button', { name: 'Cancel' }).waitFor();
+    assert.match(await agreed(page), /other\.gguf/);
+    await page.locator('.load-status').getByRole('button', { name: 'Cancel' }).click();
+    server.clearFaults();
+    await page.reload();
+    await ready(page);
   });
 
   test('it opens and chats without a network: page and model come from the browser', async () => {

@@ -88,6 +88,24 @@ describe('folders', () => {
     assertNoProblems(page);
   });
 
+  test('a folder that was only downloaded needs no server either', async () => {
+    const found = await page.evaluate((model) => lamplight.models.download(model), SHARDED);
+    assert.deepEqual([new URL(found.key).pathname, found.complete], [SHARDED, true]);
+    server.clearLog();
+    server.setOnline(false, '/golden/');
+    try {
+      const { info } = await load(page, { ...OPTIONS, model: SHARDED });
+      assert.deepEqual([info.load.fromCache, info.load.key], [true, found.key]);
+    } finally {
+      server.setOnline(true);
+    }
+    assert.deepEqual(server.log.filter(({ path: asked }) => asked.startsWith(SHARDED)), []);
+    await page.evaluate(async (key) => {
+      await engine.dispose();
+      await lamplight.models.delete(key);
+    }, found.key);
+  });
+
   test('the addresses of its files, in any order, are the same model', async () => {
     await load(page, { ...OPTIONS, model: SHARDED, cache: false });
     const expected = await logits(page);

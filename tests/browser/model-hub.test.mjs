@@ -127,7 +127,13 @@ describe('a model hub', () => {
     const error = await loadError(page, options('hf:someone/Wrong-GGUF'));
     assert.equal(error.code, 'integrity', error.message);
     assert.match(error.message, new RegExp(SHA256));
+    const download = (model) => page.evaluate(([model, hub]) => lamplight.models.download(model, { hub }).then(({ key }) => key, ({ code }) => code), [model, hub.url]);
+    assert.equal(await download('hf:someone/Wrong-GGUF'), 'integrity');
     await assertLedger(page, NOTHING_HELD);
+    assert.equal(await download(`hf:${REPO}`), `hf:${REPO}/${FILE}@main`);
+    hub.log.length = 0;
+    assert.equal((await load(page, options(`hf:${REPO}`))).info.load.fromCache, true);
+    assert.deepEqual(hub.log, []);
   });
 
   test('a hash that the page gives is checked as well, over resumed downloads too', async () => {

@@ -254,7 +254,8 @@ export class App {
 
   #showDeviceLine(): void {
     const info = this.#host.engine?.info;
-    if (info) return this.#welcome.showDevice(reasonSentence(info.backendReason));
+    // What the browser said to the core is in the panel.
+    if (info) return this.#welcome.showDevice(reasonSentence(info.backendReason.replace(/ \([^()]*\)$/, '')));
     const found = this.#device.capabilities;
     if (!found) return;
     const adapter = found.adapter;
