@@ -17,8 +17,21 @@ export interface Link {
   receive(): boolean;
   /** The part of another worker, until the next `send`. */
   part(worker: number): Float32Array;
+  /** Tells those that listen of a step, the leader's `seq`th, which it sends them as a message too. */
+  announce(step: Step, asked: number): void;
+  /** Listens briefly for the step after the `heard`th; null where it comes as a message, or others do before it. */
+  listen(heard: number, asked: number): Step | null;
   /** Ends all waiting, now and later, with this reason. */
   close(reason: string): void;
+}
+
+/** A step that all workers run; `seq` counts them, from 1. */
+export interface Step {
+  seq: number;
+  tokens: Uint32Array;
+  pos: number;
+  outputs: number;
+  longRope: boolean;
 }
 
 /** What goes to a worker to make its link of: `ports[i]` leads to worker `i`. */
@@ -121,6 +134,12 @@ class MessageLink implements Link {
     return this.#parts[worker]!;
   }
 
+  announce(): void {}
+
+  listen(): null {
+    return null;
+  }
+
   close(reason: string): void {
     this.#closed ??= reason;
     for (const port of this.#ports) port?.close();
@@ -129,8 +148,8 @@ class MessageLink implements Link {
 }
 
 const GONE = 'one of the workers that the model runs on is gone';
-/** Elements of a part that are left at a time; longer ones go in several rounds, and the buffer stays in the caches. */
-const CAPACITY = 1 << 14;
+/** Elements of a part that are left at a time: those of a prompt's chunk. Longer ones go in several rounds. */
+const CAPACITY = 1 << 17;
 /** A place: the part's whole length in front, then what is left of it now. */
 const PLACE = 16 + CAPACITY;
 /** Words of the buffer that tell how far everybody is, each in a cache line of its own. */
@@ -138,8 +157,16 @@ const CONTROL = 64;
 const LEFT = 0;
 const ASLEEP = 16;
 const CLOSED = 32;
-/** Looks before a worker sleeps: some ten microseconds, longer than workers on idle cores differ. */
-const SPINS = 2000;
+/** The last step announced: its number, token, position, outputs, whether it is of a long text, and commands before it. */
+const STEP = 48;
+/** How long a worker looks before it sleeps: longer than workers on idle cores differ, and than it takes to be woken. */
+const SPIN_MS = 0.1;
+/** Looks between two looks at the clock. */
+const SPINS = 200;
+/** How long a worker listens for another step after one: as long as choosing and showing a token can take. */
+const LISTEN_MS = 20;
+/** Tells the processor that this is a loop that waits; not in all browsers yet. */
+const pause: () => void = (Atomics as { pause?: () => void }).pause ?? (() => undefined);
 
 /** Parts in shared memory, in two places each, used in turn: a part is still there for those that are late when its
  * owner leaves the next one. */
@@ -220,13 +247,17 @@ class SharedLink implements Link {
     const words = this.#words;
     const target = Math.imul(this.#round, this.count);
     const done = () => ((Atomics.load(words, LEFT) - target) | 0) >= 0;
-    for (let spin = 0; spin < SPINS; spin++) {
-      if (done()) {
-        this.#silent = 0;
-        return true;
+    const start = performance.now();
+    do {
+      for (let spin = 0; spin < SPINS; spin++) {
+        if (done()) {
+          this.#silent = 0;
+          return true;
+        }
+        pause();
       }
-    }
-    const until = performance.now() + TICK_MS;
+    } while (performance.now() - start < SPIN_MS);
+    const until = start + TICK_MS;
     Atomics.add(words, ASLEEP, 1);
     for (;;) {
       const now = Atomics.load(words, LEFT);
@@ -244,6 +275,23 @@ class SharedLink implements Link {
     if (this.#silent * TICK_MS > SILENCE_MS) this.close(GONE);
     setTimeout(() => this.onready?.(), 0);
     return false;
+  }
+
+  announce({ seq, tokens, pos, outputs, longRope }: Step, asked: number): void {
+    const words = this.#words;
+    // Longer steps can wait for their message.
+    words.set([tokens.length === 1 ? tokens[0]! : -1, pos, outputs, Number(longRope), asked], STEP + 1);
+    Atomics.store(words, STEP, seq);
+    Atomics.notify(words, STEP);
+  }
+
+  listen(heard: number, asked: number): Step | null {
+    const words = this.#words;
+    Atomics.wait(words, STEP, heard, LISTEN_MS);
+    const seq = Atomics.load(words, STEP);
+    const [token, pos, outputs, longRope, before] = words.subarray(STEP + 1);
+    if (seq !== heard + 1 || token === -1 || before !== asked) return null;
+    return { seq, tokens: Uint32Array.of(token!), pos: pos!, outputs: outputs!, longRope: longRope !== 0 };
   }
 
   close(reason: string): void {

@@ -4,7 +4,7 @@
  *
  * The others are plain workers: gloo's actors have no transfer lists, and a link's ports and buffers must be transferred.
  */
-import { linkEnds, openLink, type Link, type LinkEnds } from './link.js';
+import { linkEnds, openLink, type Link, type LinkEnds, type Step } from './link.js';
 
 /** What the leader sends when a worker starts. */
 export interface StartShard {
@@ -35,6 +35,8 @@ export class Team {
   readonly #workers: Worker[];
   readonly #asked = new Map<number, Asked>();
   #nextId = 1;
+  /** Steps that the others were told. */
+  #steps = 0;
 
   /** Starts `count - 1` workers; resolves once all of them are ready. */
   static async start(count: number, module: WebAssembly.Module): Promise<Team> {
@@ -94,7 +96,8 @@ export class Team {
   /** Has the others run a step. */
   step(tokens: Uint32Array, pos: number, outputs: number, longRope: boolean): void {
     if (this.failure !== undefined) throw new Error(this.failure);
-    const body = { tokens: tokens.slice(), pos, outputs, longRope };
+    const body: Step = { seq: ++this.#steps, tokens: tokens.slice(), pos, outputs, longRope };
+    this.link.announce(body, this.#nextId);
     for (const worker of this.#workers) worker.postMessage({ type: 'step', body } satisfies Command);
   }
 
@@ -155,6 +158,10 @@ export class Shard {
   #failed: { error: unknown } | null = null;
   /** The last command: they run one after the other. */
   #last: Promise<unknown> = Promise.resolve();
+  /** The number that the leader's next question will have, as far as is known here. */
+  #nextId = 1;
+  /** Steps that were run. */
+  #steps = 0;
   readonly #post: (answer: Answer) => void;
 
   constructor(ends: LinkEnds, post: (answer: Answer) => void) {
@@ -164,8 +171,10 @@ export class Shard {
 
   /** Takes commands from now on. */
   receive(serve: Serve, { id, type, body }: Command): void {
+    if (id !== undefined) this.#nextId = id + 1;
     const run = (): Promise<unknown> => {
       if (type === 'ready') return Promise.resolve(null);
+      if (type === 'step') return this.#run(serve, body as Step);
       if (type !== 'part') return serve(type, body, this);
       return new Promise<null>((resolve, reject) => {
         if (this.#failed) return reject(this.#failed.error);
@@ -186,6 +195,14 @@ export class Shard {
         else this.#post({ failed: `a step failed: ${plain(error).message}` });
       },
     );
+  }
+
+  /** Runs a step, and those that follow it so soon that the leader's messages come behind them. */
+  async #run(serve: Serve, step: Step): Promise<void> {
+    for (let next: Step | null = step.seq > this.#steps ? step : null; next; next = this.link.listen(this.#steps, this.#nextId)) {
+      this.#steps = next.seq;
+      await serve('step', next, this);
+    }
   }
 
   /** The next part, or null after the last one. The one before has been read then. */
