@@ -8,7 +8,7 @@ use web_time::Instant;
 use super::metrics::{Metrics, per_second};
 use super::stop::{Matched, StopMatcher};
 use super::{Pause, Prefilled, Sampler, SamplingParams, Session};
-use crate::backend::Backend;
+use crate::backend::{Backend, Draw};
 use crate::error::Result;
 
 /// Turns tokens into text, one after the other.
@@ -232,7 +232,8 @@ impl<D: TextDecoder> Run<D> {
     /// Has the backend choose the tokens after `last`, where it can: as many at once as the pace says, and as many again
     /// before the first are waited for.
     fn go_ahead<B: Backend>(&self, session: &mut Session<B>, last: u32, pace: &mut Pace) -> Result<()> {
-        if pace.rest > 0 {
+        // Asked first, for a draw takes memory, and not all backends choose.
+        if pace.rest > 0 || session.steps_ahead(1, &Draw::BEST) == 0 {
             return Ok(());
         }
         let draw = self.sampler.draw(session.tokens(), last);

@@ -2,6 +2,7 @@
 //!
 //! Principal type: [`Crew`]. Must not know backends.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -22,6 +23,11 @@ use crate::weights::FilePart;
 const MAX_THREADS: usize = 64;
 /// Most workers that are taken without being asked for.
 const MAX_AUTO: usize = 8;
+
+thread_local! {
+    /// The most that this worker computed in a millisecond, once that was measured.
+    static ALONE: Cell<Option<f64>> = const { Cell::new(None) };
+}
 
 /// The other workers of a model, while it loads.
 pub(super) struct Crew {
@@ -95,8 +101,16 @@ async fn start(count: usize) -> Result<Option<(Rc<Team>, usize)>> {
 /// As many workers as make a token soonest, found by having all that there are cores for compute and exchange.
 async fn choose(work: &Work<'_>) -> Result<Option<(Rc<Team>, usize)>> {
     let count = n_cores().min(MAX_AUTO);
-    let alone = measure::speed().await?;
-    if count < 2 || !work.is_worth_it(alone) {
+    if count < 2 {
+        return Ok(None);
+    }
+    // Of this processor, so the models that follow need not wait for it; how busy it is shows in what follows.
+    let alone = match ALONE.get() {
+        Some(speed) => speed,
+        None => measure::speed().await?,
+    };
+    ALONE.set(Some(alone));
+    if !work.is_worth_it(alone) {
         return Ok(None);
     }
     let team = Team::start(count).await?;
@@ -106,7 +120,9 @@ async fn choose(work: &Work<'_>) -> Result<Option<(Rc<Team>, usize)>> {
     let theirs = team.ask("rounds", &JsValue::NULL);
     let round_ms = measure::rounds(&mut team.link()).await?;
     theirs.await?;
-    let best = work.best(&Measured { alone: alone.max(own), together, round_ms, count });
+    let alone = alone.max(own);
+    ALONE.set(Some(alone));
+    let best = work.best(&Measured { alone, together, round_ms, count });
     log::debug!(
         "{count} workers: {alone:.0} alone, {together:.0} together, {round_ms:.3} ms a round; {best} it is"
     );

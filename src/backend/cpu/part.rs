@@ -126,6 +126,10 @@ impl Backend for CpuShard {
         result
     }
 
+    fn reuse(&mut self, logits: Vec<f32>) {
+        self.own.reuse(logits);
+    }
+
     async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {
         let plan = ModelPlan { graph, dtypes, ..self.plan };
         super::plan::check(&plan)?;

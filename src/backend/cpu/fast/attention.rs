@@ -178,6 +178,8 @@ impl Scratch {
     }
 
     fn pass<const R: usize>(&mut self, pass: &Pass, cache: &Cache, q: &[f32], out: &mut [f32]) {
+        // The loops below are unrolled for these.
+        const { assert!(R <= ROWS && ROWS == 4 && STEP == 8) };
         let head_dim = cache.decl.head_dim;
         let start = pass.visible(0).start / ROWS * ROWS;
         let end = pass.visible(R - 1).end;
