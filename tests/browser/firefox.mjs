@@ -2,7 +2,7 @@
 // package knows only a Firefox of its own. `node --test tests/browser/firefox.mjs`
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { MODEL_BYTES, MODEL_PATH, PART_BYTES, startPackageServer } from './harness.mjs';
+import { ISOLATION, MODEL_BYTES, MODEL_PATH, PART_BYTES, startPackageServer } from './harness.mjs';
 import { freePort, openSession, processes } from './webdriver.mjs';
 
 const CPU = { model: MODEL_PATH, backend: 'cpu' };
@@ -95,4 +95,33 @@ describe('Firefox, tabs', () => {
     });
     assert.equal(text, expected);
   });
+});
+
+describe('Firefox, several workers', () => {
+  for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
+    test(`two workers write what one writes, parts through ${exchange}`, async () => {
+      const server = await startPackageServer({ headers });
+      const firefox = await startFirefox();
+      try {
+        await firefox.open(`${server.origin}/`);
+        const [one, two] = await firefox.run(async (options) => {
+          while (!globalThis.ready) await new Promise((resolve) => { setTimeout(resolve, 20); });
+          const texts = [];
+          for (const threads of [1, 2]) {
+            const engine = await lamplight.createEngine({ ...options, threads });
+            const { choices } = await engine.completions.create({ prompt: 'One, two, three, four,', temperature: 0, max_tokens: 24 });
+            texts.push({ threads: engine.info.threads, exchange: engine.info.exchange, text: choices[0].text });
+            await engine.dispose();
+          }
+          return texts;
+        }, CPU);
+        assert.equal(one.threads, 1);
+        assert.ok(one.text.length > 20);
+        assert.deepEqual(two, { threads: 2, exchange, text: one.text });
+      } finally {
+        await firefox.close();
+        await server.close();
+      }
+    });
+  }
 });
