@@ -71,7 +71,9 @@ export async function loadEngine(options: EngineOptions, worker?: WorkerLike, re
     if (link) link.onreload = (again) => void described(again, body).then((now) => Object.assign(info, now));
     return new WorkerEngine(client, info);
   } finally {
+    // The tab that has the engine loads it; a later one of this tab's gets another worker.
     own?.close(new LamplightError('disposed', 'the worker was not needed'));
+    own = undefined;
   }
 }
 

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { after, beforeEach, test } from 'node:test';
 import { WorkerClient } from '../dist/client.js';
 import { loadModel, modelName } from '../dist/download.js';
+import { createEngine } from '../dist/engine.js';
 import { SharedWorkerLink } from '../dist/tabs.js';
 import { LamplightError } from '../dist/types.js';
 
@@ -92,11 +93,13 @@ function tab(serve) {
   const before = channels.length;
   const link = new SharedWorkerLink(body, () => new WorkerClient({}, worker));
   const client = new WorkerClient({}, link);
-  const own = channels.slice(before);
-  const [mine, group] = own;
+  return { worker, link, client, ...heldBy(channels.slice(before)), load: () => client.call('load', body, {}) };
+}
+
+/** What a tab has that opened these channels. */
+function heldBy([mine, group]) {
   mine.ofTab = group.ofTab = true;
-  const lock = `lamplight:member:${mine.name.slice(-36)}`;
-  return { worker, link, client, own, lock, engine: group.name, load: () => client.call('load', body, {}) };
+  return { own: [mine, group], lock: `lamplight:member:${mine.name.slice(-36)}`, engine: group.name };
 }
 
 const alive = setInterval(() => undefined, 1000);
@@ -246,6 +249,34 @@ test('an engine that could not be loaded again is tried once more by the next re
   await assert.rejects(call(), { code: 'out-of-memory' });
   loadable = true;
   assert.equal((await call()).text, 'fine');
+});
+
+test('a tab that takes an engine over starts a worker for it, though it had one to look the model up', async () => {
+  const workers = [];
+  const page = {
+    Worker: class extends Worker {
+      constructor() {
+        super((request, reply) => reply.result(request.type === 'models' ? [] : outcome('fine')));
+        workers.push(this);
+      }
+    },
+    fetch: async () => new Response(JSON.stringify([{ type: 'file', path: 'm.gguf', size: 8 }])),
+  };
+  const { fetch } = globalThis;
+  Object.assign(globalThis, page);
+  const open = async () => {
+    const before = channels.length;
+    const loaded = await createEngine({ model: 'hf:o/r/m.gguf', shared: true });
+    return { loaded, ...heldBy(channels.slice(before)) };
+  };
+  const [first, second] = [await open(), await open()];
+  assert.deepEqual(workers.map(({ ended }) => ended), [undefined, true], 'the second tab needs no worker of its own');
+  crash(first);
+  assert.equal((await second.loaded.completions.create({ prompt: 'x' })).choices[0].text, 'fine');
+  assert.deepEqual(workers[2].requests.map(({ type }) => type), ['load', 'complete']);
+  await second.loaded.dispose();
+  delete globalThis.Worker;
+  globalThis.fetch = fetch;
 });
 
 test('the engine is freed with its last user, and adapters are refused', async () => {
