@@ -32,7 +32,7 @@ pub struct ModelPlan {
 }
 
 /// Bytes that a model takes in a backend, known before its weights are there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Footprint {
     /// As the backend keeps them.

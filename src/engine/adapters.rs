@@ -126,6 +126,16 @@ impl<B: Backend> Engine<B> {
         Ok(id)
     }
 
+    /// The next adapter's id is `id` at least: for an engine that repeats what another one did.
+    pub fn number_adapters_from(&mut self, id: AdapterId) {
+        self.adapters.next = self.adapters.next.max(id);
+    }
+
+    /// The loaded adapters and their factors.
+    pub fn adapter_scales(&self) -> Vec<(AdapterId, f32)> {
+        self.adapters.loaded.iter().map(|loaded| (loaded.id, loaded.scale)).collect()
+    }
+
     /// Takes an adapter away and frees it: the model computes, bit for bit, as if it had never been there.
     /// # Errors
     /// `InvalidRequest` for an adapter that is not loaded, and what the backend says.

@@ -30,15 +30,14 @@ impl Bundle {
     /// Takes what storage has under `key`. What is damaged there counts as absent.
     /// # Errors
     /// `Storage` when the database fails.
-    pub async fn load(&self, key: &str) -> Result<()> {
-        let store = Store::open().await?;
+    pub async fn load(&self, store: &Store, key: &str) -> Result<()> {
         let mut bytes = Vec::new();
         for info in store.parts(key).await? {
-            let Some(part) = store.read_part(key, &info).await? else { return Ok(()) };
-            if sha256_hex(&part).await != info.sha256 {
+            let Some(part) = store.read_part(&info).await? else { return Ok(()) };
+            if sha256_hex(&part.bytes).await != info.sha256 {
                 return Ok(());
             }
-            bytes.extend(part.to_vec());
+            bytes.extend(part.bytes.to_vec());
         }
         if let Some(files) = decode(&bytes) {
             self.files.replace(files);
@@ -67,31 +66,28 @@ impl Bundle {
     /// Stores the files of the model `name`, unless that is done.
     /// # Errors
     /// `Storage` or `QuotaExceeded`.
-    pub async fn save(&self, key: &str, name: &str) -> Result<()> {
+    pub async fn save(&self, store: &Store, key: &str, name: &str) -> Result<()> {
         if !self.is_new.replace(false) {
             return Ok(());
         }
-        let store = Store::open().await?;
         let bytes = encode(&self.files.borrow());
-        let mut record = ModelRecord { key: key.to_owned(), url: key.to_owned(), ..ModelRecord::default() };
+        let old = store.record(key).await?.unwrap_or_default();
+        // The parts of an older version may be more.
+        store.delete_file(key).await?;
+        let mut record = ModelRecord { key: key.to_owned(), url: key.to_owned(), ..old };
         record.name = name.to_owned();
         record.data_end = bytes.len() as u64;
         record.last_used = js_sys::Date::now();
-        // The parts of an older version may be more.
-        store.delete_file(key).await?;
+        record.clean = false;
+        // First, as with weights: parts without a record are anybody's to remove.
+        store.put_record(&record).await?;
         for (index, part) in (0..).zip(bytes.chunks(PART_BYTES as usize)) {
             let part = Uint8Array::from(part);
             let info = PartInfo { index, len: u64::from(part.length()), sha256: sha256_hex(&part).await };
             store.put_part(key, &info, &part).await?;
         }
+        record.clean = true;
         store.put_record(&record).await
-    }
-
-    /// Removes what storage has under `key`.
-    /// # Errors
-    /// `Storage`.
-    pub async fn discard(&self, key: &str) -> Result<()> {
-        Store::open().await?.delete_file(key).await
     }
 }
 

@@ -15,6 +15,7 @@ use super::measure::{self, Measured, Work};
 use super::pool::{Model, Team};
 use super::protocol::object;
 use super::report::Reporter;
+use super::task::navigator;
 use crate::error::Result;
 use crate::model::shard::Split;
 use crate::weights::FilePart;
@@ -133,10 +134,17 @@ async fn choose(work: &Work<'_>) -> Result<Option<(Rc<Team>, usize)>> {
     start(best).await
 }
 
+/// How many workers a model gets at least, as far as is known before anything is measured.
+pub(super) fn count(threads: Option<u32>, work: &Work<'_>) -> usize {
+    let most = n_cores().min(MAX_AUTO).max(1);
+    match threads {
+        Some(threads) => (threads as usize).clamp(1, MAX_THREADS),
+        None if work.least() <= most => work.least().max(1),
+        None => 1,
+    }
+}
+
 /// As the browser says.
 fn n_cores() -> usize {
-    let get = |object: &JsValue, name: &str| Reflect::get(object, &name.into());
-    let cores =
-        get(&js_sys::global(), "navigator").and_then(|navigator| get(&navigator, "hardwareConcurrency"));
-    cores.ok().and_then(|cores| cores.as_f64()).map_or(1, |cores| cores as usize)
+    navigator("hardwareConcurrency").as_f64().map_or(1, |cores| cores as usize)
 }

@@ -12,7 +12,8 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{AbortController, Headers, ReadableStreamDefaultReader, RequestInit, Response};
 
-use super::task::{describe, sleep};
+use super::resolve::Resolver;
+use super::task::{describe, navigator, sleep};
 use crate::error::{Error, ErrorCode, Result};
 
 #[wasm_bindgen]
@@ -32,6 +33,10 @@ const MAX_WAIT_MS: f64 = 10_000.0;
 
 /// A connection without a byte for so long is as good as cut, in milliseconds.
 const STALLED_MS: f64 = 20_000.0;
+
+/// How often the page is asked for another address of one read, and how often its answer is looked for, in milliseconds.
+const MAX_ASKED: u32 = 3;
+const ANSWER_LOOK_MS: f64 = 30.0;
 
 /// How often it is looked whether there is a network again, in milliseconds.
 const OFFLINE_LOOK_MS: f64 = 500.0;
@@ -72,16 +77,18 @@ struct Failure {
     error: Error,
     /// The same request may succeed later; the wait that the server asked for.
     retry: Option<Option<f64>>,
+    /// The status that says that another address may have what this one has not (any more).
+    refused: Option<u16>,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure { error, retry: None }
+        Failure { error, retry: None, refused: None }
     }
 }
 
 fn transient(code: ErrorCode, message: String) -> Failure {
-    Failure { error: Error::new(code, message), retry: Some(None) }
+    Failure { error: Error::new(code, message), retry: Some(None), refused: None }
 }
 
 /// A body that is read from its start, for servers that do not know ranges.
@@ -95,7 +102,12 @@ struct Sequential {
 
 /// A file behind a URL.
 pub struct HttpFile {
-    url: String,
+    /// Where it is now: signed links run out.
+    url: RefCell<String>,
+    /// Who may know another address.
+    resolver: Option<Resolver>,
+    /// Whether the page is being asked.
+    asking: Cell<bool>,
     /// The caller's own, such as an authorization.
     headers: Vec<(String, String)>,
     /// False where we keep the parts ourselves: the browser's cache would only keep them a second time.
@@ -122,6 +134,7 @@ impl HttpFile {
     /// `Internal` where the browser has no `AbortController`.
     pub fn new(
         url: String,
+        resolver: Option<Resolver>,
         headers: Vec<(String, String)>,
         use_http_cache: bool,
         on_bytes: impl Fn(u64) + 'static,
@@ -129,7 +142,9 @@ impl HttpFile {
         let controller =
             AbortController::new().map_err(|thrown| Error::new(ErrorCode::Internal, describe(&thrown)))?;
         Ok(Self {
-            url,
+            url: RefCell::new(url),
+            resolver,
+            asking: Cell::new(false),
             headers,
             use_http_cache,
             controller,
@@ -158,8 +173,8 @@ impl HttpFile {
     }
 
     /// Where the file is.
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn url(&self) -> String {
+        self.url.borrow().clone()
     }
 
     /// Whether ranges can be read side by side.
@@ -186,8 +201,10 @@ impl HttpFile {
         let mut filled = 0;
         let mut tries = 0;
         let mut failures = 0;
+        let mut asked = 0;
         loop {
             let before = filled;
+            let url = self.url();
             let Err(failure) = self.attempt(start, target, &mut filled).await else {
                 if filled < target.length() {
                     self.version.borrow_mut().size.get_or_insert(start + u64::from(filled));
@@ -196,6 +213,14 @@ impl HttpFile {
             };
             if self.controller.signal().aborted() {
                 return Err(Error::new(ErrorCode::Aborted, "the download was stopped"));
+            }
+            // Asked anew, an address that passes on to a signed one may do by itself.
+            if let Some(status) = failure.refused.filter(|_| failure.retry.is_none() || tries > 0)
+                && asked < MAX_ASKED
+                && self.renew(&url, status).await?
+            {
+                asked += 1;
+                continue;
             }
             let Some(wait) = failure.retry else { return Err(failure.error) };
             if is_offline() {
@@ -221,24 +246,54 @@ impl HttpFile {
     /// # Errors
     /// `Network`, `HttpStatus`.
     pub async fn read_all(&self) -> Result<Option<Vec<u8>>> {
-        let response = match self.request(None).await {
-            Ok(response) => response,
-            Err(Failure { error, .. }) if error.code() == ErrorCode::NotAModel => return Ok(None),
-            Err(Failure { error, .. }) => return Err(error),
+        let mut asked = 0;
+        let response = loop {
+            let url = self.url();
+            let response = match self.request(None).await {
+                Ok(response) => response,
+                Err(Failure { error, .. }) if error.code() == ErrorCode::NotAModel => return Ok(None),
+                Err(Failure { error, .. }) => return Err(error),
+            };
+            match response.status() {
+                200..300 => break response,
+                404 | 410 => return Ok(None),
+                status @ (401 | 403) if asked < MAX_ASKED && self.renew(&url, status).await? => asked += 1,
+                status => return Err(self.status_failure(&response, status).error),
+            }
         };
-        match response.status() {
-            200..300 => {}
-            404 | 410 => return Ok(None),
-            status => return Err(self.status_failure(&response, status).error),
-        }
         let broken = |thrown: JsValue| {
-            let message = format!("{} broke off: {}", self.url, describe(&thrown));
+            let message = format!("{} broke off: {}", self.url(), describe(&thrown));
             Error::new(ErrorCode::Network, message)
         };
         let buffer = JsFuture::from(response.array_buffer().map_err(broken)?).await.map_err(broken)?;
         let bytes = Uint8Array::new(&buffer);
         self.received.set(self.received.get() + u64::from(bytes.length()));
         Ok(Some(bytes.to_vec()))
+    }
+
+    /// Has the page name another address than `url`, which was refused; false where there is nobody to ask. Reads that
+    /// were refused together ask once.
+    async fn renew(&self, url: &str, status: u16) -> Result<bool> {
+        let Some(resolver) = &self.resolver else { return Ok(false) };
+        while self.asking.get() {
+            self.wait(ANSWER_LOOK_MS).await;
+        }
+        let aborted = || self.controller.signal().aborted();
+        if self.url() != url && !aborted() {
+            return Ok(true);
+        }
+        self.asking.set(true);
+        let question = resolver.ask(url, status);
+        let answer = loop {
+            match question.answer() {
+                Some(answer) => break answer,
+                None if aborted() => break Err(Error::new(ErrorCode::Aborted, "the download was stopped")),
+                None => self.wait(ANSWER_LOOK_MS).await,
+            }
+        };
+        self.asking.set(false);
+        self.url.replace(answer?);
+        Ok(true)
     }
 
     /// Sleeps in short steps, so that an abort is seen soon.
@@ -265,7 +320,7 @@ impl HttpFile {
                 // The server ignores ranges: this answer is the file from its start.
                 200 if self.ranges.get().is_none() => self.start_sequential(&response)?,
                 200 => {
-                    let message = format!("{} stopped answering range requests", self.url);
+                    let message = format!("{} stopped answering range requests", self.url());
                     return Err(transient(ErrorCode::Network, message));
                 }
                 // Of an empty file not even the first byte can be had.
@@ -285,7 +340,7 @@ impl HttpFile {
     /// Sends one request; resolves when the answer's headers are there.
     async fn request(&self, range: Option<&Range<u64>>) -> std::result::Result<Response, Failure> {
         let broken = |thrown: JsValue| {
-            let message = format!("the request for {} cannot be made: {}", self.url, describe(&thrown));
+            let message = format!("the request for {} cannot be made: {}", self.url(), describe(&thrown));
             Failure::from(Error::new(ErrorCode::InvalidRequest, message))
         };
         let headers = Headers::new().map_err(broken)?;
@@ -305,12 +360,12 @@ impl HttpFile {
         {
             Reflect::set(&init, &name.into(), &value.into()).map_err(broken)?;
         }
-        let promise = js_fetch(&self.url, &init).map_err(broken)?;
+        let promise = js_fetch(&self.url(), &init).map_err(broken)?;
         let response = JsFuture::from(promise).await.map_err(|thrown| {
             let message = format!(
                 "{} cannot be reached ({}): check the address and the connection; a server of another origin must \
                  allow this page (CORS)",
-                self.url,
+                self.url(),
                 describe(&thrown)
             );
             transient(ErrorCode::Network, message)
@@ -318,7 +373,7 @@ impl HttpFile {
         let response: Response = response.unchecked_into();
         // A sign-in or "not found" page under status 200 is the commonest wrong answer; whatever its bytes, it is said so.
         if response.ok() && header(&response, "content-type").is_some_and(|t| t.contains("text/html")) {
-            let message = format!("{} is a web page, not a model file", self.url);
+            let message = format!("{} is a web page, not a model file", self.url());
             return Err(Error::new(ErrorCode::NotAModel, message).into());
         }
         Ok(response)
@@ -338,7 +393,7 @@ impl HttpFile {
             _ => "the server failed; try later",
         };
         let text = response.status_text();
-        let message = format!("{} was answered with {status} {text}: {advice}", self.url);
+        let message = format!("{} was answered with {status} {text}: {advice}", self.url());
         let error = Error::new(ErrorCode::HttpStatus, message);
         // Seconds, or a date.
         let retry_after = header(response, "retry-after").map(|value| match value.parse::<f64>() {
@@ -349,7 +404,8 @@ impl HttpFile {
         // Where a server passes on to an address with a signature, that runs out: asked anew, it gives another one.
         let signature = response.redirected() && matches!(status, 400 | 401 | 403 | 410);
         let again = signature || matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504);
-        Failure { error, retry: again.then_some(retry_after) }
+        let refused = matches!(status, 401 | 403 | 404 | 410).then_some(status);
+        Failure { error, retry: again.then_some(retry_after), refused }
     }
 
     /// Takes over what an answer says about the file, unless it contradicts what is known.
@@ -359,7 +415,7 @@ impl HttpFile {
         let mut known = self.version.borrow_mut();
         if !known.agrees(&version) {
             self.changed.set(true);
-            let message = format!("{} is another file now than the one that was begun", self.url);
+            let message = format!("{} is another file now than the one that was begun", self.url());
             return Err(Error::new(ErrorCode::Integrity, message));
         }
         known.learn(version);
@@ -375,7 +431,8 @@ impl HttpFile {
         filled: &mut u32,
     ) -> std::result::Result<(), Failure> {
         if let Some(encoding) = header(response, "content-encoding").filter(|e| e != "identity") {
-            let message = format!("{} sends ranges compressed ({encoding}): they cannot be placed", self.url);
+            let message =
+                format!("{} sends ranges compressed ({encoding}): they cannot be placed", self.url());
             return Err(Error::new(ErrorCode::Integrity, message).into());
         }
         let mut expected = range.end - range.start;
@@ -387,7 +444,7 @@ impl HttpFile {
             });
             let Some(sent) = sent else {
                 let wanted = format!("bytes {}-{}", range.start, range.end - 1);
-                let message = format!("{} sent \"{value}\" when asked for {wanted}", self.url);
+                let message = format!("{} sent \"{value}\" when asked for {wanted}", self.url());
                 return Err(Error::new(ErrorCode::Integrity, message).into());
             };
             expected = sent.end - sent.start;
@@ -405,7 +462,7 @@ impl HttpFile {
         while let Some(chunk) = self.next_chunk(&reader).await? {
             if chunk.length() > end - *filled {
                 let _ = reader.cancel();
-                let message = format!("{} sent more bytes than it announced", self.url);
+                let message = format!("{} sent more bytes than it announced", self.url());
                 return Err(Error::new(ErrorCode::Integrity, message).into());
             }
             target.set(&chunk, *filled);
@@ -413,7 +470,7 @@ impl HttpFile {
             (self.on_bytes)(u64::from(chunk.length()));
         }
         if *filled < end {
-            let message = format!("{} sent {} bytes too few", self.url, end - *filled);
+            let message = format!("{} sent {} bytes too few", self.url(), end - *filled);
             return Err(transient(ErrorCode::Network, message));
         }
         Ok(())
@@ -461,7 +518,7 @@ impl HttpFile {
                         let missing = size - stream.position;
                         Err(transient(
                             ErrorCode::Network,
-                            format!("{} sent {missing} bytes too few", self.url),
+                            format!("{} sent {missing} bytes too few", self.url()),
                         ))
                     }
                     // Without a length, the end of the stream is the end of the file.
@@ -501,7 +558,7 @@ impl HttpFile {
 
     fn reader(&self, response: &Response) -> std::result::Result<ReadableStreamDefaultReader, Failure> {
         let body = response.body().ok_or_else(|| {
-            transient(ErrorCode::Network, format!("{} was answered without a body", self.url))
+            transient(ErrorCode::Network, format!("{} was answered without a body", self.url()))
         })?;
         Ok(body.get_reader().unchecked_into())
     }
@@ -512,7 +569,7 @@ impl HttpFile {
         reader: &ReadableStreamDefaultReader,
     ) -> std::result::Result<Option<Uint8Array>, Failure> {
         let cut = |thrown: JsValue| {
-            let message = format!("the connection to {} was cut ({})", self.url, describe(&thrown));
+            let message = format!("the connection to {} was cut ({})", self.url(), describe(&thrown));
             transient(ErrorCode::Network, message)
         };
         let next = JsFuture::from(reader.read()).await.map_err(cut)?;
@@ -582,9 +639,7 @@ impl ContentRange {
 
 /// Whether the browser says that it has no network at all; it may have none and not know.
 fn is_offline() -> bool {
-    let get = |object: &JsValue, name: &str| Reflect::get(object, &name.into());
-    let online = get(&js_sys::global(), "navigator").and_then(|navigator| get(&navigator, "onLine"));
-    online.is_ok_and(|online| online == JsValue::FALSE)
+    navigator("onLine") == JsValue::FALSE
 }
 
 fn header(response: &Response, name: &str) -> Option<String> {

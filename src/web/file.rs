@@ -16,8 +16,8 @@ use web_sys::Blob;
 use super::fetch::{HttpFile, Version};
 use super::files::Expected;
 use super::report::Reporter;
-use super::store::{ModelRecord, PartInfo, Store, read_blob};
-use super::task::{describe, hex, sha256_hex, update_sha256};
+use super::store::{ModelRecord, PartInfo, Store, StoredPart, read_slice};
+use super::task::{describe, hex, navigator, sha256_hex, update_sha256};
 use crate::error::{Error, ErrorCode, Result};
 use crate::weights::PART_BYTES;
 
@@ -40,11 +40,16 @@ struct Cache {
     record: ModelRecord,
     /// Parts that were there when the load began and have not turned out bad.
     parts: BTreeMap<u32, PartInfo>,
+    /// Those of them that were stored with another file: noted with this one once it has a record.
+    linked: Vec<PartInfo>,
+    /// What parts were that turned out bad, and must be when they are fetched again.
+    lost: BTreeMap<u32, String>,
     /// Whether other models may be removed to make room.
     evict: bool,
 }
 
 /// A part that is in place.
+#[derive(Clone)]
 pub struct Part {
     /// Position in the file, in units of [`PART_BYTES`].
     pub index: u32,
@@ -54,6 +59,10 @@ pub struct Part {
     pub bytes: Uint8Array,
     /// Whether storage lacks it.
     pub is_new: bool,
+    /// Where the browser keeps them.
+    blob: Option<Blob>,
+    /// Their SHA-256, where it had to be looked at.
+    sha256: Option<String>,
 }
 
 /// A model file.
@@ -71,6 +80,10 @@ pub struct ModelFile {
     reporter: Rc<Reporter>,
     /// Bytes that came out of storage.
     from_cache: Cell<u64>,
+    /// The server has another file than the one whose parts are stored, as a part shows that was fetched again.
+    is_other: Cell<bool>,
+    /// The header was damaged on its way, and has been believed.
+    is_damaged: Cell<bool>,
 }
 
 impl ModelFile {
@@ -80,77 +93,82 @@ impl ModelFile {
         // Parts that are compared one by one need not be compared together.
         let whole = expected.sha256.is_some() && expected.parts.is_empty();
         let hash = RefCell::new(whole.then(Sha256::new));
-        let (cache, end, from_cache) = Default::default();
-        Self { origin, cache, head, expected, hash, end, reporter, from_cache }
+        let (cache, end, from_cache, is_other, is_damaged) = Default::default();
+        Self { origin, cache, head, expected, hash, end, reporter, from_cache, is_other, is_damaged }
     }
 
     /// Takes the stored parts of `key`, a file of the model `model`, into account. Storage that fails is told of and left
     /// alone.
-    pub async fn use_cache(&self, key: &str, model: &str, url: &str) {
-        match self.open_cache(key, model, url).await {
+    pub async fn use_cache(&self, store: &Rc<Store>, key: &str, model: &str, url: &str) {
+        match self.open_cache(store, key, model, url).await {
             Ok(cache) => {
                 // Parts that are known by their hashes need no server to vouch for them.
+                let known = !self.expected.parts.is_empty()
+                    || (self.expected.sha256.is_some() && self.hash.borrow().is_none());
                 if let Origin::Http(http) = &self.origin
                     && !cache.parts.is_empty()
-                    && self.expected.parts.is_empty()
+                    && !known
                 {
                     let ModelRecord { size, etag, last_modified, .. } = cache.record.clone();
                     http.expect(Version { size, etag, last_modified });
                 }
                 self.cache.replace(Some(cache));
             }
-            Err(error) => self.without_cache(&error),
+            Err(error) => self.reporter.warn_not_kept(&error),
         }
     }
 
     /// What storage has of the model; a first visit finds nothing and is no error.
-    async fn open_cache(&self, key: &str, model: &str, url: &str) -> Result<Cache> {
-        let store = Rc::new(Store::open().await?);
+    async fn open_cache(&self, store: &Rc<Store>, key: &str, model: &str, url: &str) -> Result<Cache> {
         let stored = store.record(key).await?;
         let mut parts = match stored {
             Some(_) => store.parts(key).await?,
             None => Vec::new(),
         };
+        let mut linked = Vec::new();
         if !self.expected.parts.is_empty() {
-            parts = self.expected_parts(&store, key, parts).await?;
+            (parts, linked) = self.expected_parts(store, parts).await?;
         }
         let mut record = stored.unwrap_or_default();
-        if self.expected.sha256.is_some() && record.sha256 == self.expected.sha256 {
+        // Of a file that was compared once, all parts are those that were: none has come since.
+        if record.sha256 == self.expected.sha256 && parts.len() as u32 == record.n_parts() {
             self.hash.take();
         }
         record.key = key.to_owned();
         record.model = model.to_owned();
         record.url = url.to_owned();
-        let parts = parts.into_iter().map(|part| (part.index, part)).collect();
-        Ok(Cache { store, record, parts, evict: false })
+        let parts = parts.into_iter().chain(linked.iter().cloned()).map(|part| (part.index, part)).collect();
+        let (store, lost) = (Rc::clone(store), BTreeMap::new());
+        Ok(Cache { store, record, parts, linked, lost, evict: false })
     }
 
-    /// Of a file whose parts' hashes are known, those that are stored, be it with another file.
-    async fn expected_parts(&self, store: &Store, key: &str, stored: Vec<PartInfo>) -> Result<Vec<PartInfo>> {
+    /// Of a file whose parts' hashes are known, those that are stored with it, and those that are with another file.
+    async fn expected_parts(
+        &self,
+        store: &Store,
+        stored: Vec<PartInfo>,
+    ) -> Result<(Vec<PartInfo>, Vec<PartInfo>)> {
         let there = store.hashes().await?;
-        let mut parts = Vec::new();
+        let (mut parts, mut linked) = (Vec::new(), Vec::new());
         for (index, sha256) in (0..).zip(&self.expected.parts) {
-            let known = stored.iter().find(|part| part.index == index && part.sha256 == *sha256);
             let start = u64::from(index) * PART_BYTES;
             let len = self.expected.data_end.saturating_sub(start).min(PART_BYTES);
-            match known {
+            match stored.iter().find(|part| part.index == index && part.sha256 == *sha256) {
                 Some(part) => parts.push(part.clone()),
                 None if there.contains(sha256) => {
-                    let part = PartInfo { index, len, sha256: sha256.clone() };
-                    store.put_info(key, &part).await?;
-                    parts.push(part);
+                    linked.push(PartInfo { index, len, sha256: sha256.clone() })
                 }
                 None => {}
             }
         }
-        Ok(parts)
+        store.hold(linked.iter().map(|part| part.sha256.clone()));
+        Ok((parts, linked))
     }
 
-    /// Goes on without storage, and says so once: a model that runs is worth more than one that is kept.
+    /// Goes on without storage, and says so.
     fn without_cache(&self, error: &Error) {
-        if self.cache.take().is_some() || error.code() == ErrorCode::Storage {
-            self.reporter.warn_of(error, "the model is used without being kept in this browser");
-        }
+        self.cache.take();
+        self.reporter.warn_not_kept(error);
     }
 
     /// Makes `head` at least `wanted` bytes long; false when the file ended before.
@@ -166,7 +184,7 @@ impl ModelFile {
             let index = (at / PART_BYTES) as u32;
             let stored = if at.is_multiple_of(PART_BYTES) { self.stored_part(index).await? } else { None };
             let more = match stored {
-                Some(bytes) => bytes,
+                Some(part) => part.bytes,
                 None => {
                     // Up to a part's end, so that what is read is never more than a part's beginning.
                     let end = wanted.min((u64::from(index) + 1) * PART_BYTES);
@@ -225,8 +243,7 @@ impl ModelFile {
                     let message = format!("the local file cannot be read: {}", describe(&thrown));
                     Error::new(ErrorCode::Io, message)
                 };
-                let slice = blob.slice_with_f64_and_f64(start as f64, end as f64).map_err(unreadable)?;
-                let bytes = read_blob(&slice).await.map_err(unreadable)?;
+                let bytes = read_slice(blob, start..end).await.map_err(unreadable)?;
                 target.set(&bytes, 0);
                 self.reporter.add(u64::from(bytes.length()));
                 Ok(bytes.length())
@@ -249,11 +266,11 @@ impl ModelFile {
     /// are removed when storage turns out to be full.
     pub async fn begin(&self, name: &str, data_end: u64, evict: bool) {
         self.end.set(data_end);
-        let Some((store, mut record)) =
-            self.cache.borrow().as_ref().map(|cache| (Rc::clone(&cache.store), cache.record.clone()))
-        else {
-            return;
-        };
+        let found =
+            self.cache.borrow_mut().as_mut().map(|cache| {
+                (Rc::clone(&cache.store), cache.record.clone(), std::mem::take(&mut cache.linked))
+            });
+        let Some((store, mut record, linked)) = found else { return };
         if let Origin::Http(http) = &self.origin {
             let version = http.version();
             record.size = version.size.or(record.size);
@@ -265,7 +282,7 @@ impl ModelFile {
         record.last_used = js_sys::Date::now();
         // A load that dies leaves this mark, and the next one then trusts no part unseen.
         let marked = ModelRecord { clean: false, ..record.clone() };
-        match store.put_record(&marked).await {
+        match store.link(&marked, &linked).await {
             Ok(()) => {
                 if let Some(cache) = self.cache.borrow_mut().as_mut() {
                     cache.record = record;
@@ -311,12 +328,19 @@ impl ModelFile {
             return Ok(());
         };
         // What follows the last tensor is of no use but belongs to the file.
-        let at = self.cache.borrow().as_ref().map_or(self.end.get(), |cache| cache.record.data_end);
-        let left = http.version().size.unwrap_or(at).saturating_sub(at).min(PART_BYTES);
-        if left > 0 {
-            let tail = Uint8Array::new_with_length(left as u32);
-            let n_read = http.read(at, &tail).await?;
-            update_sha256(&mut hash, &tail.subarray(0, n_read));
+        let mut at = self.end.get();
+        loop {
+            let left = match http.version().size {
+                Some(size) => size.saturating_sub(at),
+                // Only what is read as one stream tells its end by ending.
+                None if http.has_ranges() => 0,
+                None => PART_BYTES,
+            };
+            let tail = Uint8Array::new_with_length(left.min(PART_BYTES) as u32);
+            if left == 0 || self.read_tail(at, &tail, &mut hash).await? < tail.length() {
+                break;
+            }
+            at += u64::from(tail.length());
         }
         let found = hex(&hash.finalize());
         if found != *expected {
@@ -331,6 +355,12 @@ impl ModelFile {
             cache.record.sha256 = Some(found);
         }
         Ok(())
+    }
+
+    async fn read_tail(&self, at: u64, tail: &Uint8Array, hash: &mut Sha256) -> Result<u32> {
+        let n_read = self.read(at, tail).await?;
+        update_sha256(hash, &tail.subarray(0, n_read));
+        Ok(n_read)
     }
 
     /// Whether the file's server answers requests for parts, so that several can be made at a time.
@@ -352,35 +382,41 @@ impl ModelFile {
         let in_head = u64::from(head.length()).saturating_sub(range.start).min(u64::from(len)) as u32;
         let start = range.start.min(u64::from(head.length())) as u32;
         let read_before = head.subarray(start, start + in_head);
-        if in_head == len {
-            if self.is_expected(index, &read_before).await {
-                let is_new = !self.is_stored(index);
-                return Ok(Part { index, range, bytes: read_before, is_new });
-            }
-        } else if let Some(bytes) = self.stored_part(index).await? {
+        if in_head < len
+            && let Some(StoredPart { blob, bytes }) = self.stored_part(index).await?
+        {
             if bytes.length() == len {
-                return Ok(Part { index, range, bytes, is_new: false });
+                return Ok(Part { index, range, bytes, is_new: false, blob, sha256: None });
             }
             self.forget(index, "has another length than the file now").await;
         }
         // The header's own reads are this part's beginning: no byte is asked for twice.
-        let target = Uint8Array::new_with_length(len);
-        target.set(&read_before, 0);
-        self.fetch(&range, &target, in_head).await?;
-        if !self.is_expected(index, &target).await {
+        let mut bytes = read_before.clone();
+        if in_head < len {
+            bytes = Uint8Array::new_with_length(len);
+            bytes.set(&read_before, 0);
+            self.fetch(&range, &bytes, in_head).await?;
+        }
+        let (mut sound, mut sha256) = self.check(index, &bytes).await;
+        if !sound {
             // Once more, in case it was damaged on its way.
             let message = format!("part {index} of the model arrived damaged, and is fetched again");
             self.reporter.warn(ErrorCode::Integrity, message);
-            self.fetch(&range, &target, 0).await?;
+            bytes = Uint8Array::new_with_length(len);
+            self.fetch(&range, &bytes, 0).await?;
+            (sound, sha256) = self.check(index, &bytes).await;
             // A header that was damaged has been believed by now.
-            let header = sha256_hex(&target.subarray(0, in_head)).await == sha256_hex(&read_before).await;
-            if !header || !self.is_expected(index, &target).await {
+            let same = sha256_hex(&bytes.subarray(0, in_head)).await == sha256_hex(&read_before).await;
+            if !sound || !same {
+                self.is_damaged.set(sound);
+                self.is_other.set(!sound && self.expected.parts.is_empty());
                 let message =
-                    format!("part {index} of the model is not the one that its manifest names; try again");
+                    format!("part {index} of the model is not the one that it should be; try again");
                 return Err(Error::new(ErrorCode::Integrity, message));
             }
         }
-        Ok(Part { index, range, bytes: target, is_new: true })
+        let is_new = in_head < len || !self.is_stored(index);
+        Ok(Part { index, range, bytes, is_new, blob: None, sha256 })
     }
 
     /// Fills `target`, the bytes at `range`, from byte `from` on.
@@ -395,37 +431,39 @@ impl ModelFile {
         Ok(())
     }
 
-    /// Whether a part is as the manifest says, if there is one.
-    async fn is_expected(&self, index: u32, bytes: &Uint8Array) -> bool {
-        match self.expected.parts.get(index as usize) {
-            Some(expected) => sha256_hex(bytes).await == *expected,
-            None => true,
-        }
+    /// Whether a part is as the manifest says, or as it was when it was stored; and its hash, if there is either.
+    async fn check(&self, index: u32, bytes: &Uint8Array) -> (bool, Option<String>) {
+        let lost = || self.cache.borrow().as_ref().and_then(|cache| cache.lost.get(&index).cloned());
+        let Some(wanted) = self.expected.parts.get(index as usize).cloned().or_else(lost) else {
+            return (true, None);
+        };
+        let sha256 = sha256_hex(bytes).await;
+        (sha256 == wanted, Some(sha256))
     }
 
     /// A stored part, checked as the rules say; `None` when there is none that can be used.
-    async fn stored_part(&self, index: u32) -> Result<Option<Uint8Array>> {
+    async fn stored_part(&self, index: u32) -> Result<Option<StoredPart>> {
         let found = self.cache.borrow().as_ref().and_then(|cache| {
             let info = cache.parts.get(&index)?.clone();
             let record = &cache.record;
             let sampled =
                 index.is_multiple_of(CHECK_ONE_IN) || index % CHECK_ONE_IN == record.loads % CHECK_ONE_IN;
             let check = !record.clean || record.loads == 0 || index == 0 || sampled;
-            Some((Rc::clone(&cache.store), record.key.clone(), info, check))
+            Some((Rc::clone(&cache.store), info, check))
         });
-        let Some((store, key, info, check)) = found else { return Ok(None) };
-        let bytes = match store.read_part(&key, &info).await {
-            Ok(bytes) => bytes,
+        let Some((store, info, check)) = found else { return Ok(None) };
+        let part = match store.read_part(&info).await {
+            Ok(part) => part,
             Err(error) => {
                 self.without_cache(&error);
                 return Ok(None);
             }
         };
         // Browsers notice a Blob that is gone or cut short, but not one whose bytes have changed.
-        let fault = match &bytes {
+        let fault = match &part {
             None => Some("cannot be read"),
-            Some(bytes) if u64::from(bytes.length()) != info.len => Some("is cut short"),
-            Some(bytes) if check && sha256_hex(bytes).await != info.sha256 => Some("is damaged"),
+            Some(part) if u64::from(part.bytes.length()) != info.len => Some("is cut short"),
+            Some(part) if check && sha256_hex(&part.bytes).await != info.sha256 => Some("is damaged"),
             Some(_) => None,
         };
         if let Some(fault) = fault {
@@ -434,13 +472,14 @@ impl ModelFile {
         }
         self.from_cache.set(self.from_cache.get() + info.len);
         self.reporter.add(info.len);
-        Ok(bytes)
+        Ok(part)
     }
 
     /// Drops a stored part that is of no use; it will be fetched again by itself.
     async fn forget(&self, index: u32, fault: &str) {
         let found = self.cache.borrow_mut().as_mut().and_then(|cache| {
             let info = cache.parts.remove(&index)?;
+            cache.lost.insert(index, info.sha256.clone());
             Some((Rc::clone(&cache.store), cache.record.key.clone(), info))
         });
         let Some((store, key, info)) = found else { return };
@@ -452,13 +491,16 @@ impl ModelFile {
     }
 
     /// Stores a part. When that fails, the load goes on without storage.
-    pub async fn keep(self: Rc<Self>, index: u32, bytes: Uint8Array) {
+    pub async fn keep(self: Rc<Self>, Part { index, bytes, sha256, .. }: Part) {
         let found = self.cache.borrow().as_ref().map(|cache| {
             let record = &cache.record;
             (Rc::clone(&cache.store), record.key.clone(), record.model().to_owned(), cache.evict)
         });
         let Some((store, key, model, evict)) = found else { return };
-        let sha256 = sha256_hex(&bytes).await;
+        let sha256 = match sha256 {
+            Some(sha256) => sha256,
+            None => sha256_hex(&bytes).await,
+        };
         let info = PartInfo { index, len: u64::from(bytes.length()), sha256 };
         let mut kept = store.put_part(&key, &info, &bytes).await;
         if kept.as_ref().is_err_and(|error| error.code() == ErrorCode::QuotaExceeded) {
@@ -482,10 +524,12 @@ impl ModelFile {
         }
     }
 
-    /// Removes all that is stored of this model: the server has another file now.
+    /// Removes all that is stored of this model: the server has another file now. Parts that are known by their hashes
+    /// stay, and the next try takes those that are as they should be.
     pub async fn discard(&self) {
         let cache = self.cache.take();
         if let Some(cache) = cache
+            && self.expected.parts.is_empty()
             && let Err(error) = cache.store.delete_file(&cache.record.key).await
         {
             self.reporter.warn_of(&error, "the old version of the model stays in this browser");
@@ -500,21 +544,12 @@ impl ModelFile {
     /// A part for other workers: a reference to where it is, from which they read what is theirs.
     /// # Errors
     /// `Io` or `OutOfMemory`.
-    pub async fn blob(&self, part: &Part) -> Result<Blob> {
+    pub fn blob(&self, part: &Part) -> Result<Blob> {
         if let Origin::Local(blob) = &self.origin {
             let slice = blob.slice_with_f64_and_f64(part.range.start as f64, part.range.end as f64);
             return slice.map_err(|thrown| Error::new(ErrorCode::Io, describe(&thrown)));
         }
-        let stored = self.cache.borrow().as_ref().and_then(|cache| {
-            let info = cache.parts.get(&part.index)?.clone();
-            Some((Rc::clone(&cache.store), cache.record.key.clone(), info))
-        });
-        if let Some((store, key, info)) = stored.filter(|_| !part.is_new)
-            && let Ok(Some(blob)) = store.part_blob(&key, &info).await
-        {
-            return Ok(blob);
-        }
-        blob_of(&part.bytes)
+        part.blob.clone().map_or_else(|| blob_of(&part.bytes), Ok)
     }
 
     /// Frees the header's bytes, once the parts that they are of are in place.
@@ -539,7 +574,12 @@ impl ModelFile {
 
     /// Whether the server has another file now than the one whose parts are stored.
     pub fn changed(&self) -> bool {
-        matches!(&self.origin, Origin::Http(http) if http.changed())
+        self.is_other.get() || matches!(&self.origin, Origin::Http(http) if http.changed())
+    }
+
+    /// Whether all that was read of the file so far is of no use.
+    pub fn must_begin_anew(&self) -> bool {
+        self.is_damaged.get() || self.changed()
     }
 
     /// Stops all requests.
@@ -558,9 +598,7 @@ pub(super) fn blob_of(bytes: &Uint8Array) -> Result<Blob> {
 
 /// Bytes that this site may still store, as far as the browser tells. An estimate: a full disk shows when it is full.
 pub(super) async fn storage_room() -> Option<f64> {
-    let scope: web_sys::WorkerGlobalScope = js_sys::global().dyn_into().ok()?;
-    let storage = Reflect::get(&scope.navigator(), &"storage".into()).ok()?;
-    let storage: web_sys::StorageManager = storage.dyn_into().ok()?;
+    let storage: web_sys::StorageManager = navigator("storage").dyn_into().ok()?;
     let estimate = JsFuture::from(storage.estimate().ok()?).await.ok()?;
     let number = |name: &str| Reflect::get(&estimate, &name.into()).ok()?.as_f64();
     Some(number("quota")? - number("usage")?)

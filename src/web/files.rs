@@ -17,6 +17,7 @@ use super::fetch::HttpFile;
 use super::file::{ModelFile, Origin, blob_of, storage_room};
 use super::protocol::object;
 use super::report::Reporter;
+use super::resolve::Resolver;
 use super::store::{Store, read_blob};
 use super::task::{describe, sha256_hex};
 use crate::engine::{ModelFiles, ModelFolder, open_files};
@@ -101,6 +102,7 @@ fn parts_of(url: &str) -> (&str, &str, &str) {
 pub struct Files {
     place: Place,
     headers: Vec<(String, String)>,
+    resolver: Option<Resolver>,
     cache: bool,
     /// What the page calls the model in storage.
     cache_key: Option<String>,
@@ -108,6 +110,7 @@ pub struct Files {
     reporter: Rc<Reporter>,
     /// In the order of the [`Checkpoint`].
     open: RefCell<Vec<Rc<ModelFile>>>,
+    store: RefCell<Option<Rc<Store>>>,
     /// The small files of a folder at an address.
     bundle: Bundle,
     /// Bytes of small files that came over the network.
@@ -145,15 +148,17 @@ impl Files {
     ) -> Self {
         let cache = cache && !matches!(place, Place::Blobs(_));
         let reporter = Rc::clone(reporter);
-        let (open, bundle, small_bytes) = Default::default();
+        let (open, store, bundle, small_bytes) = Default::default();
         Self {
             place,
             headers,
+            resolver: None,
             cache,
             cache_key,
             expected: BTreeMap::new(),
             reporter,
             open,
+            store,
             bundle,
             small_bytes,
             cancelled: Cell::new(false),
@@ -166,15 +171,21 @@ impl Files {
         self
     }
 
+    /// The same, with who to ask when an address is refused.
+    pub fn asking(mut self, resolver: Option<Resolver>) -> Self {
+        self.resolver = resolver;
+        self
+    }
+
     /// Reads everything about the model but its weights.
     /// # Errors
     /// What the headers, the configuration and the origin say.
     pub async fn model(&self) -> Result<Checkpoint> {
         if self.cache
             && self.is_folder()
-            && let Err(error) = self.bundle.load(&self.key()).await
+            && let Err(error) = async { self.bundle.load(&*self.store().await?, &self.key()).await }.await
         {
-            self.warn_not_kept(&error);
+            self.reporter.warn_not_kept(&error);
         }
         let which = match &self.place {
             Place::Url(url) => ModelFiles::Gguf(parts_of(url).1.to_owned()),
@@ -192,16 +203,17 @@ impl Files {
             && let Err(error) = self.make_room(self.missing(data_ends), evict).await
         {
             files.iter().for_each(|file| file.leave_cache());
-            return self.warn_not_kept(&error);
+            return self.reporter.warn_not_kept(&error);
         }
         for (file, data_end) in files.iter().zip(data_ends) {
             file.begin(name, *data_end, evict).await;
         }
         if self.cache
             && self.is_folder()
-            && let Err(error) = self.bundle.save(&self.key(), name).await
+            && let Err(error) =
+                async { self.bundle.save(&*self.store().await?, &self.key(), name).await }.await
         {
-            self.warn_not_kept(&error);
+            self.reporter.warn_not_kept(&error);
         }
     }
 
@@ -215,7 +227,7 @@ impl Files {
         let Some(room) = storage_room().await.filter(|room| *room < missing as f64) else { return Ok(()) };
         // What no model needs goes first, then other models; browsers count what was just removed for a while, so what
         // was freed is added instead of asked for again.
-        let store = Store::open().await?;
+        let store = self.store().await?;
         store.collect().await?;
         let key = self.key();
         let freed = match evict {
@@ -226,7 +238,7 @@ impl Files {
             return Ok(());
         }
         let others = store.list().await?;
-        let others = others.iter().filter(|model| !model.pinned && model.key != key);
+        let others = others.iter().filter(|model| model.is_removable(&key));
         let mib = |bytes: f64| (bytes / 1048576.0) as u64;
         let message = format!(
             "the browser has room for {} MiB more of this site's data, the model needs {} MiB; the other models here \
@@ -286,9 +298,9 @@ impl Files {
         self.all().iter().for_each(|file| file.cancel());
     }
 
-    /// Whether the server has another file now than one whose parts are stored.
-    pub fn changed(&self) -> bool {
-        self.all().iter().any(|file| file.changed())
+    /// Whether all that was read so far is of no use.
+    pub fn must_begin_anew(&self) -> bool {
+        self.all().iter().any(|file| file.must_begin_anew())
     }
 
     /// Bytes received over the network.
@@ -333,14 +345,23 @@ impl Files {
         }
         if self.cache
             && self.is_folder()
-            && let Err(error) = self.bundle.discard(&self.key()).await
+            && let Err(error) = async { self.store().await?.delete_file(&self.key()).await }.await
         {
             self.reporter.warn_of(&error, "the old version of the model stays in this browser");
         }
     }
 
-    fn warn_not_kept(&self, error: &Error) {
-        self.reporter.warn_of(error, "the model is used without being kept in this browser");
+    /// Storage, opened once.
+    async fn store(&self) -> Result<Rc<Store>> {
+        let open = self.store.borrow().clone();
+        match open {
+            Some(store) => Ok(store),
+            None => {
+                let store = Store::open().await?;
+                self.store.replace(Some(Rc::clone(&store)));
+                Ok(store)
+            }
+        }
     }
 
     /// Whether there are small files beside the weights.
@@ -380,11 +401,15 @@ impl Files {
     async fn http(&self, name: &str, url: &str) -> Result<Rc<ModelFile>> {
         let counted = Rc::clone(&self.reporter);
         let on_bytes = move |bytes| counted.add(bytes);
-        let origin = HttpFile::new(url.to_owned(), self.headers.clone(), !self.cache, on_bytes)?;
+        let (resolver, headers) = (self.resolver.clone(), self.headers.clone());
+        let origin = HttpFile::new(url.to_owned(), resolver, headers, !self.cache, on_bytes)?;
         let expected = self.expected.get(name).cloned().unwrap_or_default();
         let file = self.add(Origin::Http(origin), expected)?;
         if self.cache {
-            file.use_cache(&self.file_key(name, url), &self.key(), url).await;
+            match self.store().await {
+                Ok(store) => file.use_cache(&store, &self.file_key(name, url), &self.key(), url).await,
+                Err(error) => self.reporter.warn_not_kept(&error),
+            }
         }
         Ok(file)
     }
@@ -406,7 +431,8 @@ impl Files {
         if self.cancelled.get() {
             return Err(Error::new(ErrorCode::Aborted, "the download was stopped"));
         }
-        let file = HttpFile::new(url, self.headers.clone(), !self.cache, |_| ())?;
+        let (resolver, headers) = (self.resolver.clone(), self.headers.clone());
+        let file = HttpFile::new(url, resolver, headers, !self.cache, |_| ())?;
         let found = file.read_all().await?;
         self.small_bytes.set(self.small_bytes.get() + file.received());
         let expected = self.expected.get(name).and_then(|expected| expected.sha256.as_ref());

@@ -10,7 +10,7 @@ use serde_wasm_bindgen::preserve;
 use wasm_bindgen::{JsCast, JsValue};
 use web_time::Instant;
 
-use super::crew::Crew;
+use super::crew::{self, Crew};
 use super::device;
 use super::files::{Expected, Files, Place, named};
 use super::measure::Work;
@@ -20,10 +20,11 @@ use super::report::{Phase, Reporter, Warning};
 use super::request::Abort;
 use super::task::{event_loop_turn, wasm_memory_bytes};
 use crate::backend::cpu::{CpuBackend, CpuMode, CpuShard};
-use crate::backend::{AnyBackend, Backend, Footprint};
+use crate::backend::{AnyBackend, Backend, Footprint, ModelPlan};
 use crate::engine::{Engine, LoadOptions, Loading, ModelSummary};
 use crate::error::{Error, ErrorCode, Result};
-use crate::weights::{FilePart, PART_BYTES, Recipe};
+use crate::model::shard::Split;
+use crate::weights::{PART_BYTES, Recipe};
 
 /// What fits the 4 GiB of a wasm memory beside the tokenizer and what is being read.
 const MAX_CPU_BYTES: u64 = 3700 << 20;
@@ -70,6 +71,9 @@ pub struct LoadRequest {
     /// Workers on the CPU; as many as are worth it when absent.
     #[serde(default)]
     pub(super) threads: Option<u32>,
+    /// Whether the page answers when it is asked for another address of a file.
+    #[serde(default)]
+    resolves: bool,
     /// Whether to keep parts in IndexedDB; a Blob is never kept.
     cache: bool,
     /// Whether other models may be removed to make room for this one.
@@ -177,28 +181,24 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
         let file = Rc::new(files(request, reporter)?);
         let cancelled = Rc::clone(&file);
         abort.on_abort(move || cancelled.cancel());
-        let result = attempt(request, choice, &file, abort, reporter).await;
+        let found = find_device(choice).await?;
+        let on_gpu = found.is_ok();
+        let result = attempt(request, found, &file, abort, reporter).await;
         match result {
             Ok((engine, reason, crew)) => {
                 file.end().await;
                 let reason = fallback.unwrap_or(reason);
-                let mut info = info(&engine, reason, &file, reporter, started);
-                let team = crew.map(|crew| {
-                    info.memory.backend_bytes += crew.memory_bytes;
-                    info.threads = crew.split.count;
-                    info.exchange = Some(crew.team.exchange());
-                    crew.team
-                });
+                let info = info(&engine, reason, crew.as_ref(), &file, reporter, started);
                 reporter.phase(Phase::Ready);
-                return Ok(Loaded { engine, info, team });
+                return Ok(Loaded { engine, info, team: crew.map(|crew| crew.team) });
             }
             Err(_) if abort.is_aborted() => return Err(abort.error()),
-            Err(error) if file.changed() && restarts < MAX_RESTARTS => {
+            Err(error) if file.must_begin_anew() && restarts < MAX_RESTARTS => {
                 restarts += 1;
                 file.discard().await;
                 reporter.warn_of(&error, "the download begins anew");
             }
-            Err(error) if choice == BackendChoice::Auto && is_gpu_fault(error.code()) => {
+            Err(error) if on_gpu && choice == BackendChoice::Auto && is_gpu_fault(error.code()) => {
                 choice = BackendChoice::Cpu;
                 fallback = Some(format!("the CPU, because WebGPU failed: {}", error.message()));
             }
@@ -214,7 +214,7 @@ fn files(request: &LoadRequest, reporter: &Rc<Reporter>) -> Result<Files> {
     let Source { headers, cache_key, expected, .. } = &request.source;
     let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     let files = Files::new(place(&request.source)?, headers, request.cache, cache_key.clone(), reporter);
-    Ok(files.expecting(expected.clone()))
+    Ok(files.expecting(expected.clone()).asking(request.resolves.then(|| reporter.resolver())))
 }
 
 fn is_gpu_fault(code: ErrorCode) -> bool {
@@ -239,25 +239,23 @@ fn place(source: &Source) -> Result<Place> {
     })
 }
 
-/// One try on one backend. Gives the engine, and in one sentence why this backend.
+/// One try on one backend: the GPU's, where a device was found. Gives the engine, and in one sentence why this backend.
 async fn attempt(
     request: &LoadRequest,
-    choice: BackendChoice,
+    found: Result<device::Device>,
     file: &Rc<Files>,
     abort: &Abort,
     reporter: &Rc<Reporter>,
 ) -> Result<(Engine<AnyBackend>, String, Option<Crew>)> {
-    let found = find_device(choice).await?;
     let loading = header(request, file, reporter).await?;
     let parts = loading.weights().parts(PART_BYTES);
-    let data_ends = data_ends(&parts, file);
+    let data_ends = loading.weights().data_ends();
     reporter.total(data_ends.iter().sum());
     let mut crew = match &found {
         Ok(_) => None,
         Err(_) => {
             let plan = loading.plan();
-            let least = loading.weights().total_bytes().div_ceil(MAX_CPU_BYTES / 4 * 3);
-            Crew::hire(request, file, &parts, &Work::new(&plan.graph, least as usize), reporter).await?
+            Crew::hire(request, file, &parts, &work(&loading, &plan), reporter).await?
         }
     };
     let (mut backend, reason) = match found {
@@ -267,7 +265,7 @@ async fn attempt(
     if abort.is_aborted() {
         return Err(abort.error());
     }
-    file.begin(&loading.summary().name, &data_ends, request.evict).await;
+    file.begin(&loading.summary().name, data_ends, request.evict).await;
     let team = crew.as_ref().map(|crew| &*crew.team);
     fill(Some(&mut backend), loading.weights(), parts, (file, team), abort, reporter).await?;
     reporter.phase(Phase::Checking);
@@ -297,28 +295,17 @@ async fn header(request: &LoadRequest, file: &Files, reporter: &Reporter) -> Res
     Loading::new(model, LoadOptions { n_ctx, n_batch: None, quantize })
 }
 
-/// Where the last tensor of each file ends.
-fn data_ends(parts: &[FilePart], file: &Files) -> Vec<u64> {
-    let end = |index| parts.iter().filter(|part| part.file == index).map(|part| part.range.end).max();
-    (0..file.all().len()).map(|index| end(index).unwrap_or(0)).collect()
+/// What a token costs, and how many workers have the memory.
+fn work<'a>(loading: &Loading, plan: &'a ModelPlan) -> Work<'a> {
+    let least = loading.weights().total_bytes().div_ceil(MAX_CPU_BYTES / 4 * 3);
+    Work::new(&plan.graph, least as usize)
 }
 
 /// A backend on the CPU, because of `why` there is no other; refused before the download when it cannot be.
 fn cpu_backend(loading: &Loading, why: &Error, crew: Option<&Crew>) -> Result<(AnyBackend, String)> {
     let (plan, mode) = (loading.plan(), CpuMode::Fast);
-    let backend = match crew {
-        None => AnyBackend::Cpu(CpuBackend::new(plan, mode)?),
-        Some(Crew { team, split, .. }) => {
-            AnyBackend::CpuShard(CpuShard::new(plan, mode, *split, Box::new(team.link()))?)
-        }
-    };
     // Running out of memory in the middle of the upload would be a trap, not an error.
-    let needs = match &backend {
-        AnyBackend::Cpu(backend) => backend.footprint(),
-        AnyBackend::CpuShard(shard) => shard.footprint(),
-        #[cfg(feature = "gpu")]
-        AnyBackend::Gpu(_) => unreachable!("invariant: made above"),
-    };
+    let needs = CpuBackend::footprint(&plan, crew.map(|crew| crew.split))?;
     if needs.total() > MAX_CPU_BYTES {
         let mib = |bytes: u64| bytes >> 20;
         let message = format!(
@@ -333,6 +320,12 @@ fn cpu_backend(loading: &Loading, why: &Error, crew: Option<&Crew>) -> Result<(A
         );
         return Err(Error::new(ErrorCode::OutOfMemory, message));
     }
+    let backend = match crew {
+        None => AnyBackend::Cpu(CpuBackend::new(plan, mode)?),
+        Some(Crew { team, split, .. }) => {
+            AnyBackend::CpuShard(CpuShard::new(plan, mode, *split, Box::new(team.link()))?)
+        }
+    };
     Ok((backend, format!("the CPU: {}", why.message())))
 }
 
@@ -352,7 +345,7 @@ pub async fn download(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Re
                 return Ok(file.network_bytes());
             }
             Err(_) if abort.is_aborted() => return Err(abort.error()),
-            Err(error) if file.changed() && restarts < MAX_RESTARTS => {
+            Err(error) if file.must_begin_anew() && restarts < MAX_RESTARTS => {
                 restarts += 1;
                 file.discard().await;
                 reporter.warn_of(&error, "the download begins anew");
@@ -372,11 +365,11 @@ async fn store(
 ) -> Result<()> {
     let loading = header(request, file, reporter).await?;
     let parts = loading.weights().parts(PART_BYTES);
-    let data_ends = data_ends(&parts, file);
+    let data_ends = loading.weights().data_ends();
     reporter.total(data_ends.iter().sum());
-    file.begin(&loading.summary().name, &data_ends, request.evict).await;
+    file.begin(&loading.summary().name, data_ends, request.evict).await;
     file.must_be_cached()?;
-    if file.missing(&data_ends) > 0 {
+    if file.missing(data_ends) > 0 {
         fill(None, loading.weights(), parts, (file, None), abort, reporter).await?;
         file.must_be_cached()?;
     }
@@ -409,29 +402,42 @@ pub async fn fit(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Reporte
     let found = find_device(request.backend).await?;
     let loading = header(request, &file, reporter).await?;
     let planned = found.and_then(|device| device::footprint(&device, &loading, request.gpu_precision));
-    let (backend, backend_reason, needs) = match planned {
-        Ok(needs) => ("webgpu", "an adapter was found".to_owned(), needs),
+    let (backend, backend_reason, (needs, limit_bytes)) = match planned {
+        Ok(needs) => ("webgpu", "an adapter was found".to_owned(), (needs, None)),
         Err(error) if request.backend == BackendChoice::WebGpu => return Err(error),
-        Err(error) => {
-            let backend = CpuBackend::new(loading.plan(), CpuMode::Fast)?;
-            ("cpu", error.message().to_owned(), backend.footprint())
-        }
+        Err(error) => ("cpu", error.message().to_owned(), cpu_needs(request, &loading)?),
     };
-    let data_ends = data_ends(&loading.weights().parts(PART_BYTES), &file);
     Ok(FitFacts {
         backend,
         backend_reason,
         model: loading.summary().clone(),
         context_length: loading.n_ctx(),
         needs,
-        limit_bytes: (backend == "cpu").then_some(MAX_CPU_BYTES),
-        missing_bytes: file.missing(&data_ends),
+        limit_bytes,
+        missing_bytes: file.missing(loading.weights().data_ends()),
     })
+}
+
+/// What a model takes of as many workers as it would get at least, and what these have together.
+fn cpu_needs(request: &LoadRequest, loading: &Loading) -> Result<(Footprint, Option<u64>)> {
+    let plan = loading.plan();
+    let work = work(loading, &plan);
+    let count = crew::count(request.threads, &work);
+    let mut needs = Footprint::default();
+    for index in 0..count {
+        let split = (count > 1).then(|| Split { index, count, least: work.least_elements() });
+        let own = CpuBackend::footprint(&plan, split)?;
+        needs.weight_bytes += own.weight_bytes;
+        needs.kv_bytes += own.kv_bytes;
+        needs.workspace_bytes += own.workspace_bytes;
+    }
+    Ok((needs, Some(MAX_CPU_BYTES * count as u64)))
 }
 
 fn info(
     engine: &Engine<AnyBackend>,
     backend_reason: String,
+    crew: Option<&Crew>,
     file: &Files,
     reporter: &Reporter,
     started: Instant,
@@ -445,11 +451,14 @@ fn info(
             AnyBackend::Gpu(_) => "webgpu",
         },
         backend_reason,
-        threads: 1,
-        exchange: None,
+        threads: crew.map_or(1, |crew| crew.split.count),
+        exchange: crew.map(|crew| crew.team.exchange()),
         model: engine.summary().clone(),
         context_length: engine.session().n_ctx(),
-        memory: Memory { backend_bytes: backend.memory_bytes(), wasm_bytes: wasm_memory_bytes() },
+        memory: Memory {
+            backend_bytes: backend.memory_bytes() + crew.map_or(0, |crew| crew.memory_bytes),
+            wasm_bytes: wasm_memory_bytes(),
+        },
         load: LoadFacts {
             from_cache: network_bytes == 0 && file.cache_bytes() > 0,
             cached: file.is_cached(),

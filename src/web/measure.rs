@@ -119,6 +119,11 @@ impl Work<'_> {
         Work { graph, products: products.sum(), least }
     }
 
+    /// Fewest workers that have the memory.
+    pub(super) fn least(&self) -> usize {
+        self.least
+    }
+
     /// Matrices of fewer elements are held by every worker.
     pub(super) fn least_elements(&self) -> usize {
         LEAST.min((self.products / SHARE) as usize)

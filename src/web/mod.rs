@@ -17,6 +17,7 @@ pub mod pool;
 pub mod protocol;
 pub mod report;
 pub mod request;
+mod resolve;
 mod serve;
 pub mod shard;
 pub mod store;

@@ -15,7 +15,7 @@ use super::protocol::object;
 use super::report::{Phase, Reporter};
 use super::request::Abort;
 use super::task::{Task, event_loop_turn};
-use super::upload::Uploader;
+use super::upload::{Uploader, Window};
 use crate::backend::AnyBackend;
 use crate::error::Result;
 use crate::weights::{FilePart, WeightMap};
@@ -32,8 +32,8 @@ const WORTH: f64 = 1.1;
 /// Below so many bytes a second the line is what limits: one part at a time, so that a cut loses little.
 const SLOW: f64 = 1e6;
 
-/// Streams all parts into the backend, to the other workers of a pool, and into storage. Whatever happens, parts that are whole are stored before it
-/// returns. Without a backend, storage is all there is, and must take them.
+/// Streams all parts into the backend, to the other workers of a pool, and into storage. Whatever happens, parts that are
+/// whole are stored before it returns. Without a backend, storage is all there is, and must take them.
 pub(super) async fn fill(
     backend: Option<&mut AnyBackend>,
     weights: &WeightMap,
@@ -59,7 +59,7 @@ pub(super) async fn fill(
         if let Ok(part) = part.await
             && part.is_new
         {
-            file.keep(part.index, part.bytes).await;
+            file.keep(part).await;
         }
     }
     for kept in pipeline.keeping {
@@ -69,12 +69,12 @@ pub(super) async fn fill(
 }
 
 /// A part as `shard.rs` has it.
-pub(super) async fn part_message(index: usize, file: &ModelFile, part: &Part) -> Result<JsValue> {
+pub(super) fn part_message(index: usize, file: &ModelFile, part: &Part) -> Result<JsValue> {
     Ok(object([
         ("file", index.into()),
         ("start", (part.range.start as f64).into()),
         ("end", (part.range.end as f64).into()),
-        ("blob", file.blob(part).await?.into()),
+        ("blob", file.blob(part)?.into()),
     ]))
 }
 
@@ -171,25 +171,25 @@ impl Pipeline<'_> {
                 {
                     oldest.await;
                 }
-                let keep = Rc::clone(&file).keep(part.index, part.bytes.clone());
+                let keep = Rc::clone(&file).keep(part.clone());
                 self.keeping.push_back(Task::spawn(keep));
             }
             let theirs = match team {
-                Some(team) => Some(team.ask("part", &part_message(index, &file, &part).await?)),
+                Some(team) => Some(team.ask("part", &part_message(index, &file, &part)?)),
                 None => None,
             };
             match &mut backend {
-                Some(backend) => uploader.upload(backend, index, &part)?,
+                Some(backend) => {
+                    let window = Window::whole(part.bytes.clone());
+                    uploader.upload(backend, index, part.range.clone(), window).await?;
+                }
                 None => self.file.must_be_cached()?,
             }
             if let Some(theirs) = theirs {
                 theirs.await?;
             }
-            // The browser copies what is written to the GPU; without this, a fast disk could fill its memory with
-            // parts that a slow GPU has not taken yet.
-            #[cfg(feature = "gpu")]
-            if let Some(AnyBackend::Gpu(gpu)) = &mut backend {
-                gpu.device().finished().await?;
+            if let Some(backend) = &backend {
+                uploader.settle(backend).await?;
             }
             file.drop_head_before(part.range.end);
             event_loop_turn().await;

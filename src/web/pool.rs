@@ -14,9 +14,12 @@ use wasm_bindgen_futures::JsFuture;
 
 use super::files::Files;
 use super::pipeline::part_message;
+use super::protocol::encode;
+use super::serve::SetAdaptersRequest;
 use super::task::describe;
 use crate::backend::Outputs;
 use crate::backend::cpu::{Link, Step};
+use crate::engine::AdapterId;
 use crate::error::{Error, ErrorCode, Result};
 use crate::weights::FilePart;
 
@@ -93,8 +96,8 @@ pub struct Team {
     count: usize,
     /// What they were told and given, to tell it to others in their place.
     model: RefCell<Option<Rc<Model>>>,
-    /// Requests that changed their adapters.
-    adapters: RefCell<Vec<(String, JsValue)>>,
+    /// The requests by which their adapters were loaded, and the factors that these have now.
+    adapters: RefCell<(Vec<(AdapterId, JsValue)>, Vec<(AdapterId, f32)>)>,
 }
 
 /// What workers are given to begin with.
@@ -129,10 +132,25 @@ impl Team {
         self.model.replace(Some(Rc::new(model)));
     }
 
-    /// Has the others change their adapters as this worker has. One that cannot is replaced at the next step.
-    pub(super) async fn change_adapters(&self, kind: &str, body: JsValue) {
+    /// Has the others change their adapters as this worker has, with `answer`, so that they are `scales` now. One that
+    /// cannot is replaced at the next step.
+    pub(super) async fn change_adapters(
+        &self,
+        kind: &str,
+        body: JsValue,
+        answer: &JsValue,
+        scales: Vec<(AdapterId, f32)>,
+    ) {
         let changed = self.ask(kind, &body);
-        self.adapters.borrow_mut().push((kind.to_owned(), body));
+        if let Some(id) = answer.as_f64() {
+            Reflect::set(&body, &"id".into(), answer).expect("invariant: a request is a plain object");
+            self.adapters.borrow_mut().0.push((id as AdapterId, body));
+        }
+        {
+            let mut adapters = self.adapters.borrow_mut();
+            adapters.0.retain(|(id, _)| scales.iter().any(|(other, _)| other == id));
+            adapters.1 = scales;
+        }
         if let Err(error) = changed.await {
             self.js().fail(error.message());
         }
@@ -149,13 +167,16 @@ impl Team {
         for FilePart { file: index, index: number, range } in model.parts.clone() {
             let file = model.files.file(index);
             let part = Rc::clone(&file).part(number, range).await?;
-            self.ask("part", &part_message(index, &file, &part).await?).await?;
+            self.ask("part", &part_message(index, &file, &part)?).await?;
         }
         self.ask("part", &JsValue::NULL).await?;
         loaded.await?;
-        let adapters = self.adapters.borrow().clone();
-        for (kind, body) in adapters {
-            self.ask(&kind, &body).await?;
+        let (adapters, scales) = self.adapters.borrow().clone();
+        for (_, body) in &adapters {
+            self.ask("loadAdapter", body).await?;
+        }
+        if !adapters.is_empty() {
+            self.ask("setAdapters", &encode(&SetAdaptersRequest { scales })).await?;
         }
         Ok(())
     }

@@ -3,12 +3,14 @@
 //! Principal type: [`Reporter`]. Must not know where bytes come from.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use serde::Serialize;
 use wasm_bindgen::JsValue;
 use web_time::Instant;
 
 use super::protocol::{encode, object};
+use super::resolve::Resolver;
 use crate::error::{Error, ErrorCode};
 
 /// Least time between two reports of the same phase.
@@ -58,7 +60,7 @@ struct Progress {
 
 /// Collects what happens and tells the page, not too often.
 pub struct Reporter {
-    send: Box<dyn Fn(JsValue)>,
+    send: Rc<dyn Fn(JsValue)>,
     phase: Cell<Phase>,
     loaded: Cell<u64>,
     total: Cell<u64>,
@@ -68,13 +70,15 @@ pub struct Reporter {
     warnings: RefCell<Vec<Warning>>,
     /// The last error that was worked around.
     excused: RefCell<Option<Error>>,
+    /// Whether it has been told that storage does not take part.
+    not_kept: Cell<bool>,
 }
 
 impl Reporter {
     /// `send` posts an event of the running request.
     pub fn new(send: impl Fn(JsValue) + 'static) -> Self {
         Self {
-            send: Box::new(send),
+            send: Rc::new(send),
             phase: Cell::new(Phase::Starting),
             loaded: Cell::new(0),
             total: Cell::new(0),
@@ -82,6 +86,7 @@ impl Reporter {
             bytes_per_second: Cell::new(None),
             warnings: RefCell::default(),
             excused: RefCell::default(),
+            not_kept: Cell::new(false),
         }
     }
 
@@ -92,6 +97,11 @@ impl Reporter {
             self.bytes_per_second.set(None);
             self.post();
         }
+    }
+
+    /// Asks the page by the same way.
+    pub fn resolver(&self) -> Resolver {
+        Resolver::new(Rc::clone(&self.send))
     }
 
     /// How many bytes there will be.
@@ -141,6 +151,13 @@ impl Reporter {
     /// The last error that was worked around, for who cannot.
     pub fn take_excused(&self) -> Option<Error> {
         self.excused.take()
+    }
+
+    /// Says, once, that the load goes on without storage: a model that runs is worth more than one that is kept.
+    pub fn warn_not_kept(&self, error: &Error) {
+        if !self.not_kept.replace(true) {
+            self.warn_of(error, "the model is used without being kept in this browser");
+        }
     }
 
     /// All warnings so far.

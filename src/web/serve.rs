@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use js_sys::{Float32Array, Uint8Array, Uint32Array};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use serde_wasm_bindgen::preserve;
 use wasm_bindgen::{JsCast, JsValue};
@@ -18,6 +18,7 @@ use super::pool::Team;
 use super::protocol::{Reply, Request, decode, encode, object};
 use super::report::Reporter;
 use super::request::{Abort, Turns};
+use super::resolve::answered;
 use super::store::Store;
 use crate::backend::AnyBackend;
 use crate::engine::{AdapterFile, AdapterId, EmbedRequest, Engine, Event};
@@ -72,6 +73,9 @@ struct LoadAdapterRequest {
     #[serde(with = "preserve", default = "undefined")]
     tensors: JsValue,
     scale: f32,
+    /// What the adapter is called where it is loaded already, by another worker.
+    #[serde(default)]
+    id: Option<AdapterId>,
 }
 
 fn undefined() -> JsValue {
@@ -85,9 +89,9 @@ struct RemoveAdapterRequest {
 }
 
 /// Body of `setAdapters`.
-#[derive(Deserialize)]
-struct SetAdaptersRequest {
-    scales: Vec<(AdapterId, f32)>,
+#[derive(Deserialize, Serialize)]
+pub(super) struct SetAdaptersRequest {
+    pub(super) scales: Vec<(AdapterId, f32)>,
 }
 
 /// Body of the requests about a stored model.
@@ -110,7 +114,14 @@ struct AbortRequest {
 pub(super) fn is_immediate(kind: &str) -> bool {
     matches!(
         kind,
-        "abort" | "models" | "deleteModel" | "verifyModel" | "pinModel" | "exportModel" | "importModel"
+        "abort"
+            | "resolved"
+            | "models"
+            | "deleteModel"
+            | "verifyModel"
+            | "pinModel"
+            | "exportModel"
+            | "importModel"
     )
 }
 
@@ -119,6 +130,10 @@ pub(super) async fn immediate(shared: &Shared, request: Request) -> Reply {
     let result = match request.kind.as_str() {
         "abort" => decode(request.body).map(|AbortRequest { target }| {
             shared.abort(target);
+            JsValue::NULL
+        }),
+        "resolved" => decode(request.body).map(|answer| {
+            answered(answer);
             JsValue::NULL
         }),
         kind => stored(kind, request.body).await,
@@ -302,7 +317,7 @@ async fn everywhere(
 ) -> Result<Answer> {
     let answer = adapters(engine, kind, body.clone()).await?;
     if let Some(team) = team {
-        team.change_adapters(kind, body).await;
+        team.change_adapters(kind, body, &answer, engine.adapter_scales()).await;
     }
     Ok(answer.into())
 }
@@ -310,13 +325,22 @@ async fn everywhere(
 /// The requests that change adapters.
 pub(super) async fn adapters(engine: &mut Engine<AnyBackend>, kind: &str, body: JsValue) -> Result<JsValue> {
     match kind {
-        "loadAdapter" => load_adapter(engine, body).await,
-        _ => change_adapters(engine, kind, body).await,
+        "loadAdapter" => return load_adapter(engine, body).await,
+        "removeAdapter" => {
+            let RemoveAdapterRequest { id } = decode(body)?;
+            engine.remove_adapter(id).await?;
+        }
+        _ => {
+            let SetAdaptersRequest { scales } = decode(body)?;
+            engine.set_adapters(&scales).await?;
+        }
     }
+    Ok(JsValue::NULL)
 }
 
 async fn load_adapter(engine: &mut Engine<AnyBackend>, body: JsValue) -> Result<JsValue> {
-    let LoadAdapterRequest { gguf, config, tensors, scale } = decode(body)?;
+    let LoadAdapterRequest { gguf, config, tensors, scale, id } = decode(body)?;
+    engine.number_adapters_from(id.unwrap_or_default());
     let bytes = |value: &JsValue| value.dyn_ref::<Uint8Array>().map(Uint8Array::to_vec);
     let id = match (bytes(&gguf), bytes(&config), bytes(&tensors)) {
         (Some(gguf), None, None) => engine.load_adapter(AdapterFile::Gguf(&gguf), scale).await?,
@@ -330,20 +354,6 @@ async fn load_adapter(engine: &mut Engine<AnyBackend>, body: JsValue) -> Result<
         }
     };
     Ok(JsValue::from(id))
-}
-
-async fn change_adapters(engine: &mut Engine<AnyBackend>, kind: &str, body: JsValue) -> Result<JsValue> {
-    match kind {
-        "removeAdapter" => {
-            let RemoveAdapterRequest { id } = decode(body)?;
-            engine.remove_adapter(id).await?;
-        }
-        _ => {
-            let SetAdaptersRequest { scales } = decode(body)?;
-            engine.set_adapters(&scales).await?;
-        }
-    }
-    Ok(JsValue::NULL)
 }
 
 /// The requests that only convert between texts and tokens.

@@ -18,9 +18,9 @@ use super::measure;
 use super::pool::{JsLink, WebLink, outputs_of};
 use super::protocol::{decode, error_object};
 use super::serve;
-use super::store::read_blob;
+use super::store::{read_blob, read_slice};
 use super::task::describe;
-use super::upload::Uploader;
+use super::upload::{Uploader, Window};
 use crate::backend::cpu::{CpuMode, CpuShard};
 use crate::backend::{AnyBackend, Backend};
 use crate::engine::{Engine, LoadOptions, Loading, ModelFiles, ModelFolder, open_files};
@@ -150,7 +150,8 @@ async fn load(request: LoadShard, shard: &JsShard) -> Result<Engine<AnyBackend>>
             break;
         }
         let Part { file, start, end, blob } = decode(part)?;
-        uploader.upload_own(&mut backend, file, start..end, blob.unchecked_into()).await?;
+        let window = Window::of(blob.unchecked_into());
+        uploader.upload(&mut backend, file, start..end, window).await?;
     }
     uploader.finish(&mut backend)?;
     backend.finish_upload().await?;
@@ -209,9 +210,7 @@ impl ByteSource for Head {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
-        let slice = self.blob.slice_with_f64_and_f64(range.start as f64, range.end as f64);
-        let bytes = read_blob(&slice.map_err(unreadable)?).await.map_err(unreadable)?;
-        Ok(bytes.to_vec())
+        Ok(read_slice(&self.blob, range).await.map_err(unreadable)?.to_vec())
     }
 }
 

@@ -6,10 +6,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::rc::Rc;
+use std::ops::Range;
+use std::rc::{Rc, Weak};
 
 use idb::{
-    Database, DatabaseEvent as _, Factory, KeyRange, ObjectStoreParams, Query, Transaction, TransactionMode,
+    Database, DatabaseEvent as _, Factory, KeyRange, ObjectStore, ObjectStoreParams, Query, Transaction,
+    TransactionMode,
 };
 use js_sys::{Array, Uint8Array};
 use serde::de::DeserializeOwned;
@@ -23,7 +25,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::weights::PART_BYTES;
 
 const DATABASE: &str = "lamplight";
-/// Raised when the stores below change. What an older version stored stays and is read where it is.
+/// Raised when the stores below change; those that an older version had and this one has not go with the upgrade.
 const VERSION: u32 = 2;
 /// `key -> ModelRecord`
 const MODELS: &str = "models";
@@ -31,8 +33,8 @@ const MODELS: &str = "models";
 const PART_INFO: &str = "partInfo";
 /// `sha256 -> Blob`, or a `Uint8Array` where no Blob can be stored.
 const BLOBS: &str = "blobs";
-/// `[key, index] -> Blob`, as version 1 kept them: read and removed, not written any more.
-const PART_DATA: &str = "partData";
+
+const STORES: [&str; 3] = [MODELS, PART_INFO, BLOBS];
 
 /// What is known of a model's file besides its parts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -92,10 +94,26 @@ pub struct PartInfo {
     pub sha256: String,
 }
 
+/// What is stored of a part: a Blob where the browser keeps such, and its bytes.
+#[derive(Clone, Debug)]
+pub struct StoredPart {
+    /// A reference to the bytes.
+    pub blob: Option<Blob>,
+    /// Outside of the wasm memory.
+    pub bytes: Uint8Array,
+}
+
 /// The database. Reopened by itself after the browser closed it.
 #[derive(Debug)]
 pub struct Store {
     database: RefCell<Rc<Database>>,
+    /// Hashes of bytes that a load counts on and has not linked to its file yet: they are not swept.
+    held: RefCell<HashSet<String>>,
+}
+
+thread_local! {
+    /// The one connection of this worker, as long as somebody uses it.
+    static OPEN: RefCell<Weak<Store>> = const { RefCell::new(Weak::new()) };
 }
 
 /// A connection that is only forgotten stays open, and is told of version changes that nobody hears.
@@ -109,8 +127,19 @@ impl Store {
     /// Opens the database, and makes it on the first visit.
     /// # Errors
     /// `Storage` where the browser gives none (private windows of some browsers, sandboxed frames).
-    pub async fn open() -> Result<Store> {
-        Ok(Store { database: RefCell::new(open_database().await?) })
+    pub async fn open() -> Result<Rc<Store>> {
+        if let Some(open) = OPEN.with_borrow(Weak::upgrade) {
+            return Ok(open);
+        }
+        let database = RefCell::new(open_database().await?);
+        let store = Rc::new(Store { database, held: RefCell::default() });
+        OPEN.set(Rc::downgrade(&store));
+        Ok(store)
+    }
+
+    /// Keeps bytes that a load counts on from being swept until [`Store::link`].
+    pub fn hold(&self, hashes: impl IntoIterator<Item = String>) {
+        self.held.borrow_mut().extend(hashes);
     }
 
     /// The record of `key`.
@@ -127,11 +156,26 @@ impl Store {
     /// # Errors
     /// `Storage` or `QuotaExceeded`.
     pub async fn put_record(&self, record: &ModelRecord) -> Result<()> {
+        self.link(record, &[]).await
+    }
+
+    /// The same, and notes that `parts` are of the file too, whose bytes are stored already.
+    /// # Errors
+    /// `Storage` or `QuotaExceeded`.
+    pub async fn link(&self, record: &ModelRecord, parts: &[PartInfo]) -> Result<()> {
         let key = JsValue::from(record.key.as_str());
-        self.write(&[MODELS], |transaction| {
-            transaction.object_store(MODELS)?.put(&encode(record), Some(&key)).map(drop)
-        })
-        .await
+        let write = self.write(&[MODELS, PART_INFO]).await?;
+        let requests = || {
+            write.store(MODELS)?.put(&encode(record), Some(&key))?;
+            let infos = write.store(PART_INFO)?;
+            parts.iter().try_for_each(|info| {
+                infos.put(&encode(info), Some(&part_key(&record.key, info.index))).map(drop)
+            })
+        };
+        let result = requests();
+        write.end(result).await?;
+        self.held.borrow_mut().retain(|hash| !parts.iter().any(|info| info.sha256 == *hash));
+        Ok(())
     }
 
     /// The stored parts of `key`, by index.
@@ -148,36 +192,23 @@ impl Store {
     /// What is stored of a part: a Blob or an array.
     /// # Errors
     /// `Storage` when the database fails as a whole.
-    pub async fn read_data(&self, key: &str, info: &PartInfo) -> Result<Option<JsValue>> {
-        let transaction = self.transaction(&[BLOBS, PART_DATA], TransactionMode::ReadOnly).await?;
-        for (store, key) in
-            [(BLOBS, JsValue::from(info.sha256.as_str())), (PART_DATA, part_key(key, info.index))]
-        {
-            let request = transaction.object_store(store).and_then(|store| store.get(key));
-            // A Blob whose file is gone fails here or when it is read: the part is lost, not the database.
-            if let Ok(Some(value)) = request.map_err(storage)?.await {
-                return Ok(Some(value));
-            }
-        }
-        Ok(None)
+    pub async fn read_data(&self, info: &PartInfo) -> Result<Option<JsValue>> {
+        let transaction = self.transaction(&[BLOBS], TransactionMode::ReadOnly).await?;
+        let hash = JsValue::from(info.sha256.as_str());
+        let request = transaction.object_store(BLOBS).and_then(|store| store.get(hash));
+        // A Blob whose file is gone fails here or when it is read: the part is lost, not the database.
+        Ok(request.map_err(storage)?.await.unwrap_or(None))
     }
 
-    /// The bytes of a part, outside of the wasm memory. `None` when it is not there or cannot be read.
+    /// A part. `None` when it is not there or cannot be read.
     /// # Errors
     /// `Storage` when the database fails as a whole.
-    pub async fn read_part(&self, key: &str, info: &PartInfo) -> Result<Option<Uint8Array>> {
-        let Some(value) = self.read_data(key, info).await? else { return Ok(None) };
-        match value.dyn_into::<Blob>() {
-            Ok(blob) => Ok(read_blob(&blob).await.ok()),
-            Err(value) => Ok(value.dyn_into::<Uint8Array>().ok()),
-        }
-    }
-
-    /// A part as a reference to its bytes; `None` when it is not there, or not kept as such.
-    /// # Errors
-    /// As [`Store::read_part`].
-    pub async fn part_blob(&self, key: &str, info: &PartInfo) -> Result<Option<Blob>> {
-        Ok(self.read_data(key, info).await?.and_then(|value| value.dyn_into().ok()))
+    pub async fn read_part(&self, info: &PartInfo) -> Result<Option<StoredPart>> {
+        let Some(value) = self.read_data(info).await? else { return Ok(None) };
+        Ok(match value.dyn_into::<Blob>() {
+            Ok(blob) => read_blob(&blob).await.ok().map(|bytes| StoredPart { blob: Some(blob), bytes }),
+            Err(value) => value.dyn_into().ok().map(|bytes| StoredPart { blob: None, bytes }),
+        })
     }
 
     /// Stores a part, in one transaction: as a Blob, or as an array where the browser keeps no Blobs (WebKit's private
@@ -199,22 +230,13 @@ impl Store {
     async fn put_data(&self, key: &str, info: &PartInfo, data: &JsValue) -> Result<()> {
         let part = part_key(key, info.index);
         let hash = JsValue::from(info.sha256.as_str());
-        self.write(&[PART_INFO, BLOBS], |transaction| {
-            transaction.object_store(BLOBS)?.put(data, Some(&hash))?;
-            transaction.object_store(PART_INFO)?.put(&encode(info), Some(&part)).map(drop)
-        })
-        .await
-    }
-
-    /// Notes that a part is of this file too, whose bytes are stored already.
-    /// # Errors
-    /// `Storage` or `QuotaExceeded`.
-    pub async fn put_info(&self, key: &str, info: &PartInfo) -> Result<()> {
-        let part = part_key(key, info.index);
-        self.write(&[PART_INFO], |transaction| {
-            transaction.object_store(PART_INFO)?.put(&encode(info), Some(&part)).map(drop)
-        })
-        .await
+        let write = self.write(&[PART_INFO, BLOBS]).await?;
+        let requests = || {
+            write.store(BLOBS)?.put(data, Some(&hash))?;
+            write.store(PART_INFO)?.put(&encode(info), Some(&part)).map(drop)
+        };
+        let result = requests();
+        write.end(result).await
     }
 
     /// Removes a bad part: its bytes are bad for every file that has them.
@@ -223,49 +245,62 @@ impl Store {
     pub async fn delete_part(&self, key: &str, info: &PartInfo) -> Result<()> {
         let part = part_key(key, info.index);
         let hash = JsValue::from(info.sha256.as_str());
-        self.write(&[PART_INFO, BLOBS, PART_DATA], |transaction| {
-            transaction.object_store(BLOBS)?.delete(hash)?;
-            transaction.object_store(PART_DATA)?.delete(part.clone())?;
-            transaction.object_store(PART_INFO)?.delete(part.clone()).map(drop)
-        })
-        .await
+        let write = self.write(&[PART_INFO, BLOBS]).await?;
+        let requests = || {
+            write.store(BLOBS)?.delete(hash)?;
+            write.store(PART_INFO)?.delete(part).map(drop)
+        };
+        let result = requests();
+        write.end(result).await
     }
 
     /// Removes a file and all its parts but those that another file has too.
     /// # Errors
     /// `Storage`.
     pub async fn delete_file(&self, key: &str) -> Result<()> {
-        let hashes = self.parts(key).await?.into_iter().map(|info| info.sha256).collect();
-        let range = || Ok(Query::KeyRange(all_parts(key)?));
-        let (data, info): (Query, Query) = (range()?, range()?);
-        self.write(&[MODELS, PART_INFO, PART_DATA], |transaction| {
-            transaction.object_store(PART_DATA)?.delete(data)?;
-            transaction.object_store(PART_INFO)?.delete(info)?;
-            transaction.object_store(MODELS)?.delete(JsValue::from(key)).map(drop)
-        })
-        .await?;
-        self.sweep(Some(hashes)).await
+        let (all, gone) = (Query::KeyRange(all_parts(key)?), Query::KeyRange(all_parts(key)?));
+        let write = self.write(&[MODELS, PART_INFO, BLOBS]).await?;
+        let requests = async {
+            write.store(MODELS)?.delete(JsValue::from(key))?;
+            let infos = write.store(PART_INFO)?;
+            let own = hashes_of(infos.get_all(Some(all), None)?.await?);
+            infos.delete(gone)?;
+            self.sweep(&write, own).await
+        };
+        let result = requests.await;
+        write.end(result).await
     }
 
-    /// Removes the bytes of those of `hashes` (all, if none are given) that no file's part has.
+    /// Removes parts of files that have no record, and bytes that no part refers to.
     /// # Errors
     /// `Storage`.
-    pub async fn sweep(&self, hashes: Option<Vec<String>>) -> Result<()> {
-        let used: HashSet<String> =
-            self.all::<PartInfo>(PART_INFO).await?.into_iter().map(|info| info.sha256).collect();
-        let mut hashes = match hashes {
-            Some(hashes) => hashes,
-            None => self.hashes().await?.into_iter().collect(),
+    pub async fn collect(&self) -> Result<()> {
+        let write = self.write(&[MODELS, PART_INFO, BLOBS]).await?;
+        let requests = async {
+            let models = write.store(MODELS)?.get_all_keys(None, None)?.await?;
+            let keys: HashSet<String> = models.iter().filter_map(JsValue::as_string).collect();
+            let infos = write.store(PART_INFO)?;
+            for part in infos.get_all_keys(None, None)?.await? {
+                let file = Array::from(&part).get(0).as_string();
+                if !file.is_some_and(|file| keys.contains(&file)) {
+                    infos.delete(part)?;
+                }
+            }
+            let all = write.store(BLOBS)?.get_all_keys(None, None)?.await?;
+            self.sweep(&write, all.iter().filter_map(JsValue::as_string).collect()).await
         };
-        hashes.retain(|hash| !used.contains(hash));
-        if hashes.is_empty() {
-            return Ok(());
-        }
-        self.write(&[BLOBS], |transaction| {
-            let blobs = transaction.object_store(BLOBS)?;
-            hashes.iter().try_for_each(|hash| blobs.delete(JsValue::from(hash.as_str())).map(drop))
-        })
-        .await
+        let result = requests.await;
+        write.end(result).await
+    }
+
+    /// Removes the bytes of those of `hashes` that no file's part has. In the transaction that took the parts away: no
+    /// other tab can refer to the bytes in between.
+    async fn sweep(&self, write: &Write, hashes: HashSet<String>) -> std::result::Result<(), idb::Error> {
+        let used = hashes_of(write.store(PART_INFO)?.get_all(None, None)?.await?);
+        let blobs = write.store(BLOBS)?;
+        let held = self.held.borrow();
+        let mut unused = hashes.iter().filter(|hash| !used.contains(*hash) && !held.contains(*hash));
+        unused.try_for_each(|hash| blobs.delete(JsValue::from(hash.as_str())).map(drop))
     }
 
     /// All records.
@@ -280,14 +315,6 @@ impl Store {
     /// `Storage`.
     pub async fn hashes(&self) -> Result<HashSet<String>> {
         Ok(self.keys(BLOBS).await?.iter().filter_map(JsValue::as_string).collect())
-    }
-
-    /// The keys of files that have parts.
-    /// # Errors
-    /// `Storage`.
-    pub async fn keys_of_parts(&self) -> Result<HashSet<String>> {
-        let keys = self.keys(PART_INFO).await?;
-        Ok(keys.iter().filter_map(|key| Array::from(key).get(0).as_string()).collect())
     }
 
     /// All values of a store that can be read.
@@ -320,38 +347,59 @@ impl Store {
         }
     }
 
-    /// Runs `requests` in one read-write transaction and waits for its end. The transaction's own abort is what tells
-    /// of a full disk: the requests themselves may all have succeeded by then.
-    async fn write(
-        &self,
-        stores: &[&str],
-        requests: impl FnOnce(&Transaction) -> std::result::Result<(), idb::Error>,
-    ) -> Result<()> {
+    /// A read-write transaction.
+    async fn write(&self, stores: &[&str]) -> Result<Write> {
         let mut transaction = self.transaction(stores, TransactionMode::ReadWrite).await?;
-        let (end, finish) = Task::<bool>::pending();
+        let (ended, finish) = Task::<bool>::pending();
         let finish = Rc::new(RefCell::new(Some(finish)));
         let on_abort = Rc::clone(&finish);
         transaction.on_complete(move |_| {
-            if let Some(finish) = finish.borrow_mut().take() {
+            if let Some(finish) = finish.take() {
                 finish(true);
             }
         });
         transaction.on_abort(move |_| {
-            if let Some(finish) = on_abort.borrow_mut().take() {
+            if let Some(finish) = on_abort.take() {
                 finish(false);
             }
         });
-        if let Err(error) = requests(&transaction) {
-            // Nothing of it shall stay; what the abort itself says is of no interest then.
-            let transaction = transaction.abort().map_err(storage)?;
-            end.await;
-            drop(transaction);
-            return Err(storage(error));
-        }
-        if end.await {
-            return Ok(());
-        }
-        let error = transaction.error();
+        Ok(Write { transaction, ended })
+    }
+}
+
+/// A read-write transaction under way. Between its requests nothing else may be waited for: it would end.
+struct Write {
+    transaction: Transaction,
+    /// Whether it was committed.
+    ended: Task<bool>,
+}
+
+impl Write {
+    fn store(&self, name: &str) -> std::result::Result<ObjectStore, idb::Error> {
+        self.transaction.object_store(name)
+    }
+
+    /// Waits for the transaction's end, or undoes it where a request failed. Its own abort is what tells of a full disk:
+    /// the requests themselves may all have succeeded by then.
+    async fn end(self, result: std::result::Result<(), idb::Error>) -> Result<()> {
+        let Write { transaction, mut ended } = self;
+        let error = match result {
+            Ok(()) if (&mut ended).await => return Ok(()),
+            Ok(()) => transaction.error(),
+            Err(error) => {
+                // Where it has aborted by itself, that says why.
+                let why = transaction.error();
+                if let Ok(transaction) = transaction.abort() {
+                    // Nothing of it shall stay; what the abort itself says is of no interest then.
+                    ended.await;
+                    drop(transaction);
+                }
+                if why.is_none() {
+                    return Err(storage(error));
+                }
+                why
+            }
+        };
         let name = error.as_ref().map_or_else(String::new, web_sys::DomException::name);
         if name == "QuotaExceededError" {
             let message =
@@ -362,16 +410,22 @@ impl Store {
     }
 }
 
+fn hashes_of(infos: Vec<JsValue>) -> HashSet<String> {
+    let infos = infos.into_iter().filter_map(|info| serde_wasm_bindgen::from_value::<PartInfo>(info).ok());
+    infos.map(|info| info.sha256).collect()
+}
+
 async fn open_database() -> Result<Rc<Database>> {
     let mut request = Factory::new().and_then(|f| f.open(DATABASE, Some(VERSION))).map_err(storage)?;
     request.on_upgrade_needed(|event| {
         let Ok(database) = event.database() else { return };
         let there = database.store_names();
-        for name in [MODELS, PART_INFO, BLOBS, PART_DATA] {
-            if !there.iter().any(|store| store == name) {
-                // A failure here aborts the upgrade, and the open request then fails with it.
-                let _ = database.create_object_store(name, ObjectStoreParams::new());
-            }
+        // A failure here aborts the upgrade, and the open request then fails with it.
+        for name in STORES.iter().filter(|name| !there.iter().any(|store| store == *name)) {
+            let _ = database.create_object_store(name, ObjectStoreParams::new());
+        }
+        for name in there.iter().filter(|name| !STORES.contains(&name.as_str())) {
+            let _ = database.delete_object_store(name);
         }
     });
     let (opened, finish) = Task::<Result<Database>>::pending();
@@ -409,6 +463,13 @@ async fn open_database() -> Result<Rc<Database>> {
 pub async fn read_blob(blob: &Blob) -> std::result::Result<Uint8Array, JsValue> {
     let buffer = wasm_bindgen_futures::JsFuture::from(blob.array_buffer()).await?;
     Ok(Uint8Array::new(&buffer))
+}
+
+/// Bytes `range` of a Blob, fewer where it ends before, outside of the wasm memory.
+/// # Errors
+/// As [`read_blob`].
+pub async fn read_slice(blob: &Blob, range: Range<u64>) -> std::result::Result<Uint8Array, JsValue> {
+    read_blob(&blob.slice_with_f64_and_f64(range.start as f64, range.end as f64)?).await
 }
 
 fn part_key(key: &str, index: u32) -> JsValue {

@@ -2,8 +2,6 @@
 //!
 //! Principal functions: those of [`Store`] below. Must not know how a model is loaded.
 
-use std::collections::HashSet;
-
 use js_sys::{Array, Reflect};
 use serde::{Deserialize, Serialize};
 use serde_wasm_bindgen::preserve;
@@ -14,6 +12,7 @@ use super::protocol::{decode, encode, object};
 use super::store::{ModelRecord, PartInfo, Store, read_blob};
 use super::task::{describe, sha256_hex};
 use crate::error::{Error, ErrorCode, Result};
+use crate::weights::PART_BYTES;
 
 /// A model as the page lists it (`CachedModel` of types.ts).
 #[derive(Clone, Debug, Serialize)]
@@ -46,6 +45,12 @@ impl CachedModel {
             clean: true,
             last_used: 0.0,
         }
+    }
+
+    /// Whether it may make way for the model `but`. The release that one would go back to stays.
+    pub fn is_removable(&self, but: &str) -> bool {
+        let is_release = manifest_of(but).is_some_and(|manifest| manifest_of(&self.key) == Some(manifest));
+        !self.pinned && self.key != but && !is_release
     }
 }
 
@@ -126,9 +131,8 @@ impl Store {
         for record in self.files_there(key).await? {
             for info in self.parts(&record.key).await? {
                 verified.parts += 1;
-                let bytes = self.read_part(&record.key, &info).await?;
-                let good = match bytes {
-                    Some(bytes) => sha256_hex(&bytes).await == info.sha256,
+                let good = match self.read_part(&info).await? {
+                    Some(part) => sha256_hex(&part.bytes).await == info.sha256,
                     None => false,
                 };
                 if !good {
@@ -159,7 +163,7 @@ impl Store {
             let parts = self.parts(&record.key).await?;
             let blobs = Array::new();
             for info in &parts {
-                if let Some(data) = self.read_data(&record.key, info).await? {
+                if let Some(data) = self.read_data(info).await? {
                     blobs.push(&data);
                 }
             }
@@ -178,6 +182,9 @@ impl Store {
     /// `Integrity` naming the part whose bytes are not those of its hash, `QuotaExceeded`, `Storage`.
     pub async fn import(&self, files: &JsValue) -> Result<()> {
         let files: Vec<WireFile> = decode(Reflect::get(files, &"files".into()).unwrap_or_default())?;
+        for WireFile { record, parts, .. } in &files {
+            check_parts(record, parts)?;
+        }
         // Twice over the bytes, so that nothing of a damaged archive is stored.
         for keep in [false, true] {
             for WireFile { record, parts, blobs } in &files {
@@ -195,38 +202,47 @@ impl Store {
                     }
                 }
                 if keep {
-                    self.put_record(record).await?;
+                    // Nobody has compared the whole file here: a load that knows its hash does.
+                    self.put_record(&ModelRecord { sha256: None, ..record.clone() }).await?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Removes the models used least recently, but neither pinned ones nor `but`, until `bytes` are freed. Gives the
-    /// bytes freed.
+    /// Removes the models used least recently, but neither pinned ones, nor `but` and other releases of it, until `bytes`
+    /// are freed. Gives the bytes freed.
     /// # Errors
     /// `Storage`.
     pub async fn evict(&self, bytes: u64, but: &str) -> Result<u64> {
         let mut freed = 0;
         for model in self.list().await?.iter().rev() {
-            if freed < bytes && !model.pinned && model.key != but {
+            if freed < bytes && model.is_removable(but) {
                 self.delete_model(&model.key).await?;
                 freed += model.bytes_stored;
             }
         }
         Ok(freed)
     }
+}
 
-    /// Removes parts of files that have no record, and bytes that no part refers to.
-    /// # Errors
-    /// `Storage`.
-    pub async fn collect(&self) -> Result<()> {
-        let keys: HashSet<String> = self.records().await?.into_iter().map(|record| record.key).collect();
-        for key in self.keys_of_parts().await? {
-            if !keys.contains(&key) {
-                self.delete_file(&key).await?;
-            }
-        }
-        self.sweep(None).await
+/// The parts of an archive must be those of a whole file.
+fn check_parts(record: &ModelRecord, parts: &[PartInfo]) -> Result<()> {
+    let mut end = 0;
+    let in_order = (0..).zip(parts).all(|(index, part)| {
+        let start = u64::from(index) * PART_BYTES;
+        end = start.saturating_add(part.len);
+        part.index == index && part.len == record.data_end.saturating_sub(start).min(PART_BYTES)
+    });
+    if in_order && end == record.data_end && parts.len() as u32 == record.n_parts() {
+        return Ok(());
     }
+    let message = format!("the archive does not have {} whole: it is damaged", record.key);
+    Err(Error::new(ErrorCode::Malformed, message))
+}
+
+/// The manifest that the key `url@version` of a release is of (`manifest.ts`).
+fn manifest_of(key: &str) -> Option<&str> {
+    let (manifest, version) = key.rsplit_once('@')?;
+    (!version.contains('/')).then_some(manifest)
 }

@@ -7,8 +7,7 @@ use std::ops::Range;
 use js_sys::Uint8Array;
 use web_sys::Blob;
 
-use super::file::Part;
-use super::store::read_blob;
+use super::store::read_slice;
 use super::task::describe;
 use crate::backend::{AnyBackend, Backend};
 use crate::error::{Error, ErrorCode, Result};
@@ -33,66 +32,59 @@ impl<'a> Uploader<'a> {
         Uploader { assembler: Assembler::new(weights), weights, slice: Vec::new() }
     }
 
-    /// All of a part.
-    pub(super) fn upload(&mut self, backend: &mut AnyBackend, file: usize, part: &Part) -> Result<()> {
-        for mut piece in self.weights.pieces(file, part.range.clone()) {
-            #[cfg(feature = "gpu")]
-            if matches!(backend, AnyBackend::Gpu(_)) {
-                let (lead, n) = self.assembler.straight(&piece);
-                self.through(backend, part, &piece, lead)?;
-                piece = piece.skip(lead);
-                if let (true, AnyBackend::Gpu(gpu)) = (n > 0, &mut *backend) {
-                    let start = piece.range.start as u32;
-                    let bytes = part.bytes.subarray(start, start + n as u32);
-                    let offset = self.assembler.passed(&piece, n);
-                    gpu.upload_js(piece.weight, offset, &bytes)?;
-                    piece = piece.skip(n);
-                }
-            }
-            self.through(backend, part, &piece, piece.range.len())?;
-        }
-        Ok(())
-    }
-
-    /// Of a part that stands in a Blob what the shard keeps: bytes of others' rows are not read, but where they are
-    /// converted on the way.
-    pub(super) async fn upload_own(
+    /// What the backend keeps of a part: bytes of other shards' rows are passed over, but where they are converted on the
+    /// way.
+    pub(super) async fn upload(
         &mut self,
         backend: &mut AnyBackend,
         file: usize,
         range: Range<u64>,
-        blob: Blob,
+        mut window: Window,
     ) -> Result<()> {
-        let mut window = Window { blob, start: 0, bytes: Uint8Array::new_with_length(0) };
         let weights = self.weights;
         for mut piece in weights.pieces(file, range) {
             let (lead, n) = self.assembler.straight(&piece);
-            self.through_window(backend, &mut window, &piece, lead).await?;
+            self.through(backend, &mut window, &piece, lead).await?;
             piece = piece.skip(lead);
             if n > 0 {
-                let offset = self.assembler.passed(&piece, n);
-                let whole = offset..offset + n as u64;
-                let wanted = match &*backend {
-                    AnyBackend::CpuShard(shard) => shard.wants(piece.weight, whole),
-                    _ => whole,
-                };
-                let skipped = (wanted.start - offset) as usize;
-                let from = piece.range.start + skipped;
-                let bytes = window.read(from..from + (wanted.end - wanted.start) as usize).await?;
-                for (index, slice) in slices(&bytes).enumerate() {
-                    let at = wanted.start + (index * SLICE_BYTES) as u64;
-                    slice_into(&mut self.slice, &slice);
-                    sink(weights, backend)(piece.weight, at, &self.slice)?;
-                }
+                self.straight(backend, &mut window, &piece, n).await?;
                 piece = piece.skip(n);
             }
-            self.through_window(backend, &mut window, &piece, piece.range.len()).await?;
+            self.through(backend, &mut window, &piece, piece.range.len()).await?;
         }
         Ok(())
     }
 
-    /// The first `n` bytes of a piece that stands in a Blob, by way of wasm memory.
-    async fn through_window(
+    /// The first `n` bytes of a piece, which the backend can take as they are.
+    async fn straight(
+        &mut self,
+        backend: &mut AnyBackend,
+        window: &mut Window,
+        piece: &Piece,
+        n: usize,
+    ) -> Result<()> {
+        let offset = self.assembler.passed(piece, n);
+        let whole = offset..offset + n as u64;
+        let wanted = match &*backend {
+            AnyBackend::CpuShard(shard) => shard.wants(piece.weight, whole),
+            _ => whole,
+        };
+        let from = piece.range.start + (wanted.start - offset) as usize;
+        let bytes = window.read(from..from + (wanted.end - wanted.start) as usize).await?;
+        #[cfg(feature = "gpu")]
+        if let AnyBackend::Gpu(gpu) = backend {
+            return gpu.upload_js(piece.weight, wanted.start, &bytes);
+        }
+        for (index, slice) in slices(&bytes).enumerate() {
+            let at = wanted.start + (index * SLICE_BYTES) as u64;
+            slice_into(&mut self.slice, &slice);
+            sink(self.weights, backend)(piece.weight, at, &self.slice)?;
+        }
+        Ok(())
+    }
+
+    /// The first `n` bytes of a piece, by way of wasm memory.
+    async fn through(
         &mut self,
         backend: &mut AnyBackend,
         window: &mut Window,
@@ -114,15 +106,15 @@ impl<'a> Uploader<'a> {
         Ok(())
     }
 
-    /// The first `n` bytes of a piece, by way of wasm memory.
-    fn through(&mut self, backend: &mut AnyBackend, part: &Part, piece: &Piece, n: usize) -> Result<()> {
-        for start in (0..n).step_by(SLICE_BYTES) {
-            let piece = piece.skip(start);
-            self.slice.resize((n - start).min(SLICE_BYTES), 0);
-            let (from, to) = (piece.range.start, piece.range.start + self.slice.len());
-            part.bytes.subarray(from as u32, to as u32).copy_to(&mut self.slice);
-            self.assembler.take(&piece, &self.slice, &mut sink(self.weights, backend))?;
+    /// Waits until the backend has taken what it was given: the browser copies what is written to the GPU, and a fast
+    /// disk could fill its memory with parts that a slow GPU has not taken yet.
+    pub(super) async fn settle(&self, backend: &AnyBackend) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        if let AnyBackend::Gpu(gpu) = backend {
+            gpu.device().finished().await?;
         }
+        #[cfg(not(feature = "gpu"))]
+        let _ = backend;
         Ok(())
     }
 
@@ -140,24 +132,36 @@ fn sink<'a>(weights: &'a WeightMap, backend: &'a mut AnyBackend) -> impl Sink + 
     }
 }
 
-/// Some bytes of a Blob.
-struct Window {
-    blob: Blob,
+/// A part, as far as it has been read.
+pub(super) struct Window {
+    /// Where the rest is.
+    blob: Option<Blob>,
     start: usize,
     bytes: Uint8Array,
 }
 
 impl Window {
+    /// All of a part.
+    pub(super) fn whole(bytes: Uint8Array) -> Self {
+        Window { blob: None, start: 0, bytes }
+    }
+
+    /// A part that is read as far as it is needed.
+    pub(super) fn of(blob: Blob) -> Self {
+        Window { blob: Some(blob), ..Window::whole(Uint8Array::new_with_length(0)) }
+    }
+
     async fn read(&mut self, range: Range<usize>) -> Result<Uint8Array> {
         let end = self.start + self.bytes.length() as usize;
-        if !range.is_empty() && (range.start < self.start || range.end > end) {
-            let unreadable = |thrown| {
+        if let Some(blob) = &self.blob
+            && !range.is_empty()
+            && (range.start < self.start || range.end > end)
+        {
+            let end = range.end.max(range.start + WINDOW_BYTES) as u64;
+            self.bytes = read_slice(blob, range.start as u64..end).await.map_err(|thrown| {
                 let message = format!("a part of the model cannot be read: {}", describe(&thrown));
                 Error::new(ErrorCode::Io, message)
-            };
-            let end = range.end.max(range.start + WINDOW_BYTES) as f64;
-            let slice = self.blob.slice_with_f64_and_f64(range.start as f64, end).map_err(unreadable)?;
-            self.bytes = read_blob(&slice).await.map_err(unreadable)?;
+            })?;
             self.start = range.start;
         }
         let from = range.start.saturating_sub(self.start) as u32;

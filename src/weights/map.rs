@@ -207,6 +207,11 @@ impl WeightMap {
         (0..self.len()).map(|weight| self.given_bytes(weight)).sum()
     }
 
+    /// Of each file, where its last tensor ends.
+    pub fn data_ends(&self) -> &[u64] {
+        &self.data_ends
+    }
+
     /// Every file from its first byte to the end of its last tensor, cut at multiples of `part_bytes`
     /// ([`PART_BYTES`] but in tests). The headers are in the first parts.
     pub fn parts(&self, part_bytes: u64) -> Vec<FilePart> {

@@ -28,5 +28,21 @@ for (const [gpu, backend] of [['none', 'cpu'], ['lavapipe', 'webgpu']]) {
       assert.equal((await ask({ contextLength: 1024 })).downloadBytes, 0);
       assertNoProblems(page);
     });
+
+    if (backend === 'cpu') {
+      test('of several workers it is what they take together', async () => {
+        const fit = await ask({ contextLength: 1024, threads: 2 });
+        const { info } = await load(page, { model: MODEL_PATH, backend, contextLength: 1024, threads: 2 });
+        assert.equal(info.threads, 2);
+        const difference = Math.abs(info.memory.backendBytes / fit.totalBytes - 1);
+        assert.ok(difference < 0.02, `${info.memory.backendBytes} bytes were taken, ${fit.totalBytes} foretold`);
+      });
+
+      test('a context that no memory holds is answered, and not tried', async () => {
+        const fit = await ask({ contextLength: 1 << 20 });
+        assert.equal(fit.verdict, 'no', JSON.stringify(fit));
+        assert.ok(fit.kvBytes > 2 ** 34, String(fit.kvBytes));
+      });
+    }
   });
 }

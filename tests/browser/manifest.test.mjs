@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict';
 import { createHash, generateKeyPairSync, sign } from 'node:crypto';
 import fs from 'node:fs';
+import path from 'node:path';
 import { describe, test } from 'node:test';
 import {
-  MODEL_BYTES, MODEL_FILE, PARIS, PART_BYTES, around, assertLedger, assertNoProblems, baseline, forget, load, loadError, recovers, says,
+  MODEL_BYTES, MODEL_FILE, PARIS, PART_BYTES, ROOT, around, assertLedger, assertNoProblems, baseline, forget, load, loadError, recovers, says, start,
 } from './harness.mjs';
 
 const MANIFEST = '/release/model.manifest.json';
@@ -43,6 +44,14 @@ describe('manifests', () => {
   const versions = () => page.evaluate(async () => (await lamplight.models.list()).map(({ key }) => key.split('@')[1]).sort());
   const ranges = () => server.requests(FILE).map((entry) => entry.range);
   const range = (part) => `bytes=${part * PART_BYTES}-${Math.min((part + 1) * PART_BYTES, MODEL_BYTES) - 1}`;
+  const stored = () => page.evaluate(() => new Promise((resolve, reject) => {
+    const open = indexedDB.open('lamplight');
+    open.onerror = reject;
+    open.onsuccess = () => {
+      const request = open.result.transaction('partInfo').objectStore('partInfo').getAllKeys();
+      request.onsuccess = () => { open.result.close(); resolve(request.result); };
+    };
+  }));
 
   test('a part that was damaged on its way is fetched once more; one that stays so is refused by name', async () => {
     server.fault(FILE, { flipByteAt: 2 * PART_BYTES + 77, times: 1, when: (entry) => entry.range === range(2) });
@@ -59,10 +68,26 @@ describe('manifests', () => {
     await assertLedger(page, { workers: 1, locks: [], memory: null });
   });
 
+  test('a header that was damaged on its way is read again, all of it', async () => {
+    // So small that the header's first read is the whole file.
+    const bytes = fs.readFileSync(path.join(ROOT, 'tests/golden/llama32/model.gguf'));
+    const [small, tiny] = ['/release/tiny.gguf', '/release/tiny.json'];
+    Object.assign(files, { [small]: bytes, [tiny]: Buffer.from(String(manifestOf(bytes, '1')).replace('smollm2.gguf', 'tiny.gguf').replace('512', '64')) });
+    server.fault(small, { flipByteAt: bytes.length - 40, times: 1 });
+    const { info } = await load(page, { model: { manifest: tiny }, backend: 'cpu' });
+    assert.ok(info.warnings.length > 0 && info.warnings.every(({ code }) => code === 'integrity'), JSON.stringify(info.warnings));
+    assert.ok(server.requests(small).every(({ status }) => status === 206), JSON.stringify(server.requests(small)));
+    await forget(page);
+  });
+
   test('an update fetches the part that changed and no other', async () => {
     await load(page, options());
     publish(SECOND, second);
     assert.equal(await page.evaluate((model) => lamplight.models.checkUpdate(model), options().model), '2');
+    const before = await stored();
+    const fits = await page.evaluate((options) => lamplight.fit(options), options());
+    assert.equal(fits.downloadBytes, PART_BYTES, JSON.stringify(fits));
+    assert.deepEqual(await stored(), before, 'a look at a model leaves traces of it');
     server.clearLog();
     const { info } = await load(page, options());
     assert.deepEqual(ranges(), [range(3)]);
@@ -87,6 +112,24 @@ describe('manifests', () => {
     let left;
     for (let tries = 0; tries < 50 && left?.length !== 2; tries += 1) left = await versions();
     assert.deepEqual(left, ['1', '3']);
+  });
+
+  test('where there is no room for an update, the release before is not what makes it', async () => {
+    publish(FIRST, first);
+    const fresh = await start({ server });
+    try {
+      const small = fresh.page;
+      const session = await fresh.browser.context.newCDPSession(small);
+      await session.send('Storage.overrideQuotaForOrigin', { origin: server.origin, quotaSize: MODEL_BYTES + 9e6 });
+      await load(small, options());
+      publish(SECOND, second);
+      assert.deepEqual((await load(small, { ...options(), evict: true })).warnings, ['quota-exceeded']);
+      await small.evaluate((model) => lamplight.models.rollback(model), options().model);
+      assert.equal((await load(small, options())).info.load.fromCache, true);
+    } finally {
+      await fresh.close();
+      publish(manifestOf(second, '3'), second);
+    }
   });
 
   test('a release that does not load leaves the one before in use', async () => {

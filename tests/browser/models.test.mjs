@@ -1,5 +1,6 @@
 // The models in this browser's storage: facts, check, pin, archive, room for another, and databases of other releases.
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import {
@@ -114,41 +115,65 @@ describe('stored models', () => {
     }
   });
 
-  test('models that an older release stored are used where they are', async () => {
-    // The database as version 1 kept it: bytes by file and index.
-    await withDatabase(page, async (db, done) => {
-      const read = async (store) => {
-        const [keys, values] = await Promise.all(['getAllKeys', 'getAll'].map((all) => done(db.transaction(store).objectStore(store)[all]())));
-        return keys.map((key, index) => [key, values[index]]);
+  test('an archive that claims more than it proves is refused, or found out by who knows better', async () => {
+    const result = await page.evaluate(async ({ url, sha256 }) => {
+      const magic = 'lamplight model 1\n';
+      const bytes = new Uint8Array(await archive.arrayBuffer());
+      const length = new DataView(bytes.buffer).getUint32(magic.length, true);
+      const start = magic.length + 4;
+      const description = JSON.parse(new TextDecoder().decode(bytes.subarray(start, start + length)));
+      const pack = (record, parts, data) => {
+        const text = new TextEncoder().encode(JSON.stringify([{ record, parts }]));
+        const size = new DataView(new ArrayBuffer(4));
+        size.setUint32(0, text.length, true);
+        return new Blob([magic, size, text, data]);
       };
-      const [models, infos] = [await read('models'), await read('partInfo')];
-      const data = [];
-      for (const [key, { sha256 }] of infos) {
-        const blob = await done(db.transaction('blobs').objectStore('blobs').get(sha256));
-        data.push([key, new Blob([await blob.arrayBuffer()])]);
-      }
-      db.close();
-      await done(indexedDB.deleteDatabase('lamplight'));
-      const open = indexedDB.open('lamplight', 1);
-      open.onupgradeneeded = () => ['models', 'partInfo', 'partData'].forEach((name) => open.result.createObjectStore(name));
-      const old = await done(open);
-      for (const [store, entries] of [['models', models], ['partInfo', infos], ['partData', data]]) {
-        const target = old.transaction(store, 'readwrite').objectStore(store);
-        await Promise.all(entries.map(([key, value]) => done(target.put(value, key))));
-      }
-      // As a tab of that release would.
-      old.onversionchange = () => old.close();
+      const [{ record, parts }] = description;
+      const data = bytes.slice(start + length);
+      const last = parts.at(-1).len;
+      const partial = await lamplight.models.import(pack(record, parts.slice(0, -1), data.subarray(0, data.length - last))).catch(({ code }) => code);
+      // Another weight in the last part, sound by its own hash, and a record that says that the whole was compared.
+      data[data.length - 5] ^= 1;
+      const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', data.subarray(data.length - last)));
+      parts.at(-1).sha256 = [...digest].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+      await engine.dispose();
+      await lamplight.models.import(pack({ ...record, sha256 }, parts, data));
+      const claimed = await lamplight.createEngine({ model: { url, sha256 }, backend: 'cpu' }).then(() => 'loaded', ({ code }) => code);
+      return [partial, claimed];
+    }, { url: MODEL_PATH, sha256: createHash('sha256').update(fs.readFileSync(MODEL_FILE)).digest('hex') });
+    assert.deepEqual(result, ['malformed', 'integrity']);
+    assert.deepEqual(await list(), []);
+    await load(page, CPU);
+  });
+
+  test('a folder is kept as one model, and its pin with it', async () => {
+    const model = '/golden/hf/cohere/';
+    const kept = async () => (await list()).find((stored) => stored.key === server.origin + model);
+    await load(page, { ...CPU, model });
+    assert.deepEqual((({ complete, clean, pinned }) => [complete, clean, pinned])(await kept()), [true, true, false]);
+    await page.evaluate((key) => lamplight.models.pin(key), server.origin + model);
+    await load(page, { ...CPU, model });
+    assert.equal((await kept()).pinned, true);
+    await page.evaluate((key) => lamplight.models.delete(key), server.origin + model);
+    await load(page, CPU);
+  });
+
+  test('a database of an older form is brought to the present one', async () => {
+    await page.evaluate(async () => {
+      await engine.dispose();
+      await new Promise((resolve, reject) => Object.assign(indexedDB.deleteDatabase('lamplight'), { onsuccess: resolve, onerror: reject }));
+      await new Promise((resolve, reject) => {
+        const open = indexedDB.open('lamplight', 1);
+        open.onupgradeneeded = () => ['models', 'partInfo', 'partData'].forEach((name) => open.result.createObjectStore(name));
+        open.onsuccess = () => { open.result.close(); resolve(); };
+        open.onerror = reject;
+      });
     });
-    server.clearLog();
     const { info } = await load(page, CPU);
     assert.deepEqual(info.warnings, []);
-    assert.equal(info.load.fromCache, true);
-    assert.deepEqual(server.requests(MODEL_PATH), []);
-    assert.deepEqual(await page.evaluate((key) => lamplight.models.verify(key), key), { parts: N_PARTS, bad: 0 });
-    assert.equal(await says(page, { tokens: 8 }), base.text);
-    const { workers, locks, memory } = base.held;
-    // The bytes stay where that release put them.
-    await assertLedger(page, { workers, locks, memory, unreadable: N_PARTS });
+    assert.equal(info.load.cached, true);
+    assert.deepEqual(await withDatabase(page, (db) => [...db.objectStoreNames]), ['blobs', 'models', 'partInfo']);
+    assert.equal(await says(page), PARIS);
   });
 
   test('a tab that holds an older database is named, and does not hold up the load', async () => {

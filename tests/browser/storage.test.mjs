@@ -1,8 +1,11 @@
 // What can go wrong between a server and this browser's storage: damaged parts, a full disk, no storage at all, a file that changed.
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import path from 'node:path';
 import { describe, test } from 'node:test';
 import {
-  CPU, MODEL_BYTES, MODEL_PATH, NOTHING_HELD, NOTHING_STORED, PART_BYTES, around, assertLedger, baseline, forget, load, loadError, recovers,
+  CPU, MODEL_BYTES, MODEL_FILE, MODEL_PATH, NOTHING_HELD, NOTHING_STORED, PART_BYTES, ROOT, around, assertLedger, baseline, forget, load, loadError, recovers,
   says, start, withDatabase,
 } from './harness.mjs';
 
@@ -31,8 +34,9 @@ function spoil(page, index, how) {
 }
 
 describe('storage', () => {
+  const table = {};
   let server, page, base;
-  around({}, async (started) => {
+  around({ table }, async (started) => {
     ({ server, page } = started);
     base = await baseline(page, CPU);
   });
@@ -51,6 +55,33 @@ describe('storage', () => {
     server.clearLog();
     const { info } = await recovers(page, CPU, base);
     assert.equal(info.load.fromCache, true);
+  });
+
+  test('a part that is fetched again must be the one that was stored', async () => {
+    const pinned = { ...CPU, model: { url: MODEL_PATH, sha256: createHash('sha256').update(fs.readFileSync(MODEL_FILE)).digest('hex') } };
+    await load(page, pinned);
+    await page.evaluate(() => engine.dispose());
+    await spoil(page, 2, 'flip');
+    server.fault(MODEL_PATH, { flipByteAt: 2 * PART_BYTES + 77 });
+    const error = await loadError(page, pinned);
+    server.clearFaults();
+    assert.equal(error.code, 'integrity', error.message);
+    assert.deepEqual(await page.evaluate(() => lamplight.models.list()), [], 'a file that is not the one asked for was kept');
+    await load(page, pinned);
+    assert.equal(await says(page, { tokens: 8 }), base.text);
+  });
+
+  test('a whole file is compared to its last byte, however much follows its tensors', async () => {
+    const url = '/models/tail.gguf';
+    const bytes = Buffer.concat([fs.readFileSync(path.join(ROOT, 'tests/golden/llama32/model.gguf')), Buffer.alloc(PART_BYTES + 1000, 7)]);
+    table[url] = bytes;
+    const pinned = { ...CPU, model: { url, sha256: createHash('sha256').update(bytes).digest('hex') } };
+    await load(page, pinned);
+    await forget(page);
+    server.fault(url, { flipByteAt: bytes.length - 1 });
+    assert.equal((await loadError(page, pinned)).code, 'integrity');
+    server.clearFaults();
+    await load(page, CPU);
   });
 
   test('a damaged first part is found before its header is believed', async () => {
@@ -102,6 +133,9 @@ describe('storage', () => {
     // The worker's IndexedDB is taken away by a worker of the test's own, which then is the package's.
     const { info } = await recovers(page, { ...CPU, workerUrl: '/no-storage.mjs' }, base, { warnings: ['storage'], stored: NOTHING_STORED });
     assert.equal(info.load.cached, false);
+    // Of several files it is said once, too.
+    const split = await load(page, { ...CPU, model: '/golden/split/model-00001-of-00004.gguf', workerUrl: '/no-storage.mjs' });
+    assert.deepEqual(split.warnings, ['storage']);
   });
 
   test('cache: false leaves no trace', async () => {

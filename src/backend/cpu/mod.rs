@@ -34,7 +34,7 @@ use crate::backend::{Backend, Counters, Footprint, ModelPlan, Outputs, StepOrder
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Graph, Op, RopeDecl, Rows, ValueId, WeightDecl, WeightId};
-use crate::model::shard::Exchange;
+use crate::model::shard::{Exchange, Split};
 use crate::model::spec::{Activation, NormSpec};
 use crate::tensor::DType;
 use moe::ExpertMatMul;
@@ -179,15 +179,23 @@ impl Attention {
 }
 
 impl CpuBackend {
-    /// What this backend, of [`CpuMode::Fast`] and without its weights yet, will take with them: repacked, some formats
-    /// are larger than in their files.
-    pub fn footprint(&self) -> Footprint {
-        let kv_bytes = fast::kv_bytes(&self.plan);
-        Footprint {
-            weight_bytes: fast::weight_bytes(&self.plan).iter().sum(),
-            kv_bytes,
-            workspace_bytes: self.memory_bytes().saturating_sub(kv_bytes),
-        }
+    /// What a backend of [`CpuMode::Fast`] for `plan`, or for a shard of it, takes with its weights: repacked, some
+    /// formats are larger than in their files. Known without allocating a KV cache; scores and rope tables, some
+    /// kilobytes for a thousand positions, are left out.
+    /// # Errors
+    /// As [`CpuBackend::new`] and [`CpuShard::new`].
+    pub fn footprint(plan: &ModelPlan, split: Option<Split>) -> Result<Footprint> {
+        check(plan)?;
+        let mut plan = match split {
+            Some(split) => routes::part_of(plan, split)?.0,
+            None => plan.clone(),
+        };
+        let weight_bytes = fast::weight_bytes(&plan).iter().sum();
+        let kv_bytes = fast::kv_bytes(&plan);
+        plan.n_ctx = plan.n_ctx.min(plan.n_batch);
+        let kernels = fast::Fast::new(&plan)?.memory_bytes().saturating_sub(fast::kv_bytes(&plan));
+        let others = Workspace::new(&plan)?.memory_bytes() + States::new(&plan)?.memory_bytes();
+        Ok(Footprint { weight_bytes, kv_bytes, workspace_bytes: kernels + others })
     }
 
     /// Allocates everything but the weights, which arrive through [`Backend::upload`].

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::exchange::{Link, Step};
 use super::routes::{Route, part_of};
 use super::{CpuBackend, CpuMode};
-use crate::backend::{Backend, Counters, Footprint, ModelPlan, Outputs};
+use crate::backend::{Backend, Counters, ModelPlan, Outputs};
 use crate::bail;
 use crate::error::{ErrorCode, Result};
 use crate::model::graph::Graph;
@@ -40,11 +40,6 @@ impl CpuShard {
         let (own, routes) = divide(&plan, split)?;
         let own = CpuBackend::with_link(own, mode, Some(link))?;
         Ok(CpuShard { own, split, routes, plan, long_rope: false, log: Vec::new() })
-    }
-
-    /// What the shard takes once it is filled.
-    pub fn footprint(&self) -> Footprint {
-        self.own.footprint()
     }
 
     fn link(&mut self) -> &mut dyn Link {

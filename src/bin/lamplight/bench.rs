@@ -1,5 +1,7 @@
 //! `lamplight bench`: speed of prefill and decoding, and what a decoded token costs.
 
+use std::collections::VecDeque;
+
 use lamplight::backend::cpu::{OpTime, Profile};
 use lamplight::backend::{AnyBackend, Backend, Counters, Draw, Outputs};
 use lamplight::engine::native;
@@ -215,23 +217,26 @@ impl Bench<'_> {
         let (mut pos, end) = (self.depth, self.depth + n);
         // As generation does it: several steps at once where the backend chooses the tokens, the next begun before the
         // last are waited for.
-        let (mut begun, mut waited) = (pos, pos);
-        while most > 0 && waited < end {
-            let n = most.min(end - begun);
-            if n > 0 {
-                let behind = begun > waited;
-                backend.choose((!behind).then_some((id, begun, &Draw::BEST)), n)?;
-                begun += n;
-                if !behind {
+        let mut ahead = VecDeque::new();
+        while pos < end {
+            while ahead.len() < 2 {
+                let n = most.min(end - pos - ahead.iter().sum::<usize>());
+                if n == 0 {
+                    break;
+                }
+                backend.choose(ahead.is_empty().then_some((id, pos, &Draw::BEST)), n)?;
+                ahead.push_back(n);
+            }
+            if let Some(n) = ahead.pop_front() {
+                let chosen = pollster::block_on(backend.chosen())?;
+                id = chosen.last().copied().unwrap_or(id);
+                pos += chosen.len();
+                if chosen.len() == n {
                     continue;
                 }
+                // The next token is not certain, and nothing is under way any more.
+                ahead.clear();
             }
-            let chosen = pollster::block_on(backend.chosen())?;
-            id = chosen.last().copied().unwrap_or(0);
-            waited += chosen.len().max(1);
-        }
-        pos = waited;
-        while pos < end {
             let logits = pollster::block_on(backend.forward(&[id], pos, Outputs::Last))?;
             id = argmax(&logits).unwrap_or(0);
             backend.reuse(logits);
