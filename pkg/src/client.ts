@@ -6,7 +6,7 @@ import {
   HANDLER_ID, PROTOCOL_VERSION,
   type FromWorker, type Reply, type Request, type RequestType, type Requests, type ToWorker, type WorkerEvent,
 } from './protocol.js';
-import { LamplightError, type AssetOptions } from './types.js';
+import { LamplightError, type AssetOptions, type EngineOptions } from './types.js';
 
 /** The part of `Worker` that the client uses, so that tests can stand in for it. */
 export interface WorkerLike {
@@ -68,7 +68,10 @@ export class WorkerClient {
   /** Set once the worker is gone; every later call fails with it. */
   #dead: LamplightError | null = null;
 
-  constructor(options: AssetOptions = {}, worker: WorkerLike = startWorker(options)) {
+  readonly #resolveUrl: EngineOptions['resolveUrl'];
+
+  constructor(options: AssetOptions & Pick<EngineOptions, 'resolveUrl'> = {}, worker: WorkerLike = startWorker(options)) {
+    this.#resolveUrl = options.resolveUrl;
     this.#worker = worker;
     worker.onmessage = (event) => this.#receive(event.data);
     worker.onerror = (event) => {
@@ -149,6 +152,19 @@ export class WorkerClient {
     }
   }
 
+  /** Has the app name another address for one that its server refuses: signed links run out. */
+  async #resolve({ ask, url, status }: Extract<WorkerEvent, { kind: 'resolve' }>): Promise<void> {
+    let answer: Requests['resolved']['body'];
+    try {
+      const other = await this.#resolveUrl?.(url, { status });
+      answer = other ? { ask, url: absolute(other) } : { ask, error: 'it returned none' };
+    } catch (error) {
+      answer = { ask, error: error instanceof Error ? error.message : String(error) };
+    }
+    // The worker may have gone in the meantime.
+    await this.call('resolved', answer).catch(() => undefined);
+  }
+
   #settle(id: number): Pending | undefined {
     const call = this.#pending.get(id);
     this.#pending.delete(id);
@@ -176,7 +192,8 @@ export class WorkerClient {
       return;
     }
     if (reply.type === 'event') {
-      this.#pending.get(reply.id)?.onEvent?.(reply.event);
+      if (reply.event.kind === 'resolve') void this.#resolve(reply.event);
+      else this.#pending.get(reply.id)?.onEvent?.(reply.event);
     } else if (reply.type === 'result') {
       this.#settle(reply.id)?.resolve(reply.result as never);
     } else {

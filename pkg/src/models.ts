@@ -44,7 +44,7 @@ export function createModelCache(assets: AssetOptions = {}): ModelCache {
     const body = await loadRequest({ ...options, model, cache: true }, list, release);
     const key = modelName(body.source);
     if (key === undefined) throw invalid('only a model at an address can be downloaded', 'model');
-    const client = new WorkerClient(assets);
+    const client = new WorkerClient({ ...assets, resolveUrl: options.resolveUrl });
     await endUnlessDone(client, loadModel(client, body, call, 'download'), call.signal);
     client.close(new LamplightError('disposed', 'the download is done'));
     void persistOnce();

@@ -89,6 +89,8 @@ export interface Requests {
       threads?: number;
       cache: boolean;
       evict: boolean;
+      /** Whether the page answers the event `resolve`. */
+      resolves?: boolean;
     };
     result: EngineInfo;
   };
@@ -128,6 +130,8 @@ export interface Requests {
   exportModel: { body: { key: string }; result: WireFile[] };
   /** Refused, and nothing stored, when a part's hash is not that of its bytes. */
   importModel: { body: { files: WireFile[] }; result: null };
+  /** The answer to the event `resolve`: another address, or why there is none. Answered at once. */
+  resolved: { body: { ask: number; url?: string; error?: string }; result: null };
   /** Stops the request `target`, running or waiting. Answered at once. */
   abort: { body: { target: number }; result: null };
 }
@@ -147,7 +151,9 @@ export type WorkerEvent =
   | { kind: 'started' }
   | { kind: 'text'; text: string }
   | { kind: 'progress'; progress: Progress }
-  | { kind: 'warning'; warning: Warning };
+  | { kind: 'warning'; warning: Warning }
+  /** A server refuses an address of the model: the page may know another one. */
+  | { kind: 'resolve'; ask: number; url: string; status: number };
 
 export interface WireError {
   code: LamplightErrorCode;

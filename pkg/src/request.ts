@@ -40,6 +40,7 @@ function loadBody(options: EngineOptions, source?: WireSource): Body {
     threads: threads === 'auto' ? undefined : threads,
     cache: options.cache ?? true,
     evict: options.evict ?? false,
+    resolves: typeof options.resolveUrl === 'function',
   };
 }
 

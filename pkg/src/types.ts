@@ -128,6 +128,12 @@ export interface EngineOptions extends AssetOptions {
   threads?: number | 'auto';
   /** Keep the weights in IndexedDB (default true). `File` and `Blob` models are not cached. */
   cache?: boolean;
+  /**
+   * Asked for another address of a file when its server answers 401, 403, 404 or 410, at the beginning or midway: signed
+   * links run out. The load goes on from the byte where it was, with the address that this gives; where it throws, or what it
+   * gives is refused three times in a row, the load fails. Files keep the key in storage that their first address gave them.
+   */
+  resolveUrl?: (url: string, reason: { status: number }) => string | URL | Promise<string | URL>;
   /** Where `hf:` addresses are looked up: any host that speaks the hub's API; https://huggingface.co by default. */
   hub?: string | URL;
   /** For gated repositories. Sent to the hub only, and stored nowhere. */
@@ -143,7 +149,7 @@ export interface EngineOptions extends AssetOptions {
 }
 
 /** What of `EngineOptions` has to do with a download. */
-export type DownloadOptions = Pick<EngineOptions, 'backend' | 'hub' | 'hubToken' | 'evict' | 'onProgress' | 'onWarning' | 'signal'>;
+export type DownloadOptions = Pick<EngineOptions, 'backend' | 'hub' | 'hubToken' | 'evict' | 'resolveUrl' | 'onProgress' | 'onWarning' | 'signal'>;
 
 /** What `auto` found and chose, and the facts of the loaded model. */
 export interface EngineInfo {

@@ -177,6 +177,58 @@ describe('network', () => {
     await assertLedger(page, NOTHING_HELD);
   });
 
+  /** Loads by a signed link; `renewed` are the links that the app then gives, one after the other. */
+  const loadSigned = (renewed, more = {}) => page.evaluate(async ([model, renewed, more]) => {
+    await globalThis.engine?.dispose();
+    const asked = [];
+    const resolveUrl = async (url, { status }) => {
+      asked.push([new URL(url).search, status]);
+      if (renewed.length === 0) throw new Error('signed out');
+      return renewed.shift();
+    };
+    try {
+      globalThis.engine = await lamplight.createEngine({ model, backend: 'cpu', resolveUrl, ...more });
+      return { asked };
+    } catch ({ code, message }) {
+      globalThis.engine = undefined;
+      return { asked, code, message };
+    }
+  }, [`${MODEL_PATH}?sig=1`, renewed, more]);
+
+  test('a signed link that runs out midway is renewed by the app, once, and the download goes on where it was', async () => {
+    await forget(page);
+    server.clearLog();
+    // Gone for good after the first parts, for all that are asked for together.
+    let good = 4;
+    server.fault(MODEL_PATH, { status: 403, when: ({ query }) => query === '?sig=1' && (good -= 1) < 0 });
+    const { asked, message } = await loadSigned([`${MODEL_PATH}?sig=2`]);
+    assert.equal(message, undefined);
+    assert.deepEqual(asked, [['?sig=1', 403]]);
+    const answers = server.requests(MODEL_PATH).filter(({ status }) => status === 206);
+    assert.ok(answers.some(({ query }) => query === '?sig=2'), 'the new link was not used');
+    assert.ok(sentBytes() <= MODEL_BYTES, `${sentBytes()} bytes were sent`);
+    assert.equal(await says(page), PARIS);
+    const [model] = await page.evaluate(() => lamplight.models.list());
+    assert.equal(model.key, server.origin + MODEL_PATH, 'a signature in a key');
+  });
+
+  test('an app that knows no other link says why, and one that names bad ones is not asked for ever', async () => {
+    await forget(page);
+    server.clearFaults();
+    server.fault(MODEL_PATH, { status: 410 });
+    const none = await loadSigned([]);
+    assert.deepEqual([none.code, none.asked], ['http-status', [['?sig=1', 410]]]);
+    assert.match(none.message, /signed out/);
+    const bad = await loadSigned(Array(9).fill(`${MODEL_PATH}?sig=2`));
+    assert.equal(bad.code, 'http-status');
+    assert.equal(bad.asked.length, 3);
+    server.clearFaults();
+    server.fault(MODEL_PATH, { status: 401, when: ({ query }) => query === '?sig=1' });
+    assert.equal((await loadSigned([`${MODEL_PATH}?sig=2`], { shared: true })).message, undefined);
+    server.clearFaults();
+    assert.equal(await says(page), PARIS);
+  });
+
   test('a server that cannot be reached is a network error', async () => {
     const error = await loadError(page, { ...CPU, model: 'http://127.0.0.1:9/x.gguf' });
     assert.equal(error.code, 'network');

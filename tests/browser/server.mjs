@@ -93,8 +93,8 @@ export async function startServer({ mounts = {}, files = {}, headers = {}, app }
   };
 
   const server = http.createServer((request, response) => {
-    const { pathname } = new URL(request.url, 'http://localhost');
-    const entry = { method: request.method, path: pathname, range: request.headers.range ?? null, status: 0, sent: 0 };
+    const { pathname, search } = new URL(request.url, 'http://localhost');
+    const entry = { method: request.method, path: pathname, query: search, range: request.headers.range ?? null, status: 0, sent: 0 };
     log.push(entry);
     response.on('error', () => {});
     const open = (active.get(pathname) ?? 0) + 1;
