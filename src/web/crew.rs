@@ -136,7 +136,7 @@ async fn choose(work: &Work<'_>) -> Result<Option<(Rc<Team>, usize)>> {
 
 /// How many workers a model gets at least, as far as is known before anything is measured.
 pub(super) fn count(threads: Option<u32>, work: &Work<'_>) -> usize {
-    let most = n_cores().min(MAX_AUTO).max(1);
+    let most = n_cores().clamp(1, MAX_AUTO);
     match threads {
         Some(threads) => (threads as usize).clamp(1, MAX_THREADS),
         None if work.least() <= most => work.least().max(1),

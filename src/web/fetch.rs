@@ -12,6 +12,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{AbortController, Headers, ReadableStreamDefaultReader, RequestInit, Response};
 
+use super::answer::{ContentRange, Version, content_length, header};
 use super::resolve::Resolver;
 use super::task::{describe, navigator, sleep};
 use crate::error::{Error, ErrorCode, Result};
@@ -40,37 +41,6 @@ const ANSWER_LOOK_MS: f64 = 30.0;
 
 /// How often it is looked whether there is a network again, in milliseconds.
 const OFFLINE_LOOK_MS: f64 = 500.0;
-
-/// Identity of the remote file, as far as the server tells and the page may see it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Version {
-    /// Bytes of the whole file.
-    pub size: Option<u64>,
-    /// `ETag`.
-    pub etag: Option<String>,
-    /// `Last-Modified`.
-    pub last_modified: Option<String>,
-}
-
-impl Version {
-    /// Whether two answers can be of the same file: nothing that both tell differs.
-    fn agrees(&self, other: &Version) -> bool {
-        fn same<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
-            a.is_none() || b.is_none() || a == b
-        }
-        same(&self.size, &other.size)
-            && same(&self.etag, &other.etag)
-            // A CDN's nodes may differ in the date where a tag says that the content is the same.
-            && (self.etag.is_some() && self.etag == other.etag || same(&self.last_modified, &other.last_modified))
-    }
-
-    /// Adds what `other` knows and `self` does not.
-    fn learn(&mut self, other: Version) {
-        self.size = self.size.or(other.size);
-        self.etag = self.etag.take().or(other.etag);
-        self.last_modified = self.last_modified.take().or(other.last_modified);
-    }
-}
 
 /// How one attempt failed.
 struct Failure {
@@ -615,37 +585,7 @@ impl Drop for Watch {
     }
 }
 
-/// `Content-Range: bytes 0-99/1000`, with `end` past the last byte.
-struct ContentRange {
-    start: u64,
-    end: u64,
-    /// `None` for `*`.
-    size: Option<u64>,
-}
-
-impl ContentRange {
-    fn parse(value: &str) -> Option<Self> {
-        let (range, size) = value.strip_prefix("bytes ")?.split_once('/')?;
-        let (first, last) = range.split_once('-')?;
-        let start = first.trim().parse().ok()?;
-        let end = last.trim().parse::<u64>().ok()?.checked_add(1)?;
-        let size = match size.trim() {
-            "*" => None,
-            size => Some(size.parse().ok()?),
-        };
-        (start < end).then_some(Self { start, end, size })
-    }
-}
-
 /// Whether the browser says that it has no network at all; it may have none and not know.
 fn is_offline() -> bool {
     navigator("onLine") == JsValue::FALSE
-}
-
-fn header(response: &Response, name: &str) -> Option<String> {
-    response.headers().get(name).ok().flatten()
-}
-
-fn content_length(response: &Response) -> Option<u64> {
-    header(response, "content-length")?.trim().parse().ok()
 }

@@ -7,17 +7,16 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use js_sys::{Reflect, Uint8Array};
+use js_sys::Uint8Array;
 use sha2::{Digest, Sha256};
-use wasm_bindgen::JsCast;
-use wasm_bindgen_futures::JsFuture;
 use web_sys::Blob;
 
-use super::fetch::{HttpFile, Version};
+use super::answer::Version;
+use super::fetch::HttpFile;
 use super::files::Expected;
 use super::report::Reporter;
 use super::store::{ModelRecord, PartInfo, Store, StoredPart, read_slice};
-use super::task::{describe, hex, navigator, sha256_hex, update_sha256};
+use super::task::{describe, hex, sha256_hex, update_sha256};
 use crate::error::{Error, ErrorCode, Result};
 use crate::weights::PART_BYTES;
 
@@ -594,12 +593,4 @@ impl ModelFile {
 pub(super) fn blob_of(bytes: &Uint8Array) -> Result<Blob> {
     Blob::new_with_u8_array_sequence(&js_sys::Array::of1(bytes))
         .map_err(|thrown| Error::new(ErrorCode::OutOfMemory, describe(&thrown)))
-}
-
-/// Bytes that this site may still store, as far as the browser tells. An estimate: a full disk shows when it is full.
-pub(super) async fn storage_room() -> Option<f64> {
-    let storage: web_sys::StorageManager = navigator("storage").dyn_into().ok()?;
-    let estimate = JsFuture::from(storage.estimate().ok()?).await.ok()?;
-    let number = |name: &str| Reflect::get(&estimate, &name.into()).ok()?.as_f64();
-    Some(number("quota")? - number("usage")?)
 }

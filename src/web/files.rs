@@ -14,11 +14,12 @@ use web_sys::Blob;
 
 use super::bundle::Bundle;
 use super::fetch::HttpFile;
-use super::file::{ModelFile, Origin, blob_of, storage_room};
+use super::file::{ModelFile, Origin, blob_of};
 use super::protocol::object;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::store::{Store, read_blob};
+use super::stored::storage_room;
 use super::task::{describe, sha256_hex};
 use crate::engine::{ModelFiles, ModelFolder, open_files};
 use crate::error::{Error, ErrorCode, Result};

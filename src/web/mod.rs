@@ -4,6 +4,7 @@
 //! `backend/gpu` may name wasm-bindgen.
 
 pub mod actor;
+pub mod answer;
 pub mod bundle;
 mod crew;
 mod device;

@@ -96,8 +96,16 @@ pub struct Team {
     count: usize,
     /// What they were told and given, to tell it to others in their place.
     model: RefCell<Option<Rc<Model>>>,
-    /// The requests by which their adapters were loaded, and the factors that these have now.
-    adapters: RefCell<(Vec<(AdapterId, JsValue)>, Vec<(AdapterId, f32)>)>,
+    adapters: RefCell<Adapters>,
+}
+
+/// What adapters the workers have.
+#[derive(Clone, Default)]
+struct Adapters {
+    /// The requests by which they were loaded.
+    loads: Vec<(AdapterId, JsValue)>,
+    /// The factors that they have now.
+    scales: Vec<(AdapterId, f32)>,
 }
 
 /// What workers are given to begin with.
@@ -144,12 +152,12 @@ impl Team {
         let changed = self.ask(kind, &body);
         if let Some(id) = answer.as_f64() {
             Reflect::set(&body, &"id".into(), answer).expect("invariant: a request is a plain object");
-            self.adapters.borrow_mut().0.push((id as AdapterId, body));
+            self.adapters.borrow_mut().loads.push((id as AdapterId, body));
         }
         {
             let mut adapters = self.adapters.borrow_mut();
-            adapters.0.retain(|(id, _)| scales.iter().any(|(other, _)| other == id));
-            adapters.1 = scales;
+            adapters.loads.retain(|(id, _)| scales.iter().any(|(other, _)| other == id));
+            adapters.scales = scales;
         }
         if let Err(error) = changed.await {
             self.js().fail(error.message());
@@ -171,11 +179,11 @@ impl Team {
         }
         self.ask("part", &JsValue::NULL).await?;
         loaded.await?;
-        let (adapters, scales) = self.adapters.borrow().clone();
-        for (_, body) in &adapters {
+        let Adapters { loads, scales } = self.adapters.borrow().clone();
+        for (_, body) in &loads {
             self.ask("loadAdapter", body).await?;
         }
-        if !adapters.is_empty() {
+        if !loads.is_empty() {
             self.ask("setAdapters", &encode(&SetAdaptersRequest { scales })).await?;
         }
         Ok(())

@@ -6,11 +6,12 @@ use js_sys::{Array, Reflect};
 use serde::{Deserialize, Serialize};
 use serde_wasm_bindgen::preserve;
 use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
 use web_sys::Blob;
 
 use super::protocol::{decode, encode, object};
 use super::store::{ModelRecord, PartInfo, Store, read_blob};
-use super::task::{describe, sha256_hex};
+use super::task::{describe, navigator, sha256_hex};
 use crate::error::{Error, ErrorCode, Result};
 use crate::weights::PART_BYTES;
 
@@ -245,4 +246,12 @@ fn check_parts(record: &ModelRecord, parts: &[PartInfo]) -> Result<()> {
 fn manifest_of(key: &str) -> Option<&str> {
     let (manifest, version) = key.rsplit_once('@')?;
     (!version.contains('/')).then_some(manifest)
+}
+
+/// Bytes that this site may still store, as far as the browser tells. An estimate: a full disk shows when it is full.
+pub(super) async fn storage_room() -> Option<f64> {
+    let storage: web_sys::StorageManager = navigator("storage").dyn_into().ok()?;
+    let estimate = JsFuture::from(storage.estimate().ok()?).await.ok()?;
+    let number = |name: &str| Reflect::get(&estimate, &name.into()).ok()?.as_f64();
+    Some(number("quota")? - number("usage")?)
 }
