@@ -1,7 +1,9 @@
 // Several tabs of one origin: one download, one engine, and what becomes of both when a tab is closed or crashes.
 import assert from 'node:assert/strict';
-import { describe, test } from 'node:test';
-import { CPU, MODEL_BYTES, MODEL_PATH, PARIS, PART_BYTES, around, assertNoProblems, forget, launch, load, openPage } from './harness.mjs';
+import { afterEach, describe, test } from 'node:test';
+import {
+  CPU, MODEL_BYTES, MODEL_PATH, PARIS, PART_BYTES, around, assertLedger, assertNoProblems, forget, ledger, load, openPage, says, start,
+} from './harness.mjs';
 
 const SHARED = { ...CPU, shared: true };
 const COUNT = { prompt: 'One, two, three, four,', temperature: 1, seed: 11, max_tokens: 48 };
@@ -31,11 +33,17 @@ const stream = (page, request) => page.evaluate((body) => {
 const streamed = (page) => page.evaluate(async () => ({ end: await streaming, text }));
 const writes = (page) => page.waitForFunction(() => globalThis.text?.length > 8);
 
+const N_PARTS = Math.ceil(MODEL_BYTES / PART_BYTES);
+/** The locks of two tabs that share an engine: each stands in line for it and holds one that the engine's tab waits for. */
+const locksOfTwo = (locks) => [...new Set(locks)].flatMap((name) => Array(name === 'lamplight:member' ? 4 : 2).fill(name));
+
 describe('tabs', () => {
   let server, browser, home;
   const sent = () => server.requests(MODEL_PATH).reduce((sum, entry) => sum + entry.sent, 0);
   const open = () => openPage(browser, server);
   around({}, (started) => { ({ server, browser, page: home } = started); });
+  // Whatever became of the tabs, no worker and no lock outlives them.
+  afterEach(() => assertLedger(home, { workers: 1, locks: [], memory: null }));
 
   test('two tabs that want a model cause one download; the second sees its progress and reads the store', async () => {
     server.fault(MODEL_PATH, { bytesPerSecond: 8e6 });
@@ -54,6 +62,8 @@ describe('tabs', () => {
     assert.deepEqual(fractions, [...fractions].sort((x, y) => x - y));
     assert.equal(fractions.at(-1), 1);
     for (const page of [a, b]) {
+      assert.equal(await says(page), PARIS);
+      assert.deepEqual(await page.evaluate(() => engine.info.warnings), []);
       assertNoProblems(page);
       await page.close();
     }
@@ -79,7 +89,9 @@ describe('tabs', () => {
     const { info } = await loaded(c);
     assert.ok(stored >= PART_BYTES, `${stored} bytes were stored`);
     assert.ok(info.load.networkBytes <= MODEL_BYTES - stored, `${info.load.networkBytes} bytes were sent again, ${stored} were stored`);
-    assert.equal(await complete(c, { prompt: 'The capital of France is', temperature: 0, max_tokens: 2 }), PARIS);
+    assert.equal(await says(c), PARIS);
+    assert.deepEqual(info.warnings, []);
+    await assertLedger(home, { stored: { models: [server.origin + MODEL_PATH], parts: N_PARTS, blobs: N_PARTS, unreadable: 0, unused: 0 } });
     for (const page of [b, c]) await page.close();
   });
 
@@ -127,6 +139,7 @@ describe('tabs', () => {
       const [b, c] = [await open(), await open()];
       for (const page of [b, c]) await load(page, SHARED);
       assert.equal(b.workers().length + c.workers().length, 0);
+      const { workers, locks, stored } = await ledger(home);
       await stream(b, COUNT);
       await stream(c, { ...COUNT, seed: 12 });
       await writes(b);
@@ -140,7 +153,9 @@ describe('tabs', () => {
       assert.equal((await streamed(c)).end, 'length');
       assert.equal([b, c].filter((page) => page.workers().length > 0).length, 1);
       assert.equal(await complete(c, COUNT), expected);
+      await assertLedger(home, { workers, locks: locksOfTwo(locks), stored });
       for (const page of [b, c]) {
+        assert.deepEqual(await page.evaluate(() => engine.info.warnings), []);
         assertNoProblems(page);
         await page.close();
       }
@@ -149,10 +164,10 @@ describe('tabs', () => {
   }
 
   test('on WebGPU another tab takes over with the same text', async () => {
-    const gpu = await launch({ gpu: 'lavapipe' });
+    const { browser: gpu, page: a, close } = await start({ gpu: 'lavapipe', server });
     try {
       const options = { ...SHARED, backend: 'webgpu' };
-      const [a, b] = [await openPage(gpu, server), await openPage(gpu, server)];
+      const b = await openPage(gpu, server);
       await load(a, options);
       const expected = await complete(a, COUNT);
       assert.equal((await load(b, options)).info.backend, 'webgpu');
@@ -163,7 +178,7 @@ describe('tabs', () => {
       assert.equal(await b.evaluate(() => engine.info.backend), 'webgpu');
       assertNoProblems(b);
     } finally {
-      await gpu.close();
+      await close();
     }
   });
 
