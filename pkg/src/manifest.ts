@@ -32,6 +32,8 @@ interface State {
   previous?: Manifest;
   /** A release that was gone back from: not taken again. */
   refused?: string;
+  /** A release that is being downloaded, or was, and has not been loaded. */
+  coming?: string;
 }
 
 /** A release that is to be loaded. */
@@ -92,13 +94,19 @@ export function releaseSource({ url, manifest }: Release, headers: Record<string
  * keys in storage are theirs.
  */
 export function activate({ url, manifest }: Release): ((key: string) => boolean) | undefined {
-  const { active, previous, refused } = readState(url);
+  const { previous, ...state } = readState(url);
+  const { active, refused, coming } = state;
   if (active?.version === manifest.version) return undefined;
   // Where that cannot be noted, the next load knows no better than this one: all stays.
-  const noted = writeState(url, { ...(refused !== undefined && { refused }), active: manifest, ...(active && { previous: active }) });
-  if (!noted || (previous === undefined && refused === undefined)) return undefined;
-  const kept = [manifest, active].map((release) => release && keyOf(url, release.version));
+  const noted = writeState(url, { ...state, active: manifest, ...(active && { previous: active }) });
+  if (!noted || (previous === undefined && refused === undefined && coming === undefined)) return undefined;
+  const kept = [manifest.version, active?.version, coming].map((version) => version !== undefined && keyOf(url, version));
   return (key) => key.startsWith(keyOf(url, '')) && !kept.includes(key);
+}
+
+/** Notes that a release is being downloaded, so that it is not taken for an old one. */
+export function expect({ url, manifest }: Release): void {
+  writeState(url, { ...readState(url), coming: manifest.version });
 }
 
 /** Goes back to the release before, for this and later loads; resolves to its version. */

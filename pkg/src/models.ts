@@ -2,7 +2,7 @@
 import { pack, unpack } from './archive.js';
 import { WorkerClient } from './client.js';
 import { endUnlessDone, loadCall, loadModel, modelName } from './download.js';
-import { newRelease, rollback, type Release } from './manifest.js';
+import { expect, isManifest, latest, newRelease, rollback, type Release } from './manifest.js';
 import type { RequestType, Requests } from './protocol.js';
 import { invalid, loadRequest } from './request.js';
 import { persist, persistOnce, storageState } from './storage.js';
@@ -41,7 +41,9 @@ export function createModelCache(assets: AssetOptions = {}): ModelCache {
   /** In a worker of its own, which ends with it. */
   async function download(model: ModelSource, options: DownloadOptions = {}, release?: Release): Promise<CachedModel> {
     const call = loadCall(options);
-    const body = await loadRequest({ ...options, model, cache: true }, list, release);
+    const chosen = isManifest(model) ? release ?? await latest(model, call.signal) : undefined;
+    if (chosen) expect(chosen);
+    const body = await loadRequest({ ...options, model, cache: true }, list, chosen);
     const key = modelName(body.source);
     if (key === undefined) throw invalid('only a model at an address can be downloaded', 'model');
     const client = new WorkerClient({ ...assets, resolveUrl: options.resolveUrl });

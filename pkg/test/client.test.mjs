@@ -461,6 +461,29 @@ test('a download asks for the model and no engine; an update for the release tha
   });
 });
 
+test('a release that was downloaded ahead is not removed as an old one', async () => {
+  const handlers = {
+    load: loads, download: (_request, reply) => reply.result(8), deleteModel: deletes,
+    models: stores(['1', '2', '3', '4'].map((version) => `${MANIFEST}@${version}`)),
+  };
+  let version = '4';
+  const kept = notes({ active: manifest('2'), previous: manifest('1') });
+  await inPage({ handlers, served: () => manifest(version), kept }, async ({ asked }) => {
+    const model = { manifest: MANIFEST };
+    const cache = createModelCache();
+    assert.equal(await cache.update(model), '4');
+    version = '3';
+    await createEngine({ model });
+    await settle();
+    assert.deepEqual(asked('deleteModel').map(({ body }) => body.key), [`${MANIFEST}@1`]);
+    version = '4';
+    await createEngine({ model });
+    await settle();
+    assert.deepEqual(asked('deleteModel').map(({ body }) => body.key), ['1', '1', '2'].map((old) => `${MANIFEST}@${old}`));
+    assert.equal(await cache.update(model), undefined);
+  });
+});
+
 test('an aborted download is heard at once, and its worker stores what it has', async () => {
   let stored;
   const handlers = { abort: (request, reply) => { stored = () => reply.to(request.body.target, { type: 'error', error: { code: 'aborted', message: 'stopped' } }); } };
