@@ -28,7 +28,8 @@ pub enum BackendOptions {
 }
 
 /// A folder on disk.
-struct NativeFolder(PathBuf);
+#[derive(Clone, Debug)]
+pub struct NativeFolder(PathBuf);
 
 impl ModelFolder for NativeFolder {
     type File = FileSource;
@@ -64,19 +65,27 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
 /// # Errors
 /// `Io`, and every error of a header or a configuration.
 pub async fn open(path: &Path) -> Result<(Vec<FileSource>, Checkpoint)> {
+    let (folder, which) = locate(path)?;
+    open_files(&folder, which).await
+}
+
+/// The folder that the model at `path` is in, and which of its files are the model.
+/// # Errors
+/// `Io` for a name that is none.
+pub fn locate(path: &Path) -> Result<(NativeFolder, ModelFiles)> {
     if path.is_dir() {
-        return open_files(&NativeFolder(path.to_owned()), ModelFiles::Folder).await;
+        return Ok((NativeFolder(path.to_owned()), ModelFiles::Folder));
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = NativeFolder(parent.to_owned());
     if path.extension().is_some_and(|extension| extension == "safetensors") {
-        return open_files(&folder, ModelFiles::Folder).await;
+        return Ok((folder, ModelFiles::Folder));
     }
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
         let message = format!("{} is not the name of a file in UTF-8; rename it", path.display());
         return Err(Error::new(ErrorCode::Io, message));
     };
-    open_files(&folder, ModelFiles::Gguf(name.to_owned())).await
+    Ok((folder, ModelFiles::Gguf(name.to_owned())))
 }
 
 /// The files (or the folder) that [`open`] reads for `path`.

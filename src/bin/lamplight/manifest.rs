@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use lamplight::engine::{LoadOptions, Loading, ModelFiles, ModelFolder, open_files};
+use lamplight::engine::native::{self, NativeFolder};
+use lamplight::engine::{LoadOptions, Loading, ModelFolder, open_files};
 use lamplight::error::{Error, ErrorCode, Result};
 use lamplight::weights::{ByteSource, Checkpoint, FileSource, PART_BYTES};
 use serde_json::{Map, Value, json};
@@ -43,16 +44,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Error::new(ErrorCode::InvalidRequest, format!("--settings is no JSON object: {error}"))
         })?,
     };
-    let (folder, which) = Folder::of(&args.model)?;
+    let (inner, which) = native::locate(&args.model)?;
+    let folder = Folder { inner, small: RefCell::default() };
     let (files, model) = pollster::block_on(open_files(&folder, which))?;
     let mut entries = Vec::new();
     for (file, data_end) in files.iter().zip(&model.data_ends) {
         entries.push(pollster::block_on(weights_entry(file, *data_end))?);
     }
-    for name in folder.small.take() {
-        let bytes = std::fs::read(folder.path.join(&name)).map_err(|error| unreadable(&name, &error))?;
-        entries.push(json!({ "name": name, "bytes": bytes.len(), "sha256": hex(&Sha256::digest(&bytes)) }));
-    }
+    entries.append(&mut folder.small.take());
     print_json(&manifest(args, model, entries, settings)?)
 }
 
@@ -104,24 +103,10 @@ async fn weights_entry(file: &Named, data_end: u64) -> Result<Value> {
     Ok(json!({ "name": file.name, "bytes": size, "dataEnd": data_end, "sha256": sha256, "parts": parts }))
 }
 
-/// The folder that a model is in; notes which small files belong to it.
+/// The folder that a model is in; notes what the small files that belong to it must be.
 struct Folder {
-    path: PathBuf,
-    small: RefCell<Vec<String>>,
-}
-
-impl Folder {
-    fn of(model: &Path) -> Result<(Folder, ModelFiles)> {
-        let small = RefCell::default();
-        if model.is_dir() {
-            return Ok((Folder { path: model.to_owned(), small }, ModelFiles::Folder));
-        }
-        let Some(name) = model.file_name().and_then(|name| name.to_str()) else {
-            return Err(Error::new(ErrorCode::Io, format!("{} is no file", model.display())));
-        };
-        let path = model.parent().unwrap_or(Path::new("")).to_owned();
-        Ok((Folder { path, small }, ModelFiles::Gguf(name.to_owned())))
-    }
+    inner: NativeFolder,
+    small: RefCell<Vec<Value>>,
 }
 
 /// A file with its name.
@@ -144,27 +129,22 @@ impl ModelFolder for Folder {
     type File = Named;
 
     async fn list(&self) -> Result<Option<Vec<String>>> {
+        // Only what is read is part of the model.
         Ok(None)
     }
 
     async fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match std::fs::read(self.path.join(name)) {
-            Ok(bytes) => {
-                self.small.borrow_mut().push(name.to_owned());
-                Ok(Some(bytes))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(unreadable(name, &error)),
+        let found = self.inner.read(name).await?;
+        if let Some(bytes) = &found {
+            let sha256 = hex(&Sha256::digest(bytes));
+            self.small.borrow_mut().push(json!({ "name": name, "bytes": bytes.len(), "sha256": sha256 }));
         }
+        Ok(found)
     }
 
     async fn open(&self, name: &str) -> Result<Named> {
-        Ok(Named { name: name.to_owned(), source: FileSource::open(self.path.join(name))? })
+        Ok(Named { name: name.to_owned(), source: self.inner.open(name).await? })
     }
-}
-
-fn unreadable(name: &str, error: &std::io::Error) -> Error {
-    Error::new(ErrorCode::Io, format!("cannot read {name}: {error}"))
 }
 
 fn hex(digest: &[u8]) -> String {
