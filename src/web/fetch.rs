@@ -9,10 +9,11 @@ use std::rc::Rc;
 
 use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::{JsFuture, spawn_local};
+use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortController, Headers, ReadableStreamDefaultReader, RequestInit, Response};
 
 use super::answer::{ContentRange, Version, content_length, header};
+use super::patience::{Patience, Watch};
 use super::resolve::Resolver;
 use super::task::{describe, navigator, sleep};
 use crate::error::{Error, ErrorCode, Result};
@@ -31,9 +32,6 @@ const MAX_FAILURES: u32 = 8;
 const FIRST_WAIT_MS: f64 = 250.0;
 /// Longest wait that a server may ask for by `Retry-After`.
 const MAX_WAIT_MS: f64 = 10_000.0;
-
-/// A connection without a byte for so long is as good as cut, in milliseconds.
-const STALLED_MS: f64 = 20_000.0;
 
 /// How often the page is asked for another address of one read, and how often its answer is looked for, in milliseconds.
 const MAX_ASKED: u32 = 3;
@@ -323,7 +321,7 @@ impl HttpFile {
         }
         let init = RequestInit::new();
         init.set_headers(&headers);
-        init.set_signal(Some(&self.controller.signal()));
+        let patience = Patience::start(&self.controller.signal(), &init);
         let cache = if self.use_http_cache { "default" } else { "no-store" };
         for (name, value) in
             [("cache", cache), ("credentials", "same-origin"), ("referrerPolicy", "no-referrer")]
@@ -331,7 +329,9 @@ impl HttpFile {
             Reflect::set(&init, &name.into(), &value.into()).map_err(broken)?;
         }
         let promise = js_fetch(&self.url(), &init).map_err(broken)?;
-        let response = JsFuture::from(promise).await.map_err(|thrown| {
+        let answered = JsFuture::from(promise).await;
+        drop(patience);
+        let response = answered.map_err(|thrown| {
             let message = format!(
                 "{} cannot be reached ({}): check the address and the connection; a server of another origin must \
                  allow this page (CORS)",
@@ -549,39 +549,6 @@ impl HttpFile {
         let chunk: Uint8Array = Reflect::get(&next, &"value".into()).map_err(cut)?.unchecked_into();
         self.received.set(self.received.get() + u64::from(chunk.length()));
         Ok(Some(chunk))
-    }
-}
-
-/// Cuts a connection that has gone silent, so that it is tried again: while it lives, the number of bytes received must
-/// grow from one look to the next.
-struct Watch(Rc<Cell<bool>>);
-
-impl Watch {
-    fn start(reader: &ReadableStreamDefaultReader, received: &Rc<Cell<u64>>) -> Self {
-        let alive = Rc::new(Cell::new(true));
-        let (watched, reader, received) = (Rc::clone(&alive), reader.clone(), Rc::clone(received));
-        spawn_local(async move {
-            let mut before = received.get();
-            loop {
-                sleep(STALLED_MS).await;
-                if !watched.get() {
-                    return;
-                }
-                if received.get() == before {
-                    // The pending read then ends as if the body had: too few bytes.
-                    let _ = reader.cancel();
-                    return;
-                }
-                before = received.get();
-            }
-        });
-        Self(alive)
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.0.set(false);
     }
 }
 

@@ -13,6 +13,7 @@ pub mod file;
 pub mod files;
 pub mod load;
 mod measure;
+mod patience;
 mod pipeline;
 pub mod pool;
 pub mod protocol;
