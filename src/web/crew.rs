@@ -6,15 +6,16 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use js_sys::{Array, Reflect};
+use js_sys::Array;
 use wasm_bindgen::JsValue;
 
 use super::files::Files;
 use super::load::LoadRequest;
 use super::measure::{self, Measured, Work};
 use super::pool::{Model, Team};
-use super::protocol::object;
+use super::protocol::encode;
 use super::report::Reporter;
+use super::shard::LoadShard;
 use super::task::navigator;
 use crate::error::Result;
 use crate::model::shard::Split;
@@ -67,17 +68,9 @@ impl Crew {
             }
         };
         let split = Split { index: 0, count, least: work.least_elements() };
-        let body = object(file.description()?);
-        let number = |name: &str, value: f64| {
-            Reflect::set(&body, &name.into(), &value.into()).expect("invariant: a plain object");
-        };
-        number("count", count as f64);
-        number("least", split.least as f64);
-        if let Some(n_ctx) = request.context_length {
-            number("contextLength", f64::from(n_ctx));
-        }
-        let quantize = request.quantize.as_deref().map_or(JsValue::UNDEFINED, JsValue::from);
-        Reflect::set(&body, &"quantize".into(), &quantize).expect("invariant: a plain object");
+        let (context_length, quantize) = (request.context_length, request.quantize.clone());
+        let least = split.least;
+        let body = encode(&LoadShard { count, least, context_length, quantize, ..file.description()? });
         let loaded = Box::pin(team.ask("load", &body));
         team.keep(Model { description: body, files: Rc::clone(file), parts: parts.to_vec() });
         Ok(Some(Crew { team, split, loaded, memory_bytes: 0 }))

@@ -18,6 +18,7 @@ use super::file::{ModelFile, Origin, blob_of};
 use super::protocol::object;
 use super::report::Reporter;
 use super::resolve::Resolver;
+use super::shard::LoadShard;
 use super::store::{Store, read_blob};
 use super::stored::storage_room;
 use super::task::{describe, sha256_hex};
@@ -251,11 +252,11 @@ impl Files {
         Err(Error::new(ErrorCode::QuotaExceeded, message))
     }
 
-    /// What other workers need to read the same headers, as `LoadShard` has it. The bytes are in Blobs, of which workers
+    /// What other workers need to read the same headers, without how many they are and what is asked of the model. The bytes are in Blobs, of which workers
     /// get references.
     /// # Errors
     /// `OutOfMemory`.
-    pub fn description(&self) -> Result<[(&'static str, JsValue); 4]> {
+    pub(super) fn description(&self) -> Result<LoadShard> {
         let entry = |name: &str, blob: Blob| object([("name", name.into()), ("blob", blob.into())]);
         let of_bytes = |name: &str, bytes: &Uint8Array| Ok(entry(name, blob_of(bytes)?));
         let small: Array = match &self.place {
@@ -269,16 +270,13 @@ impl Files {
         });
         let heads: Array = heads.collect::<Result<_>>()?;
         let gguf = match &self.place {
-            Place::Url(url) => parts_of(url).1.into(),
-            _ => JsValue::UNDEFINED,
+            Place::Url(url) => Some(parts_of(url).1.to_owned()),
+            _ => None,
         };
-        let listed = match &self.place {
-            Place::Urls(_) | Place::Blobs(_) => {
-                self.names().into_iter().map(JsValue::from).collect::<Array>().into()
-            }
-            _ => JsValue::UNDEFINED,
-        };
-        Ok([("small", small.into()), ("heads", heads.into()), ("gguf", gguf), ("listed", listed)])
+        let listed = matches!(self.place, Place::Urls(_) | Place::Blobs(_)).then(|| self.names());
+        let (count, least, context_length, quantize) = Default::default();
+        let (small, heads) = (small.into(), heads.into());
+        Ok(LoadShard { count, least, context_length, quantize, gguf, listed, small, heads })
     }
 
     /// File `index` of the model.

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use js_sys::{Promise, Reflect, Uint32Array};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_wasm_bindgen::preserve;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -45,27 +45,27 @@ thread_local! {
 }
 
 /// What the leader says of the model; its files' beginnings are Blobs.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct LoadShard {
-    count: usize,
-    least: usize,
+    pub(super) count: usize,
+    pub(super) least: usize,
     #[serde(default)]
-    context_length: Option<usize>,
+    pub(super) context_length: Option<u32>,
     #[serde(default)]
-    quantize: Option<String>,
+    pub(super) quantize: Option<String>,
     /// The name of a GGUF file, where the model was named by one.
     #[serde(default)]
-    gguf: Option<String>,
+    pub(super) gguf: Option<String>,
     /// The files' names, where they were listed.
     #[serde(default)]
-    listed: Option<Vec<String>>,
+    pub(super) listed: Option<Vec<String>>,
     /// Small files, `[{ name, blob }]`: all that were looked for and found.
     #[serde(with = "preserve")]
-    small: JsValue,
+    pub(super) small: JsValue,
     /// Large files' beginnings in the order in which they were opened, `[{ name, blob }]`: the name is the file's size.
     #[serde(with = "preserve")]
-    heads: JsValue,
+    pub(super) heads: JsValue,
 }
 
 /// A part of a model's file.
@@ -136,8 +136,10 @@ async fn load(request: LoadShard, shard: &JsShard) -> Result<Engine<AnyBackend>>
     };
     let (_, model) = open_files(&folder, which).await?;
     let quantize = request.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
-    let loading =
-        Loading::new(model, LoadOptions { n_ctx: request.context_length, n_batch: None, quantize })?;
+    let loading = Loading::new(
+        model,
+        LoadOptions { n_ctx: request.context_length.map(|n| n as usize), n_batch: None, quantize },
+    )?;
     let link = WebLink::new(shard.link());
     let index = crate::backend::cpu::Link::index(&link);
     let split = Split { index, count: request.count, least: request.least };

@@ -112,6 +112,27 @@ for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
       });
     }
 
+    test('a worker in the place of one that died has the adapters that there are then', async () => {
+      await load(page, { model: '/golden/llama31/model.gguf', backend: 'cpu', threads: 2, contextLength: 128, cache: false });
+      const logits = () => page.evaluate(async () => Array.from((await engine.forward([3, 1, 4, 1, 5])).logits));
+      const bare = await logits();
+      await page.evaluate(async () => {
+        const folder = (name) => ({ config: `/golden/lora/${name}/adapter_config.json`, tensors: `/golden/lora/${name}/adapter_model.safetensors` });
+        const one = await engine.loadAdapter(folder('one'));
+        globalThis.two = await engine.loadAdapter(folder('two'));
+        for (const scale of [0.5, 2, -1.5]) await engine.setAdapters([{ id: one, scale }, { id: two, scale }]);
+        await engine.removeAdapter(one);
+      });
+      const adapted = await logits();
+      assert.notDeepEqual(adapted, bare);
+      assert.equal(await inShards(browser, page, "setTimeout(() => { throw new Error('ended by the test') })"), 1);
+      assert.deepEqual(await logits(), adapted);
+      // The new worker knows the adapter by the same id.
+      await page.evaluate(() => engine.removeAdapter(two));
+      assert.deepEqual(await logits(), bare);
+      assertNoProblems(page);
+    });
+
     test('a File, two workers', async () => {
       const { threads } = await page.evaluate(async (path) => {
         await globalThis.engine.dispose();
