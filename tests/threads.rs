@@ -11,6 +11,7 @@ use lamplight::engine::{Engine, LoadOptions, Loading};
 use lamplight::error::ErrorCode;
 use lamplight::model::graph::{Graph, Op, WeightKind};
 use lamplight::model::shard::{Split, shard};
+use lamplight::quant;
 use pollster::block_on;
 
 #[path = "common/golden.rs"]
@@ -114,6 +115,41 @@ fn no_matrix_is_held_twice() {
             // The embeddings and the logits.
             assert_eq!(exchanges, 4 * whole.kv.len() + 2);
         }
+    }
+}
+
+/// What all shards of a real model hold together is little more than the model: the norms, which each has.
+#[test]
+fn all_shards_together_hold_a_model_once() {
+    let Some(path) = std::env::var_os("LAMPLIGHT_MODEL") else {
+        println!("SKIPPED: LAMPLIGHT_MODEL names no model");
+        return;
+    };
+    let (_, model) = block_on(native::open(Path::new(&path))).unwrap();
+    let plan = Loading::new(model, LoadOptions::default()).unwrap().plan();
+    let bytes = |weight: usize, len: usize| {
+        let (decl, format) = (&plan.graph.weights[weight], quant::format(plan.dtypes[weight]));
+        let elements = if decl.kind == WeightKind::Vector { len } else { len * decl.n_cols };
+        elements / format.block_len * format.block_bytes
+    };
+    let whole: usize = plan
+        .graph
+        .weights
+        .iter()
+        .enumerate()
+        .map(|(index, decl)| {
+            bytes(index, if decl.kind == WeightKind::Vector { decl.n_cols } else { decl.n_rows })
+        })
+        .sum();
+    // More than it has key heads hold some of those twice.
+    for count in [2, 3] {
+        let shards = (0..count).map(|index| {
+            let held = shard(&plan.graph, Split { index, count, least: 1 << 15 }).held;
+            held.iter().map(|held| bytes(held.weight.0, held.n_runs * held.len)).sum::<usize>()
+        });
+        let (together, largest) = shards.fold((0, 0), |(sum, most), one| (sum + one, most.max(one)));
+        assert!(together as f64 <= 1.02 * whole as f64, "{together} of {whole} bytes over {count}");
+        assert!((largest * count) as f64 <= 1.15 * whole as f64, "one of {count} holds {largest} of {whole}");
     }
 }
 
