@@ -48,7 +48,8 @@ impl CpuBackend {
 }
 
 impl Profile {
-    fn add(&mut self, name: &str, seconds: f64, bytes: u64) {
+    /// Adds one run of `name`.
+    pub fn add(&mut self, name: &str, seconds: f64, bytes: u64) {
         let index = self.ops.iter().position(|op| op.name == name).unwrap_or_else(|| {
             self.ops.push(OpTime { name: name.to_owned(), seconds: 0.0, bytes: 0 });
             self.ops.len() - 1

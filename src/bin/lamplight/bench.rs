@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use lamplight::backend::cpu::{OpTime, Profile};
+use lamplight::backend::gpu::GpuBackend;
 use lamplight::backend::{AnyBackend, Backend, Counters, Draw, Outputs};
 use lamplight::engine::native;
 use lamplight::error::{Error, ErrorCode, Result};
@@ -32,7 +33,7 @@ pub(crate) struct Args {
     /// Times each is measured; the median is reported
     #[arg(long, default_value_t = 3)]
     reps: usize,
-    /// Where a decoded token's time goes on the CPU, op by op, instead of speeds
+    /// Where the time goes, op by op on the CPU (of decoded tokens), kernel by kernel on the GPU, instead of speeds
     #[arg(long)]
     profile: bool,
     /// Print one JSON object
@@ -107,12 +108,16 @@ fn measure(
 
 /// Prints where the time of the longest stretch of decoded tokens goes.
 fn profile(args: &Args, backend: &mut AnyBackend, tokens: &[u32]) -> Result<()> {
-    let AnyBackend::Cpu(backend) = backend else {
-        let message = "only the CPU backend on one thread tells the time of each op";
-        return Err(Error::new(ErrorCode::InvalidRequest, message).at("--profile"));
-    };
     let n = args.tg.iter().max().copied().unwrap_or(1);
     let mut profile = Profile::default();
+    let backend = match backend {
+        AnyBackend::Cpu(backend) => backend,
+        AnyBackend::Gpu(backend) => return profile_gpu(args, backend, tokens),
+        _ => {
+            let message = "the CPU backend tells the time of each op on one thread only";
+            return Err(Error::new(ErrorCode::InvalidRequest, message).at("--profile"));
+        }
+    };
     for (index, token) in tokens[..n].iter().enumerate() {
         let logits = backend.profile(*token, args.depth + index, &mut profile)?;
         backend.reuse(logits);
@@ -128,6 +133,30 @@ fn profile(args: &Args, backend: &mut AnyBackend, tokens: &[u32]) -> Result<()> 
         return print_json(&json!({ "steps": profile.steps, "read_bytes_per_s": bandwidth, "ops": ops }));
     }
     print(&profile_table(profile, bandwidth))
+}
+
+/// Prints where the time of the shortest prompt goes and that of decoded tokens behind it, by kernel. Each launch is waited
+/// for, which costs as much as a short kernel.
+fn profile_gpu(args: &Args, backend: &mut GpuBackend, tokens: &[u32]) -> Result<()> {
+    let n_prompt = args.pp.iter().min().copied().unwrap_or(1);
+    let n = args.tg.iter().min().copied().unwrap_or(1).min(tokens.len());
+    let mut profiles = [Profile::default(), Profile::default()];
+    let prompt = [(&tokens[..n_prompt], args.depth); 2];
+    let decoded =
+        tokens[..n].iter().enumerate().map(|(at, token)| (std::slice::from_ref(token), args.depth + at));
+    for (index, (step, pos)) in prompt.into_iter().chain(decoded).enumerate() {
+        let times = pollster::block_on(backend.profile(step, pos))?;
+        // The first steps compile and bring pages into order.
+        let profile = &mut profiles[usize::from(index > 1)];
+        if index == 1 || index == 2 && n > 1 {
+            *profile = Profile::default();
+        }
+        times.iter().for_each(|(name, seconds, bytes)| profile.add(name, *seconds, *bytes));
+        profile.steps += 1;
+    }
+    let bandwidth = read_bandwidth();
+    let [prefill, decode] = profiles.map(|profile| profile_table(profile, bandwidth));
+    print(&format!("a prompt of {n_prompt} tokens (a step below)\n{prefill}\na decoded token\n{decode}"))
 }
 
 /// Bytes that one thread reads from memory in a second: the best of a few passes over more than the caches hold.
@@ -148,12 +177,13 @@ fn profile_table(mut profile: Profile, bandwidth: f64) -> String {
     let seconds: f64 = profile.ops.iter().map(|op| op.seconds).sum();
     let bytes: u64 = profile.ops.iter().map(|op| op.bytes).sum();
     profile.ops.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    let mut text =
-        String::from("op                     us/token    share   MB/token      GB/s  of reading\n");
+    let mut text = String::from(
+        "op                                 us/step     share   MB/step       GB/s  of reading\n",
+    );
     let total = OpTime { name: "all".into(), seconds, bytes };
     for op in profile.ops.iter().chain([&total]) {
         let (us, share) = (1e6 * op.seconds / steps, 100.0 * op.seconds / seconds);
-        text += &format!("{:20} {us:10.1}  {share:6.1}%", op.name);
+        text += &format!("{:32} {us:10.1}  {share:6.1}%", op.name);
         if op.bytes > 0 {
             let rate = op.bytes as f64 / op.seconds;
             let megabytes = op.bytes as f64 / 1e6 / steps;
