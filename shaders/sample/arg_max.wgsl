@@ -13,23 +13,12 @@ struct Params {
 
 const RUN: u32 = 4096u;
 
+#import sample/largest_of_run
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
     if step.n_outputs == 0u {
         return;
     }
-    var value = LOWEST;
-    var id = NOBODY;
-    let end = min((group.x + 1u) * RUN, params.n_vocab);
-    for (var i = group.x * RUN + lane; i < end; i += LANES) {
-        let logit = logits[i];
-        if logit > value {
-            value = logit;
-            id = i;
-        }
-    }
-    find_largest(lane, value, id);
-    if lane == 0u {
-        runs[group.x] = vec2<u32>(bitcast<u32>(lane_values[0]), lane_ids[0]);
-    }
+    largest_of_run(lane, group.x);
 }

@@ -1,6 +1,8 @@
-// Penalties on the first row of logits. Grid: (1). 256 lanes.
+// As sample/arg_max, with penalties put on the logits of the run before.
+// Grid: (runs). 256 lanes a run.
 #import lib/step
 #import sample/sampling
+#import sample/largest
 
 struct Params {
     n_vocab: u32,
@@ -8,13 +10,20 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> sampling: Sampling;
-@group(0) @binding(3) var<storage, read_write> logits: array<f32>; // [n_outputs, n_vocab]
+@group(0) @binding(3) var<storage, read_write> logits: array<f32>;     // [n_outputs, n_vocab]
+@group(0) @binding(4) var<storage, read_write> runs: array<vec2<u32>>; // bits of the value, id
 
-@compute @workgroup_size(256)
-fn main(@builtin(local_invocation_index) lane: u32) {
+#import sample/largest_of_run
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    if step.n_outputs == 0u {
+        return;
+    }
+    let end = min((group.x + 1u) * RUN, params.n_vocab);
     if lane < min(sampling.n_recent, 64u) {
         let id = sampling.recent[lane];
-        var first = id < params.n_vocab && step.n_outputs != 0u;
+        var first = id >= group.x * RUN && id < end;
         for (var i = 0u; i < lane; i++) {
             first = first && sampling.recent[i] != id;
         }
@@ -24,10 +33,12 @@ fn main(@builtin(local_invocation_index) lane: u32) {
         }
     }
     storageBarrier();
-    for (var i = lane; i < sampling.n_seen; i += 256u) {
+    for (var i = lane; i < sampling.n_seen; i += LANES) {
         let seen = sampling.seen[i];
-        if seen.x < params.n_vocab {
+        if seen.x >= group.x * RUN && seen.x < end {
             logits[seen.x] -= sampling.presence + sampling.frequency * f32(seen.y);
         }
     }
+    storageBarrier();
+    largest_of_run(lane, group.x);
 }

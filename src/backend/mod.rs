@@ -95,6 +95,9 @@ pub struct Counters {
     pub readback_bytes: u64,
 }
 
+/// How often [`Backend::choose`] begins steps before the first are waited for.
+pub(crate) const MOST_BEGUN: usize = 2;
+
 /// Runs one model.
 ///
 /// The KV cache is addressed by position: a step at `pos` overwrites what was cached from `pos` on, so going back is

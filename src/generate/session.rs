@@ -9,7 +9,7 @@ use web_time::Instant;
 
 use super::metrics::difference;
 use super::{NoPause, Pause};
-use crate::backend::{Backend, Counters, Draw, Outputs};
+use crate::backend::{Backend, Counters, Draw, MOST_BEGUN, Outputs};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -54,9 +54,6 @@ pub struct SessionShape {
     /// The length beyond which texts are rotated otherwise, if there is one.
     pub long_rope_beyond: Option<usize>,
 }
-
-/// How often steps are begun before the first are waited for.
-const MOST_BEGUN: usize = 2;
 
 /// The first chunk, before anything was measured: short enough for a phone; the next one is as long as it may be.
 const FIRST_CHUNK: usize = 4;

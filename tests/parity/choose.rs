@@ -144,6 +144,23 @@ fn draws_are_those_of_the_cpu() {
     assert!(uncertain * 20 < certain, "{uncertain} uncertain draws to {certain}");
 }
 
+/// Penalties are put on where the largest logit is looked for; then weights are summed, candidates collected, one drawn.
+#[test]
+fn a_draw_takes_two_dispatches_more_than_the_best_token() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let (_, mut backend, prompt) = prompted(&device, &mut Rng(77), 0, 101);
+    let params =
+        SamplingParams { seed: Some(3), top_p: 0.9, presence_penalty: 0.3, ..SamplingParams::default() };
+    let draw = Sampler::new(&params).expect("settings").draw(&prompt, 1);
+    assert!(draw.penalises() && draw.orders(101));
+    let [drawn, best] = [draw, Draw::BEST].map(|draw| {
+        let before = backend.counters().dispatches;
+        choose(&mut backend, 1, 60, &draw, 1).expect("a step");
+        backend.counters().dispatches - before
+    });
+    assert_eq!(drawn, best + 2);
+}
+
 /// The second submit goes on where the first ends, and is given up by whatever else is run.
 #[test]
 fn steps_are_begun_before_the_last_are_waited_for() {

@@ -9,8 +9,8 @@ use web_time::Instant;
 use super::device::GpuDevice;
 use super::engine::{GpuBackend, MAPPED, make_buffer};
 use super::oneshot::Receiver;
-use super::plan::{MAX_CHOSEN, MOST_SUBMITS, STEP_WORDS, sampling_words};
-use crate::backend::{Backend, Draw};
+use super::plan::{MAX_CHOSEN, STEP_WORDS, sampling_words};
+use crate::backend::{Backend, Draw, MOST_BEGUN};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -20,7 +20,7 @@ const CHOICE_BYTES: u64 = 8;
 /// What is under way.
 pub(super) struct Choosing {
     /// A buffer to read back for each submit under way.
-    ring: [wgpu::Buffer; MOST_SUBMITS],
+    ring: [wgpu::Buffer; MOST_BEGUN],
     /// The next to use.
     slot: usize,
     submits: VecDeque<Submit>,
@@ -53,7 +53,7 @@ impl Choosing {
 
     /// The buffers, and their bytes.
     pub(super) fn buffers(&self) -> (&[wgpu::Buffer], u64) {
-        (&self.ring, (MOST_SUBMITS * MAX_CHOSEN) as u64 * CHOICE_BYTES)
+        (&self.ring, (MOST_BEGUN * MAX_CHOSEN) as u64 * CHOICE_BYTES)
     }
 
     /// Forgets what is under way.
@@ -75,7 +75,7 @@ impl GpuBackend {
         }
         match start {
             Some((token, pos, draw)) => self.start_choosing(token, pos, draw)?,
-            None if (1..MOST_SUBMITS).contains(&self.choosing.submits.len()) => self.device.check()?,
+            None if (1..MOST_BEGUN).contains(&self.choosing.submits.len()) => self.device.check()?,
             None => bail!(Internal, "steps behind {} submits of others", self.choosing.submits.len()),
         }
         let mut encoder =
@@ -99,7 +99,7 @@ impl GpuBackend {
         self.counters.readback_bytes += n_bytes;
         self.counters.encode_us += began.elapsed().as_micros() as u64;
         self.choosing.submits.push_back(Submit { n, slot, index, mapped });
-        self.choosing.slot = (slot + 1) % MOST_SUBMITS;
+        self.choosing.slot = (slot + 1) % MOST_BEGUN;
         self.choosing.pos += n;
         Ok(())
     }

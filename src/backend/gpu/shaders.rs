@@ -70,6 +70,7 @@ files!(
     "sample/draw",
     "sample/largest",
     "sample/largest_of_runs",
+    "sample/largest_of_run",
     "sample/penalise",
     "sample/sampling",
     "sample/tally",

@@ -150,8 +150,6 @@ impl Planner<'_> {
     }
 }
 
-impl Planner<'_> {}
-
 /// An activation's number in shaders/lib/activations.wgsl, and its constants.
 pub(super) fn activation_params(activation: Activation) -> [u32; 3] {
     match activation {

@@ -70,9 +70,6 @@ pub(super) const STEP_WORDS: usize = 5;
 /// Steps of one submit at most, each with the token that the one before chose.
 pub(super) const MAX_CHOSEN: usize = 16;
 
-/// Submits of such steps under way at most.
-pub(super) const MOST_SUBMITS: usize = 2;
-
 /// Where a run of a buffer may begin that is bound by itself, on every device.
 const BINDING_ALIGNMENT: u64 = 256;
 

@@ -2,9 +2,9 @@
 //!
 //! Principal type: [`Choosers`]. Must not know how requests describe a draw.
 
-use super::{MAX_CHOSEN, MOST_SUBMITS, Planner, flat};
-use crate::backend::Draw;
+use super::{MAX_CHOSEN, Planner, flat};
 use crate::backend::gpu::kernels::{ARG_MAX_RUN, Kernel, N_BUCKETS, Variant};
+use crate::backend::{Draw, MOST_BEGUN};
 use crate::error::Result;
 use crate::model::graph::Rows;
 
@@ -38,11 +38,11 @@ impl Choosers {
         let plain_best = *draw == Draw::BEST;
         let needed = |kernel| match kernel {
             Kernel::Penalise => draw.penalises(),
+            Kernel::ArgMax => !draw.penalises(),
             Kernel::Tally => draw.scale != 0.0,
             Kernel::Collect => draw.orders(n_vocab),
             Kernel::Draw => !plain_best,
-            Kernel::Choose => plain_best,
-            _ => true,
+            _ => plain_best,
         };
         let chosen = KERNELS.into_iter().zip(&self.launches).filter(|(kernel, _)| needed(*kernel));
         chosen.map(|(_, launch)| *launch).collect()
@@ -82,12 +82,12 @@ impl Planner<'_> {
         let chosen = self.buffer("chosen tokens", MAX_CHOSEN as u64 * 8);
         let n_seen = self.model.n_ctx.min(Draw::MAX_SEEN);
         // Tokens of the submits under way are added before the CPU knows them.
-        let room = n_seen + MOST_SUBMITS * MAX_CHOSEN;
+        let room = n_seen + MOST_BEGUN * MAX_CHOSEN;
         let sampling = self.buffer("sampling", (SAMPLING_WORDS * 4 + room * 8) as u64);
         let logits = self.plan.logits;
         for kernel in KERNELS {
             let (buffers, n_groups): (&[usize], u32) = match kernel {
-                Kernel::Penalise => (&[sampling, logits], 1),
+                Kernel::Penalise => (&[sampling, logits, runs], n_runs),
                 Kernel::ArgMax => (&[logits, runs], n_runs),
                 Kernel::Tally => (&[sampling, runs, logits, sums, tallies], n_runs),
                 Kernel::Collect => (&[sampling, runs, logits, sums, tallies, candidates], n_runs),
