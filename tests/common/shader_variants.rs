@@ -45,7 +45,11 @@ pub(crate) fn variants() -> Vec<Variant> {
         let kernel = *kernel.unwrap_or_else(|| panic!("{file} is no kernel"));
         for f16 in flags(&row, "f16") {
             match kernel {
-                Kernel::Embed | Kernel::MatVec | Kernel::MatMul | Kernel::ExpertMatVec => {
+                Kernel::Embed
+                | Kernel::MatVec
+                | Kernel::MatMul
+                | Kernel::MatMulRows
+                | Kernel::ExpertMatVec => {
                     for n_cols in numbers(&row, "n_cols", 32) {
                         let fitting = FORMATS.iter().filter(|format| n_cols == 32 || format.block_len == 1);
                         variants.extend(

@@ -225,15 +225,15 @@ fn unfused_steps_agree_too() {
     }
 }
 
-/// Other tests run what suits the device; with more and fewer rows a lane products are the same.
+/// Other tests run what suits the device; with more and fewer rows a lane, with and without tiles, products are the same.
 #[test]
-fn rows_a_lane_change_nothing() {
+fn rows_a_lane_and_tiles_change_nothing() {
     let Some(device) = device(GpuOptions::default()) else { return };
     for (shape, dtype) in [(0, DType::Q4_1), (1, DType::Q4_K), (3, DType::F16), (5, DType::Q8_0)] {
-        for lane_rows in [Some(4), Some(8)] {
+        for (lane_rows, tiles) in [(Some(4), Some(true)), (Some(8), Some(true)), (Some(4), Some(false))] {
             let mut rng = Rng(80 + shape as u64);
             let model = model(&mut rng, dtype, shape);
-            let tuning = Tuning { lane_rows, ..Tuning::default() };
+            let tuning = Tuning { lane_rows, tiles, ..Tuning::default() };
             let mut backend = backend(&model, &device, Precision::F32, tuning);
             check_model(&model, &mut rng, &mut backend, F32_TOLERANCE);
         }

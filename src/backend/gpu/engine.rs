@@ -9,8 +9,7 @@ use std::ops::Range;
 use web_time::Instant;
 
 use super::choose::Choosing;
-use super::device::GpuDevice;
-use super::kernels::SOFTWARE_MAT_VEC_ROWS;
+use super::device::{AdapterInfo, GpuDevice};
 use super::pipelines::Compiled;
 use super::plan::{MAX_CHOSEN, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Tuning};
 use super::upload::Uploads;
@@ -81,7 +80,7 @@ impl GpuBackend {
         model: ModelPlan,
         device: GpuDevice,
         precision: Precision,
-        mut tuning: Tuning,
+        tuning: Tuning,
         old: Option<(&GpuBackend, usize)>,
     ) -> Result<GpuBackend> {
         if model.dtypes.len() != model.graph.weights.len() || model.n_batch == 0 {
@@ -90,14 +89,10 @@ impl GpuBackend {
         if precision == Precision::F16 && !device.info().shader_f16 {
             bail!(InvalidRequest, "this GPU has no half floats (shader-f16); use the f32 variant");
         }
-        let info = device.info();
-        let limit = info.max_binding_bytes.min(info.max_buffer_bytes);
-        tuning.max_part_bytes = tuning.max_part_bytes.min(limit);
-        let software = info.fallback.then_some(SOFTWARE_MAT_VEC_ROWS);
-        tuning.lane_rows = tuning.lane_rows.or(software);
+        let tuning = tuning.on(device.info());
         let bundles = old.map(|(old, _)| old.plan.bundles.clone());
         let plan = Planner::plan(&model, precision == Precision::F16, tuning, bundles)?;
-        check_fit(&plan, limit)?;
+        check_fit(&plan, device.info())?;
         let mut counters = Counters::default();
         let kept = old.map_or(HashMap::new(), |(old, n_kept)| plan.kept_buffers(&old.plan, n_kept));
         let kept = |index: usize| Some(old?.0.buffers[*kept.get(&index)?].clone());
@@ -499,7 +494,8 @@ pub(super) fn make_buffer(
 }
 
 /// Everything but weights must fit as it is.
-pub(super) fn check_fit(plan: &Plan, limit: u64) -> Result<()> {
+pub(super) fn check_fit(plan: &Plan, info: &AdapterInfo) -> Result<()> {
+    let limit = info.max_binding_bytes.min(info.max_buffer_bytes);
     match plan.buffers.iter().find(|buffer| buffer.bytes > limit) {
         None => Ok(()),
         Some(buffer) => {

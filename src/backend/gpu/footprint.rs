@@ -15,12 +15,9 @@ impl GpuBackend {
     /// # Errors
     /// `OutOfMemory` for what the device cannot bind at once.
     pub fn footprint(model: &ModelPlan, device: &GpuDevice, precision: Precision) -> Result<Footprint> {
-        let info = device.info();
-        let limit = info.max_binding_bytes.min(info.max_buffer_bytes);
-        let mut tuning = Tuning::default();
-        tuning.max_part_bytes = tuning.max_part_bytes.min(limit);
+        let tuning = Tuning::default().on(device.info());
         let plan = Planner::plan(model, precision == Precision::F16, tuning, None)?;
-        check_fit(&plan, limit)?;
+        check_fit(&plan, device.info())?;
         let homes = plan.homes.iter().flat_map(|home| match home {
             Home::Matrix { parts, .. } => parts.iter().map(|(_, buffer)| *buffer).collect(),
             Home::Vector { buffer } => vec![*buffer],

@@ -16,6 +16,7 @@ pub enum Kernel {
     Norm,
     MatVec,
     MatMul,
+    MatMulRows,
     Products,
     GatedProduct,
     RopeKvWrite,
@@ -69,6 +70,7 @@ impl Kernel {
         Kernel::Norm,
         Kernel::MatVec,
         Kernel::MatMul,
+        Kernel::MatMulRows,
         Kernel::Products,
         Kernel::GatedProduct,
         Kernel::RopeKvWrite,
@@ -109,6 +111,7 @@ impl Kernel {
             Kernel::Norm => "norm/norm",
             Kernel::MatVec => "matmul/mat_vec",
             Kernel::MatMul => "matmul/mat_mul",
+            Kernel::MatMulRows => "matmul/mat_mul_rows",
             Kernel::Products => "matmul/products",
             Kernel::GatedProduct => "matmul/gated_product",
             Kernel::RopeKvWrite => "attention/rope_kv_write",
@@ -148,11 +151,13 @@ impl Kernel {
     pub const fn bindings(self) -> &'static [Access] {
         match self {
             Kernel::Embed => &[Uniform, Read, Read, Read, ReadWrite],
-            Kernel::MatVec | Kernel::MatMul | Kernel::ExpertMatVec | Kernel::Norm => {
-                &[Uniform, Read, Read, Read, Read, Read, ReadWrite]
-            }
+            Kernel::MatVec
+            | Kernel::MatMul
+            | Kernel::MatMulRows
+            | Kernel::ExpertMatVec
+            | Kernel::Norm
+            | Kernel::GatedProduct => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
             Kernel::Products => &[Uniform, Read, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite],
-            Kernel::GatedProduct => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
             Kernel::NormRopeKvWrite => {
                 &[Uniform, Read, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite]
             }
@@ -200,6 +205,8 @@ pub const MAT_VEC_ROWS: u32 = 4;
 pub const SOFTWARE_MAT_VEC_ROWS: u32 = 8;
 /// Weight rows and activation rows of a mat-mul workgroup.
 pub const MAT_MUL_TILE: (u32, u32) = (64, 32);
+/// The same of the mat-mul without workgroup memory, whose workgroups have 8 lanes.
+pub const MAT_MUL_ROWS_TILE: (u32, u32) = (128, 8);
 /// Experts that the routing kernel has lanes for.
 pub const MAX_EXPERTS: u32 = 256;
 /// Logits that a workgroup looks through for the largest.
@@ -413,6 +420,7 @@ impl Variant {
                 MAT_VEC_K_LANES * MAT_VEC_LANES_N
             }
             Kernel::Norm | Kernel::MatMul => 128,
+            Kernel::MatMulRows => 8,
             Kernel::GatedActivation
             | Kernel::Elementwise
             | Kernel::Columns

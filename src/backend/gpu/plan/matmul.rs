@@ -1,6 +1,6 @@
 //! Launches of the ops that read weight matrices. Must not know wgpu.
 
-use super::super::kernels::{Kernel, MAT_MUL_TILE, Variant};
+use super::super::kernels::{CHUNK, Kernel, MAT_MUL_ROWS_TILE, MAT_MUL_TILE, Variant};
 use super::{Grid, Home, Planner, flat, internal, outputs};
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Op, Rows, ValueId, WeightId};
@@ -65,12 +65,17 @@ impl Planner<'_> {
         let (n_cols, rows) = (self.width(x), self.rows(out));
         let dtype = self.model.dtypes[weight.0];
         let few = Variant::weights(Kernel::MatVec, dtype, n_cols as usize, self.f16);
-        let many = Variant::weights(Kernel::MatMul, dtype, n_cols as usize, self.f16);
+        let tiled = self.tuning.tiles != Some(false) || !n_cols.is_multiple_of(CHUNK);
+        let (kernel, (many_rows, many_x)) = match tiled {
+            true => (Kernel::MatMul, MAT_MUL_TILE),
+            false => (Kernel::MatMulRows, MAT_MUL_ROWS_TILE),
+        };
+        let many = Variant::weights(kernel, dtype, n_cols as usize, self.f16);
         let (addend, addend_buffer) = self.addend(add, out);
         for (part, buffer) in parts {
             let n_rows = part.n_rows as u32;
             let few_grid = self.folded(n_rows.div_ceil(self.group_rows()));
-            let many_grid = Grid { div: MAT_MUL_TILE.1, ..self.folded(n_rows.div_ceil(MAT_MUL_TILE.0)) };
+            let many_grid = Grid { div: many_x, ..self.folded(n_rows.div_ceil(many_rows)) };
             let stages = [self.stage(few, few_grid), self.stage(many, many_grid)];
             let params = [
                 n_cols,

@@ -17,7 +17,8 @@ use std::collections::HashMap;
 
 use self::fuse::{Bundle, Fusions};
 pub(super) use self::sample::{Choosers, sampling_words};
-use super::kernels::{MAT_VEC_LANES_N, MAT_VEC_ROWS, Variant};
+use super::device::AdapterInfo;
+use super::kernels::{MAT_VEC_LANES_N, MAT_VEC_ROWS, SOFTWARE_MAT_VEC_ROWS, Variant};
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
@@ -39,6 +40,8 @@ pub struct Tuning {
     pub run_keys: usize,
     /// Weight rows of a lane of the mat-vec kernels; `None`: as suits the device.
     pub lane_rows: Option<u32>,
+    /// Whether the mat-mul puts tiles into workgroup memory; `None`: as suits the device.
+    pub tiles: Option<bool>,
     /// Whether steps of few tokens run several ops in one dispatch where they can.
     pub fuse: bool,
 }
@@ -52,8 +55,18 @@ impl Default for Tuning {
             few_rows: 4,
             run_keys: 128,
             lane_rows: None,
+            tiles: None,
             fuse: true,
         }
+    }
+}
+
+impl Tuning {
+    /// The same within the device's limits, and with what was left to the device decided.
+    pub(super) fn on(self, info: &AdapterInfo) -> Tuning {
+        let max_part_bytes = self.max_part_bytes.min(info.max_binding_bytes).min(info.max_buffer_bytes);
+        let lane_rows = self.lane_rows.or(info.fallback.then_some(SOFTWARE_MAT_VEC_ROWS));
+        Tuning { max_part_bytes, lane_rows, tiles: self.tiles.or(Some(!info.fallback)), ..self }
     }
 }
 
