@@ -8,7 +8,7 @@ use super::engine::{GpuBackend, MAPPED, make_buffer};
 use crate::backend::{Trace, trace_name};
 use crate::bail;
 use crate::error::Result;
-use crate::model::graph::{KvDecl, Rows};
+use crate::model::graph::KvDecl;
 
 impl GpuBackend {
     /// Runs a step with all outputs, launch by launch, and returns what every op wrote, but for results that fused launches
@@ -67,7 +67,7 @@ impl GpuBackend {
             self.device.finished().await?;
             if self.counters.dispatches > before {
                 let launch = &self.plan.launches[index];
-                let few = n_tokens <= self.few_rows() || launch.rows == Rows::Outputs;
+                let few = n_tokens <= self.few_rows() || launch.rows == crate::model::graph::Rows::Outputs;
                 let variant = self.plan.variants[if few { launch.few } else { launch.many }.variant];
                 let bytes = variant.format.map_or(0, |_| self.plan.buffers[launch.buffers[1]].bytes);
                 times.push((variant.label(), start.elapsed().as_secs_f64(), bytes));
