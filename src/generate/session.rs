@@ -357,11 +357,12 @@ impl<B: Backend> Session<B> {
 /// (attention grows with the position, a first step compiles and warms up).
 fn next_chunk(n: usize, ms: f64, budget: f64) -> usize {
     let fitting = n as f64 * budget / ms.max(1e-3);
-    // Whole groups of 8 where there are that many: the tiled kernels' unit.
+    // Whole groups of 8 or one of 4: the tiled kernels' units. Two tokens take as long as four do, which is more than the
+    // budget and still well below the 200 ms in which an abort shall be heard.
     let fitting = fitting.min(2.0 * n.max(8) as f64) as usize;
     match fitting {
-        0 => 1,
-        1..8 => fitting,
+        0 | 1 => 1,
+        2..8 => 4,
         _ => fitting / 8 * 8,
     }
 }
@@ -533,6 +534,8 @@ mod tests {
         assert_eq!(next_chunk(16, 1.0, 100.0), 32, "growing is gradual");
         assert_eq!(next_chunk(1, 0.0, 100.0), 16);
         assert_eq!(next_chunk(1, 500.0, 100.0), 1);
+        assert_eq!(next_chunk(4, 180.0, 100.0), 4, "a part of a tile takes as long as the whole");
+        assert_eq!(next_chunk(4, 300.0, 100.0), 1);
         assert_eq!(next_chunk(64, 110.0, 100.0), 56);
     }
 }

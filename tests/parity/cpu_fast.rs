@@ -164,6 +164,24 @@ fn products_of_every_format_agree_at_odd_shapes() {
 }
 
 #[test]
+fn a_token_of_a_short_chunk_gets_what_it_gets_in_a_long_one() {
+    for (seed, dtype) in DTYPES.into_iter().enumerate() {
+        let mut rng = Rng(seed as u64);
+        let n_cols = 2 * lamplight::quant::format(dtype).block_len.max(32);
+        let model = product(&mut rng, dtype, n_cols, 7, 10.0);
+        let (mut fast, _) = pair(&model, &mut rng);
+        let tokens = model.random_tokens(&mut rng, 17);
+        let long = fast.forward_traced(&tokens, 0).expect("long");
+        for n_tokens in [2, 3, 4, 5] {
+            let short = fast.forward_traced(&tokens[..n_tokens], 0).expect("short");
+            for ((name, short), (_, long)) in short.values.iter().zip(&long.values) {
+                assert_eq!(short[..], long[..short.len()], "{dtype:?}: {name} of {n_tokens} tokens");
+            }
+        }
+    }
+}
+
+#[test]
 fn embedding_rows_are_those_of_the_format() {
     for (seed, dtype) in DTYPES.into_iter().enumerate() {
         let mut rng = Rng(seed as u64);
