@@ -1,8 +1,9 @@
 //! Matrix products with panels, by integer dots.
 //!
-//! Principal function: [`panels`]. Decoding multiplies each panel with the one token as it is unpacked; prefill unpacks
-//! two panels once for many tokens and multiplies them with four at a time. Integers are summed over a block, scaled,
-//! and added up in f32, in the same order in both. Must not know file formats.
+//! Principal function: [`panels`]. Decoding multiplies each panel with the one token as it is unpacked, and up to a tile
+//! of tokens just so; longer chunks of a prompt unpack two panels once and multiply them with four tokens at a time.
+//! Integers are summed over a block, scaled, and added up in f32, whatever the chunk in the same order but for the last
+//! bits. Must not know file formats.
 
 use super::activations::{ActBlock, Activations, BLOCK, TILE};
 use super::panel::{PAIRS, PanelBlock, ROWS};
@@ -77,6 +78,16 @@ pub(super) fn panels<B: PanelBlock>(
         }
         return;
     }
+    if out.len() <= n_rows * TILE {
+        // Weights that serve one tile are multiplied sooner than written down and read again.
+        let tile = &activations.tiles[..n_blocks];
+        for (panel, row) in blocks.chunks_exact(n_blocks).zip((0..n_rows).step_by(ROWS)) {
+            for (sums, out) in dot_panel_tile(panel, tile).into_iter().zip(out.chunks_exact_mut(n_rows)) {
+                finish.write_panel(row, sums, out);
+            }
+        }
+        return;
+    }
     let unpacked = &mut unpacked[..n_blocks];
     let tiles_per_pass = (PASS_BYTES / (n_blocks * size_of::<ActBlock<TILE>>())).max(1);
     let passes = activations.tiles.chunks(tiles_per_pass * n_blocks);
@@ -122,6 +133,42 @@ fn dot_panel<B: PanelBlock>(panel: &[B], token: &[ActBlock<1>]) -> F32x4 {
                 sums = sums + offsets[0] * F32x4::splat(act.sum[0]);
             }
         }
+    }
+    sums
+}
+
+/// The dot products of a panel's four rows with a tile of tokens: what [`dot_tile`] gives, without unpacking before.
+#[inline(never)]
+fn dot_panel_tile<B: PanelBlock>(panel: &[B], tile: &[ActBlock<TILE>]) -> [F32x4; TILE] {
+    const { assert!(TILE == 4) };
+    let mut sums = [F32x4::ZERO; TILE];
+    for (block, act) in panel.iter().zip(tile) {
+        let mut products = [[I32x4::ZERO; TILE]; 2];
+        block.visit_pairs(|pair, weights| {
+            let half = if B::HALVES { pair / (PAIRS / 2) } else { 0 };
+            unrolled!(t in [0, 1, 2, 3] {
+                products[half][t] = products[half][t] + weights.dot(I16x8::splat_pair(act.words[pair][t]));
+            });
+        });
+        let scales = block.scales();
+        // All indices are constants, or the sums would live in memory.
+        unrolled!(half in [0, 1] {
+            if half == 0 || B::HALVES {
+                unrolled!(t in [0, 1, 2, 3] {
+                    let scaled = F32x4::from_i32(products[half][t]) * scales[half];
+                    sums[t] = sums[t] + scaled * F32x4::splat(act.scale[t]);
+                });
+            }
+        });
+        let Some(offsets) = block.offsets() else { continue };
+        unrolled!(half in [0, 1] {
+            if half == 0 || B::HALVES {
+                let act_sums = if B::HALVES { &act.half_sums[half] } else { &act.sum };
+                unrolled!(t in [0, 1, 2, 3] {
+                    sums[t] = sums[t] + offsets[half] * F32x4::splat(act_sums[t]);
+                });
+            }
+        });
     }
     sums
 }
