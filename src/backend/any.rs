@@ -77,6 +77,10 @@ impl Backend for AnyBackend {
         either!(self, backend => backend.reuse(logits))
     }
 
+    fn tile(&self) -> usize {
+        either!(self, backend => backend.tile())
+    }
+
     fn chooses(&self, draw: &Draw) -> usize {
         either!(self, backend => backend.chooses(draw))
     }

@@ -121,6 +121,11 @@ pub trait Backend {
         drop(logits);
     }
 
+    /// Tokens that a step takes in about the time of fewer: a prompt's chunks are whole tiles, or one token.
+    fn tile(&self) -> usize {
+        4
+    }
+
     /// How many steps [`Backend::choose`] runs at once where tokens are drawn so; 0 where it does not.
     fn chooses(&self, draw: &Draw) -> usize {
         let _ = draw;

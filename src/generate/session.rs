@@ -24,6 +24,8 @@ pub struct Session<B> {
     long_rope: bool,
     /// Tokens of the next prefill chunk, as measured on the last ones; 0 before the first.
     chunk: usize,
+    /// Milliseconds of the last chunk that was one tile.
+    tile_ms: f64,
     ahead: Ahead,
 }
 
@@ -55,9 +57,6 @@ pub struct SessionShape {
     pub long_rope_beyond: Option<usize>,
 }
 
-/// The first chunk, before anything was measured: short enough for a phone; the next one is as long as it may be.
-const FIRST_CHUNK: usize = 4;
-
 /// A finished prefill.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prefilled {
@@ -70,7 +69,15 @@ pub struct Prefilled {
 impl<B: Backend> Session<B> {
     /// A session over a filled backend that was planned for such steps.
     pub fn new(backend: B, shape: SessionShape) -> Self {
-        Self { backend, shape, tokens: Vec::new(), long_rope: false, chunk: 0, ahead: Ahead::default() }
+        Self {
+            backend,
+            shape,
+            tokens: Vec::new(),
+            long_rope: false,
+            chunk: 0,
+            tile_ms: 0.0,
+            ahead: Ahead::default(),
+        }
     }
 
     /// The backend.
@@ -135,6 +142,8 @@ impl<B: Backend> Session<B> {
         let n_cached = common.min(ids.len() - 1);
         let n_cached = if self.shape.rewinds || n_cached == self.tokens.len() { n_cached } else { 0 };
         self.tokens.truncate(n_cached);
+        // That a tile took too long may have been a hiccup: each prompt measures it again.
+        self.chunk = if self.chunk == 1 { 0 } else { self.chunk };
         loop {
             if !pause.pause().await {
                 return Ok(None);
@@ -340,30 +349,36 @@ impl<B: Backend> Session<B> {
         match (pause.step_budget_ms(), self.chunk) {
             _ if !self.shape.causal => n_batch,
             (None, _) => n_batch,
-            (Some(_), 0) => FIRST_CHUNK.min(n_batch),
+            // Before anything was measured: short enough for a phone.
+            (Some(_), 0) => self.backend.tile().min(n_batch),
             (Some(_), chunk) => chunk,
         }
     }
 
-    /// Sets the next chunk to what fits the budget, given that `n` tokens took `ms`.
+    /// Sets the next chunk to what fits the budget, given that `n` tokens took `ms`; the rest of a prompt says nothing.
     fn adapt_chunk(&mut self, n: usize, ms: f64, pause: &impl Pause) {
-        if let Some(budget) = pause.step_budget_ms() {
-            self.chunk = next_chunk(n, ms, budget).min(self.shape.n_batch);
+        if let Some(budget) = pause.step_budget_ms()
+            && n == self.chunk_len(pause)
+        {
+            let tile = self.backend.tile();
+            self.tile_ms = if n == tile { ms } else { self.tile_ms };
+            self.chunk = next_chunk(n, ms, budget, tile, self.tile_ms).min(self.shape.n_batch);
         }
     }
 }
 
 /// How many tokens fit `budget` when `n` took `ms`: growing at most to double, because short chunks measure badly
-/// (attention grows with the position, a first step compiles and warms up).
-fn next_chunk(n: usize, ms: f64, budget: f64) -> usize {
-    let fitting = n as f64 * budget / ms.max(1e-3);
-    // Whole groups of 8 or one of 4: the tiled kernels' units. Two tokens take as long as four do, which is more than the
-    // budget and still well below the 200 ms in which an abort shall be heard.
-    let fitting = fitting.min(2.0 * n.max(8) as f64) as usize;
+/// (attention grows with the position, a first step compiles and warms up). A part of a tile takes as long as the whole,
+/// so where less fits it is one tile, up to twice the budget (an abort shall be heard within 200 ms), or one token; a tile
+/// that took `tile_ms` is tried again after a token that took more than two of the tile's.
+fn next_chunk(n: usize, ms: f64, budget: f64, tile: usize, tile_ms: f64) -> usize {
+    let ms = ms.max(1e-3);
+    let fitting = (n as f64 * budget / ms).min(2.0 * n.max(8) as f64) as usize;
+    let of_tile = ms * tile as f64 / n as f64;
     match fitting {
-        0 | 1 => 1,
-        2..8 => 4,
-        _ => fitting / 8 * 8,
+        8.. => fitting / 8 * 8,
+        _ if of_tile <= 2.0 * budget || (n == 1 && 2.0 * tile_ms < of_tile) => tile,
+        _ => 1,
     }
 }
 
@@ -523,19 +538,22 @@ mod tests {
         let mut session = session(64, 16);
         let mut progress = Vec::new();
         let prefilled = block_on(session.prefill(&ids, &Hurried, |n| progress.push(n))).unwrap().unwrap();
-        assert_eq!(progress[0], FIRST_CHUNK);
+        assert_eq!(progress[0], 4);
         assert_eq!(prefilled.logits, expected_logits(&ids));
     }
 
     #[test]
     fn chunks_follow_the_budget() {
-        assert_eq!(next_chunk(16, 400.0, 100.0), 4);
-        assert_eq!(next_chunk(16, 100.0, 100.0), 16);
-        assert_eq!(next_chunk(16, 1.0, 100.0), 32, "growing is gradual");
-        assert_eq!(next_chunk(1, 0.0, 100.0), 16);
-        assert_eq!(next_chunk(1, 500.0, 100.0), 1);
-        assert_eq!(next_chunk(4, 180.0, 100.0), 4, "a part of a tile takes as long as the whole");
-        assert_eq!(next_chunk(4, 300.0, 100.0), 1);
-        assert_eq!(next_chunk(64, 110.0, 100.0), 56);
+        assert_eq!(next_chunk(16, 400.0, 100.0, 4, 240.0), 4);
+        assert_eq!(next_chunk(16, 100.0, 100.0, 4, 240.0), 16);
+        assert_eq!(next_chunk(16, 1.0, 100.0, 4, 240.0), 32, "growing is gradual");
+        assert_eq!(next_chunk(1, 0.0, 100.0, 4, 240.0), 16);
+        assert_eq!(next_chunk(64, 110.0, 100.0, 8, 240.0), 56);
+        assert_eq!(next_chunk(4, 180.0, 100.0, 4, 240.0), 4, "a part of a tile takes as long as the whole");
+        assert_eq!(next_chunk(8, 180.0, 100.0, 8, 240.0), 8);
+        assert_eq!(next_chunk(4, 300.0, 100.0, 4, 240.0), 1);
+        assert_eq!(next_chunk(1, 60.0, 100.0, 4, 240.0), 1, "a tile would take too long");
+        assert_eq!(next_chunk(1, 40.0, 100.0, 4, 240.0), 4);
+        assert_eq!(next_chunk(1, 110.0, 100.0, 8, 240.0), 8, "a tile takes as long as two tokens");
     }
 }

@@ -10,6 +10,7 @@ use web_time::Instant;
 
 use super::choose::Choosing;
 use super::device::{AdapterInfo, GpuDevice};
+use super::kernels::MAT_MUL_ROWS_TILE;
 use super::pipelines::Compiled;
 use super::plan::{MAX_CHOSEN, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Tuning};
 use super::upload::Uploads;
@@ -408,6 +409,11 @@ impl Backend for GpuBackend {
         self.counters.steps += 1;
         self.order.finish(pos + tokens.len());
         Ok(logits)
+    }
+
+    fn tile(&self) -> usize {
+        // What a lane takes on software adapters; on hardware, whose tiles are longer, as much as a slow device can take.
+        MAT_MUL_ROWS_TILE.1 as usize
     }
 
     fn chooses(&self, draw: &Draw) -> usize {
