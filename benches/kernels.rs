@@ -158,7 +158,7 @@ fn sampling(criterion: &mut Criterion) {
         ("temperature", SamplingParams { temperature: 0.8, ..plain }),
     ];
     for (name, params) in cases {
-        let mut sampler = Sampler::new(&params).expect("good parameters");
+        let mut sampler = Sampler::new(&params, logits.len()).expect("good parameters");
         let mut copy = logits.clone();
         criterion.bench_function(&format!("sampling/{name}"), |bench| {
             bench.iter(|| {

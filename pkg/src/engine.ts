@@ -298,6 +298,12 @@ function sampling(options: SamplingOptions): WireSampling {
     wire.stop = typeof options.stop === 'string' ? [options.stop] : Array.from(options.stop);
     if (!wire.stop.every((s) => typeof s === 'string')) throw invalid('stop must be strings', 'stop');
   }
+  const { logit_bias: bias, allowed_token_ids: allowed } = options;
+  if (bias !== undefined && bias !== null) {
+    if (typeof bias !== 'object' || Array.isArray(bias)) throw invalid('logit_bias must be an object of numbers by token id', 'logit_bias');
+    wire.logit_bias = { ...bias };
+  }
+  if (allowed !== undefined && allowed !== null) wire.allowed_token_ids = Array.from(tokenIds(allowed, 'allowed_token_ids'));
   if (options.stop_token_ids) wire.stop_token_ids = Array.from(tokenIds(options.stop_token_ids, 'stop_token_ids'));
   return wire;
 }

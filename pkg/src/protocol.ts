@@ -46,6 +46,9 @@ export interface WireSampling {
   repetition_penalty?: number;
   presence_penalty?: number;
   frequency_penalty?: number;
+  /** Keys are token ids. */
+  logit_bias?: Record<string, number>;
+  allowed_token_ids?: number[];
   seed?: number;
   stop?: string[];
   stop_token_ids?: number[];

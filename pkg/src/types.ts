@@ -248,6 +248,10 @@ export interface SamplingOptions {
   repetition_penalty?: number;
   presence_penalty?: number;
   frequency_penalty?: number;
+  /** Added to the logits of tokens, by their ids, before the penalties: from -100 (all but never) to 100; at most 1024. */
+  logit_bias?: Record<number, number>;
+  /** The only tokens that may come. One that ends the text must be among them to come, or the text goes on to `max_tokens`. */
+  allowed_token_ids?: ArrayLike<number>;
   /** Same seed, same text. */
   seed?: number;
   stop?: string | string[];

@@ -259,7 +259,8 @@ fn main(@builtin(local_invocation_index) lane: u32) {
             draw_candidate(n, largest);
         }
     }
-    let id = workgroupUniformLoad(&token);
+    // Where no logit is a number, those of tokens that may not be drawn are the largest.
+    let id = select(workgroupUniformLoad(&token), NOBODY, best == NOBODY);
     // Whatever follows an uncertain token is thrown away.
     remember(lane, select(id, best, id == NOBODY));
     if lane == 0u {

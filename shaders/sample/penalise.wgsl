@@ -1,4 +1,4 @@
-// As sample/arg_max, with penalties put on the logits of the run before.
+// As sample/arg_max, with biases, penalties and the mask put on the logits of the run before.
 // Grid: (runs). 256 lanes a run.
 #import lib/step
 #import sample/sampling
@@ -10,8 +10,9 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> sampling: Sampling;
-@group(0) @binding(3) var<storage, read_write> logits: array<f32>;     // [n_outputs, n_vocab]
-@group(0) @binding(4) var<storage, read_write> runs: array<vec2<u32>>; // bits of the value, id
+@group(0) @binding(3) var<storage, read> limits: array<u32>;           // a bit a token that may be drawn; then biases: token, bits
+@group(0) @binding(4) var<storage, read_write> logits: array<f32>;     // [n_outputs, n_vocab]
+@group(0) @binding(5) var<storage, read_write> runs: array<vec2<u32>>; // bits of the value, id
 
 #import sample/largest_of_run
 
@@ -21,6 +22,14 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         return;
     }
     let end = min((group.x + 1u) * RUN, params.n_vocab);
+    let biases = (params.n_vocab + 31u) / 32u;
+    for (var i = lane; i < sampling.n_biases; i += LANES) {
+        let id = limits[biases + 2u * i];
+        if id >= group.x * RUN && id < end {
+            logits[id] += bitcast<f32>(limits[biases + 2u * i + 1u]);
+        }
+    }
+    storageBarrier();
     if lane < min(sampling.n_recent, 64u) {
         let id = sampling.recent[lane];
         var first = id >= group.x * RUN && id < end;
@@ -40,5 +49,13 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         }
     }
     storageBarrier();
+    if sampling.limited != 0u {
+        for (var i = group.x * RUN + lane; i < end; i += LANES) {
+            if ((limits[i / 32u] >> (i % 32u)) & 1u) == 0u {
+                logits[i] = LOWEST;
+            }
+        }
+    }
+    // Each lane goes over the logits that it left out.
     largest_of_run(lane, group.x);
 }

@@ -16,6 +16,8 @@ struct Sampling {
     counts: u32,     // 1: `seen` is kept up to date
     n_recent: u32,   // tokens ever put into `recent`
     n_seen: u32,
+    n_biases: u32,
+    limited: u32,    // 1: only some tokens may be drawn
     recent: array<u32, 64>,
     seen: array<vec2<u32>>, // token, how often
 }

@@ -2,6 +2,8 @@
 //!
 //! Principal type: [`Draw`]. Whoever follows it draws the same token from the same logits. Must not know requests.
 
+use std::rc::Rc;
+
 /// What the next draws are made from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draw {
@@ -15,6 +17,11 @@ pub struct Draw {
     pub top_p: f32,
     /// Keeps so many of the most probable tokens; 0: all.
     pub top_k: u32,
+    /// Added to the logits of tokens before anything else is done to them; each token once, at most
+    /// [`Draw::MAX_BIASES`].
+    pub bias: Vec<(u32, f32)>,
+    /// The tokens that may be drawn, a bit each, the lowest of the first word first; those beyond may not. `None`: all.
+    pub allowed: Option<Rc<[u32]>>,
     /// Multiplies negative logits of [`Draw::recent`] tokens; positive ones are multiplied with its inverse.
     pub repetition: f32,
     /// Subtracted from logits of [`Draw::seen`] tokens.
@@ -36,6 +43,8 @@ impl Draw {
     pub const MAX_RECENT: usize = 64;
     /// Most different tokens with a presence or frequency penalty, for a backend that draws.
     pub const MAX_SEEN: usize = 4096;
+    /// Most tokens with a bias.
+    pub const MAX_BIASES: usize = 1024;
     /// Most candidates a backend that draws can put in order.
     pub const MAX_CANDIDATES: u32 = 1024;
 
@@ -46,6 +55,8 @@ impl Draw {
         min_p: 0.0,
         top_p: 1.0,
         top_k: 0,
+        bias: Vec::new(),
+        allowed: None,
         repetition: 1.0,
         presence: 0.0,
         frequency: 0.0,
@@ -56,8 +67,13 @@ impl Draw {
     };
 
     /// Whether logits are changed before a token is chosen.
-    pub fn penalises(&self) -> bool {
-        self.repetition != 1.0 || self.counts()
+    pub fn changes(&self) -> bool {
+        self.repetition != 1.0 || self.counts() || !self.bias.is_empty() || self.allowed.is_some()
+    }
+
+    /// Whether it is the token of the largest logit as it stands, and nothing is to be remembered for the next.
+    pub fn is_best(&self) -> bool {
+        self.scale == 0.0 && !self.changes()
     }
 
     /// Whether it matters how often a token was generated.

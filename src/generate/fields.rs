@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::backend::Draw;
 use crate::error::{Error, ErrorCode};
 
 /// A request that is filled field by field.
@@ -95,6 +96,44 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
             }
         }
         deserializer.deserialize_seq(Seq(PhantomData))
+    }
+}
+
+/// Numbers by token id, as OpenAI's `logit_bias`: each token once, the last number given for it, in the order of ids.
+#[derive(Debug)]
+pub struct Biases(pub Vec<(u32, f32)>);
+
+impl<'de> Deserialize<'de> for Biases {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ByToken;
+        impl<'de> Visitor<'de> for ByToken {
+            type Value = Biases;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of numbers by token id")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Biases, A::Error> {
+                let mut biases: Vec<(u32, f32)> = Vec::new();
+                // Keys of objects are strings, whatever they were written as.
+                while let Some(key) = map.next_key::<String>()? {
+                    let Ok(id) = key.parse() else {
+                        return Err(serde::de::Error::custom(format_args!("{key:?} is no token id")));
+                    };
+                    let bias = map.next_value().map_err(|error: A::Error| {
+                        serde::de::Error::custom(format_args!("[{id}]{SEPARATOR}{error}"))
+                    })?;
+                    match biases.binary_search_by_key(&id, |(id, _)| *id) {
+                        Ok(at) => biases[at].1 = bias,
+                        // One too many is kept, to be found and refused.
+                        Err(_) if biases.len() > Draw::MAX_BIASES => {}
+                        Err(at) => biases.insert(at, (id, bias)),
+                    }
+                }
+                Ok(Biases(biases))
+            }
+        }
+        deserializer.deserialize_map(ByToken)
     }
 }
 

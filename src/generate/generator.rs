@@ -82,7 +82,7 @@ pub async fn generate<B: Backend, D: TextDecoder>(
 ) -> Result<Generated> {
     let start = Instant::now();
     let counters = session.backend().counters();
-    let mut run = Run::new(params, decoder, session.n_ctx())?;
+    let mut run = Run::new(params, decoder, session.n_ctx(), session.n_vocab())?;
     let total = prompt.len();
     let progress = |done| on_event(Event::Prefill { done, total });
     let prefilled = session.prefill(prompt, pause, progress).await?;
@@ -201,12 +201,12 @@ struct Run<D> {
 }
 
 impl<D: TextDecoder> Run<D> {
-    fn new(params: SamplingParams, decoder: D, n_ctx: usize) -> Result<Self> {
+    fn new(params: SamplingParams, decoder: D, n_ctx: usize, n_vocab: usize) -> Result<Self> {
         Ok(Self {
             stop: StopMatcher::new(params.stop.clone()),
             stop_token_ids: params.stop_token_ids.clone(),
             max_tokens: params.max_tokens.map_or(usize::MAX, |n| n as usize),
-            sampler: Sampler::new(&params)?,
+            sampler: Sampler::new(&params, n_vocab)?,
             decoder,
             n_ctx,
             ids: Vec::new(),
@@ -468,6 +468,24 @@ mod tests {
         }
     }
 
+    /// A token that ends the text ends it only where it is allowed.
+    #[test]
+    fn only_allowed_tokens_come() {
+        let expected = greedy(&[1, 2, 3], 12);
+        let decoder = || Letters { end: Some(expected[2]), ..Letters::default() };
+        let without = params(|p| p.allowed_token_ids = Some(vec![4, 5]));
+        let mut ahead = session(64);
+        ahead.backend_mut().chooses = 8;
+        for session in [&mut session(64), &mut ahead] {
+            let generated = run(session, without.clone(), decoder(), &NoPause).unwrap();
+            assert_eq!((generated.ids.len(), generated.finish_reason), (12, FinishReason::Length));
+            assert!(generated.ids.iter().all(|id| [4, 5].contains(id)), "{:?}", generated.ids);
+            let only = params(|p| p.allowed_token_ids = Some(vec![expected[2]]));
+            let generated = run(session, only, decoder(), &NoPause).unwrap();
+            assert_eq!((generated.ids, generated.finish_reason), (vec![expected[2]], FinishReason::Stop));
+        }
+    }
+
     #[test]
     fn a_stop_string_across_tokens_ends_the_text() {
         let text = text_of(&greedy(&[1, 2, 3], 12));
@@ -509,6 +527,9 @@ mod tests {
         let wrong = params(|p| p.temperature = f32::NAN);
         let error = run(&mut session, wrong, Letters::default(), &NoPause).unwrap_err();
         assert_eq!((error.code(), error.field()), (ErrorCode::InvalidRequest, Some("temperature")));
+        let unknown = params(|p| p.allowed_token_ids = Some(vec![3, 32]));
+        let error = run(&mut session, unknown, Letters::default(), &NoPause).unwrap_err();
+        assert_eq!((error.code(), error.field()), (ErrorCode::InvalidRequest, Some("allowed_token_ids[1]")));
         assert_eq!(session.backend().counters().steps, 0);
     }
 

@@ -4,7 +4,8 @@
 
 use serde::de::{Deserialize, Deserializer, MapAccess};
 
-use super::fields::{self, Fields, Items, OneOrMany, field};
+use super::fields::{self, Biases, Fields, Items, OneOrMany, field};
+use crate::backend::Draw;
 use crate::error::{Error, ErrorCode, Result};
 
 /// Sampling settings and limits of one request. The defaults are OpenAI's: temperature 1 and nothing else.
@@ -25,6 +26,12 @@ pub struct SamplingParams {
     pub presence_penalty: f32,
     /// Subtracted from a token's logit for each time it was generated.
     pub frequency_penalty: f32,
+    /// Added to the logits of these tokens before penalties, each a number from -100 to 100. A token stands here
+    /// once; at most [`Draw::MAX_BIASES`].
+    pub logit_bias: Vec<(u32, f32)>,
+    /// The only tokens that may be drawn; `None`: all. Those that end the text only where they are among them, so
+    /// without one it goes on to [`SamplingParams::max_tokens`] (vLLM's rule).
+    pub allowed_token_ids: Option<Vec<u32>>,
     /// Seed of the draws; `None` takes one from the clock.
     pub seed: Option<u64>,
     /// Strings that end the text; they are not part of it.
@@ -48,6 +55,8 @@ impl Default for SamplingParams {
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            allowed_token_ids: None,
             seed: None,
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
@@ -75,11 +84,22 @@ impl SamplingParams {
             ("presence_penalty", self.presence_penalty, penalty_range),
             ("frequency_penalty", self.frequency_penalty, penalty_range),
         ] {
-            // A NaN is in no range.
-            if !(low..=high).contains(&value) {
-                let message = format!("{value} is not a number from {low} to {high}");
-                return Err(Error::new(ErrorCode::InvalidRequest, message).at(name));
+            in_range(value, low, high, || name.to_owned())?;
+        }
+        if self.logit_bias.len() > Draw::MAX_BIASES {
+            let message = format!("at most {} tokens may have a bias", Draw::MAX_BIASES);
+            return Err(Error::new(ErrorCode::InvalidRequest, message).at("logit_bias"));
+        }
+        for (index, (id, bias)) in self.logit_bias.iter().enumerate() {
+            in_range(*bias, -100.0, 100.0, || format!("logit_bias[{id}]"))?;
+            if self.logit_bias[..index].iter().any(|(other, _)| other == id) {
+                let message = "a token has one bias, not two";
+                return Err(Error::new(ErrorCode::InvalidRequest, message).at(format!("logit_bias[{id}]")));
             }
+        }
+        if self.allowed_token_ids.as_ref().is_some_and(Vec::is_empty) {
+            let message = "no token may be drawn: list at least one, or leave it out to allow all";
+            return Err(Error::new(ErrorCode::InvalidRequest, message).at("allowed_token_ids"));
         }
         if let Some(index) = self.stop.iter().position(String::is_empty) {
             let message = "an empty stop string would end every text at once";
@@ -87,6 +107,31 @@ impl SamplingParams {
         }
         Ok(())
     }
+
+    /// Checks the tokens that are named against a vocabulary of `n_vocab`.
+    /// # Errors
+    /// `InvalidRequest` at the first that it does not have.
+    pub fn check_ids(&self, n_vocab: usize) -> Result<()> {
+        let allowed = self.allowed_token_ids.iter().flatten().enumerate();
+        let allowed = allowed.map(|(index, id)| (*id, "allowed_token_ids", index as u32));
+        let biased = self.logit_bias.iter().map(|(id, _)| (*id, "logit_bias", *id));
+        for (id, name, key) in biased.chain(allowed) {
+            if id as usize >= n_vocab {
+                let message = format!("{id} is no token: the vocabulary has {n_vocab}");
+                return Err(Error::new(ErrorCode::InvalidRequest, message).at(format!("{name}[{key}]")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn in_range(value: f32, low: f32, high: f32, field: impl FnOnce() -> String) -> Result<()> {
+    // A NaN is in no range.
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    let message = format!("{value} is not a number from {low} to {high}");
+    Err(Error::new(ErrorCode::InvalidRequest, message).at(field()))
 }
 
 impl Fields for SamplingParams {
@@ -101,6 +146,8 @@ impl Fields for SamplingParams {
             "repetition_penalty" => field(key, map, |v| self.repetition_penalty = v),
             "presence_penalty" => field(key, map, |v| self.presence_penalty = v),
             "frequency_penalty" => field(key, map, |v| self.frequency_penalty = v),
+            "logit_bias" => field(key, map, |v: Biases| self.logit_bias = v.0),
+            "allowed_token_ids" => field(key, map, |v: Items<u32>| self.allowed_token_ids = Some(v.0)),
             "seed" => field(key, map, |v| self.seed = Some(v)),
             "stop" => field(key, map, |v: OneOrMany| self.stop = v.0),
             "stop_token_ids" => field(key, map, |v: Items<u32>| self.stop_token_ids = v.0),
@@ -137,6 +184,7 @@ mod tests {
         let params = parse(
             r#"{"temperature": 0, "top_p": 0.5, "top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1,
                 "presence_penalty": -1, "frequency_penalty": 0.25, "seed": 18446744073709551615,
+                "logit_bias": {"7": -100, "3": 0.5, "07": 2}, "allowed_token_ids": [3, 7, 9],
                 "stop": "x", "stop_token_ids": [1, 2], "max_tokens": 7}"#,
         )
         .unwrap();
@@ -148,6 +196,8 @@ mod tests {
             repetition_penalty: 1.1,
             presence_penalty: -1.0,
             frequency_penalty: 0.25,
+            logit_bias: vec![(3, 0.5), (7, 2.0)],
+            allowed_token_ids: Some(vec![3, 7, 9]),
             seed: Some(u64::MAX),
             stop: vec!["x".into()],
             stop_token_ids: vec![1, 2],
@@ -168,6 +218,11 @@ mod tests {
             (r#"{"stop": 3}"#, "stop"),
             (r#"{"stop": ["a", 3]}"#, "stop[1]"),
             (r#"{"stop_token_ids": [1, 70000000000]}"#, "stop_token_ids[1]"),
+            (r#"{"logit_bias": [3]}"#, "logit_bias"),
+            (r#"{"logit_bias": {"no": 1}}"#, "logit_bias"),
+            (r#"{"logit_bias": {"-1": 1}}"#, "logit_bias"),
+            (r#"{"logit_bias": {"5": 1, "6": "much"}}"#, "logit_bias[6]"),
+            (r#"{"allowed_token_ids": [1, "a"]}"#, "allowed_token_ids[1]"),
         ] {
             let error = parse(json).unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidRequest, "{json}");
@@ -180,7 +235,7 @@ mod tests {
     #[test]
     fn a_value_out_of_range_names_its_field() {
         type Change = fn(&mut SamplingParams);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 15] = [
             ("temperature", |p| p.temperature = f32::NAN),
             ("temperature", |p| p.temperature = -0.1),
             ("temperature", |p| p.temperature = f32::INFINITY),
@@ -189,6 +244,12 @@ mod tests {
             ("repetition_penalty", |p| p.repetition_penalty = 0.0),
             ("presence_penalty", |p| p.presence_penalty = 2.5),
             ("frequency_penalty", |p| p.frequency_penalty = f32::NAN),
+            ("logit_bias[5]", |p| p.logit_bias = vec![(4, 100.0), (5, 100.5)]),
+            ("logit_bias[5]", |p| p.logit_bias = vec![(5, f32::NEG_INFINITY)]),
+            ("logit_bias[0]", |p| p.logit_bias = vec![(0, f32::NAN)]),
+            ("logit_bias[7]", |p| p.logit_bias = vec![(7, 1.0), (3, 1.0), (7, 2.0)]),
+            ("logit_bias", |p| p.logit_bias = (0..1025).map(|id| (id, 1.0)).collect()),
+            ("allowed_token_ids", |p| p.allowed_token_ids = Some(Vec::new())),
             ("stop[1]", |p| p.stop = vec!["a".into(), String::new()]),
         ];
         for (field, change) in cases {
@@ -197,5 +258,18 @@ mod tests {
             let error = params.validate().unwrap_err();
             assert_eq!((error.code(), error.field()), (ErrorCode::InvalidRequest, Some(field)));
         }
+    }
+
+    #[test]
+    fn tokens_beyond_the_vocabulary_are_named() {
+        let mut params =
+            SamplingParams { logit_bias: vec![(4, 1.0), (50, 1.0)], ..SamplingParams::default() };
+        params.check_ids(51).unwrap();
+        let error = params.check_ids(50).unwrap_err();
+        assert_eq!((error.code(), error.field()), (ErrorCode::InvalidRequest, Some("logit_bias[50]")));
+        params = SamplingParams { allowed_token_ids: Some(vec![9, 8, 10]), ..SamplingParams::default() };
+        params.check_ids(11).unwrap();
+        let error = params.check_ids(10).unwrap_err();
+        assert_eq!((error.code(), error.field()), (ErrorCode::InvalidRequest, Some("allowed_token_ids[2]")));
     }
 }

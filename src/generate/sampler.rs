@@ -1,10 +1,11 @@
 //! From logits to the next token.
 //!
-//! Principal type: [`Sampler`]. The steps, in order: penalties, temperature, top-k, top-p, min-p, draw; each works on
-//! what the one before left. The vocabulary is never sorted whole. Must not know models or text.
+//! Principal type: [`Sampler`]. The steps, in order: bias, penalties, mask, temperature, top-k, top-p, min-p, draw; each
+//! works on what the one before left. The vocabulary is never sorted whole. Must not know models or text.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::params::{REPETITION_WINDOW, SamplingParams};
 use super::rng;
@@ -15,7 +16,7 @@ use crate::error::Result;
 /// Chooses the tokens of one request.
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    /// How tokens are drawn; its lists stay empty.
+    /// How tokens are drawn; its lists of earlier tokens stay empty.
     rule: Draw,
     /// How often each token was generated, for the presence and frequency penalties.
     counts: BTreeMap<u32, u32>,
@@ -41,17 +42,20 @@ const LOWEST_POWER: f32 = -104.0;
 const _: () = assert!(REPETITION_WINDOW == Draw::MAX_RECENT);
 
 impl Sampler {
-    /// A sampler for one request.
+    /// A sampler for one request, of logits of `n_vocab` tokens.
     /// # Errors
-    /// `InvalidRequest` naming the field, from [`SamplingParams::validate`].
-    pub fn new(params: &SamplingParams) -> Result<Self> {
+    /// `InvalidRequest` naming the field, from [`SamplingParams::validate`] and [`SamplingParams::check_ids`].
+    pub fn new(params: &SamplingParams, n_vocab: usize) -> Result<Self> {
         params.validate()?;
+        params.check_ids(n_vocab)?;
         let &SamplingParams { temperature, top_p, top_k, min_p, .. } = params;
         let seed = params.seed.unwrap_or_else(seed_from_clock);
         let rule = Draw {
             repetition: params.repetition_penalty,
             presence: params.presence_penalty,
             frequency: params.frequency_penalty,
+            bias: params.logit_bias.clone(),
+            allowed: params.allowed_token_ids.as_ref().map(|ids| bits(ids, n_vocab)),
             ..Draw::BEST
         };
         if temperature == 0.0 {
@@ -66,7 +70,7 @@ impl Sampler {
 
     /// A sampler that goes on as `draw` says.
     pub(super) fn of_draw(draw: &Draw) -> Self {
-        let rule = Draw { recent: Vec::new(), seen: Vec::new(), ..*draw };
+        let rule = Draw { recent: Vec::new(), seen: Vec::new(), ..draw.clone() };
         Self { rule, counts: draw.seen.iter().copied().collect(), candidates: Vec::new() }
     }
 
@@ -102,7 +106,7 @@ impl Sampler {
     /// # Errors
     /// `Internal` when no logit is a finite number: the computation went wrong, and any token would hide it.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
-        self.penalise(logits, history);
+        self.change(logits, history);
         let best = argmax(logits);
         let Some(best) = best.filter(|best| logits[*best as usize].is_finite()) else {
             bail!(Internal, "no finite number among {} logits", logits.len());
@@ -115,10 +119,16 @@ impl Sampler {
         Ok(id)
     }
 
-    /// Repetition over the last tokens of prompt and text, as llama.cpp and Hugging Face do it; presence and
-    /// frequency over the generated text alone, as OpenAI does it.
-    fn penalise(&self, logits: &mut [f32], history: &[u32]) {
+    /// Biases first, as in llama.cpp and vLLM. Repetition over the last tokens of prompt and text, as llama.cpp and
+    /// Hugging Face do it; presence and frequency over the generated text alone, as OpenAI does it. Tokens that are
+    /// not allowed are left without a logit, the end of the text too (vLLM's rule).
+    fn change(&self, logits: &mut [f32], history: &[u32]) {
         let Draw { repetition, presence, frequency, .. } = self.rule;
+        for (id, bias) in &self.rule.bias {
+            if let Some(logit) = logits.get_mut(*id as usize) {
+                *logit += bias;
+            }
+        }
         if repetition != 1.0 {
             let mut recent = history[history.len().saturating_sub(REPETITION_WINDOW)..].to_vec();
             recent.sort_unstable();
@@ -133,6 +143,13 @@ impl Sampler {
         for (id, count) in &self.counts {
             if let Some(logit) = logits.get_mut(*id as usize) {
                 *logit -= presence + frequency * *count as f32;
+            }
+        }
+        if let Some(allowed) = &self.rule.allowed {
+            for (id, logit) in logits.iter_mut().enumerate() {
+                if allowed.get(id / 32).is_none_or(|word| word >> (id % 32) & 1 == 0) {
+                    *logit = f32::NEG_INFINITY;
+                }
             }
         }
     }
@@ -223,6 +240,15 @@ fn keep_nucleus(candidates: &mut Vec<Candidate>, top_p: f64) {
     }
 }
 
+/// [`Draw::allowed`] of `ids`, all below `n_vocab`.
+fn bits(ids: &[u32], n_vocab: usize) -> Rc<[u32]> {
+    let mut words = vec![0; n_vocab.div_ceil(32)];
+    for id in ids {
+        words[*id as usize / 32] |= 1_u32 << (id % 32);
+    }
+    words.into()
+}
+
 /// A seed for requests that bring none.
 fn seed_from_clock() -> u64 {
     let now = web_time::SystemTime::now().duration_since(web_time::UNIX_EPOCH);
@@ -237,7 +263,7 @@ mod tests {
     fn sampler(change: impl FnOnce(&mut SamplingParams)) -> Sampler {
         let mut params = SamplingParams { seed: Some(7), ..SamplingParams::default() };
         change(&mut params);
-        Sampler::new(&params).unwrap()
+        Sampler::new(&params, 1000).unwrap()
     }
 
     /// How often each token is drawn from `logits` in `n` steps, penalties aside.
@@ -340,6 +366,38 @@ mod tests {
         let mut greedy = sampler(|p| (p.temperature, p.frequency_penalty) = (0.0, 0.4));
         let ids: Vec<u32> = (0..4).map(|_| greedy.sample(&mut [3.0, 2.5], &[]).unwrap()).collect();
         assert_eq!(ids, [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn biases_are_added_before_the_penalties() {
+        let biased = |p: &mut SamplingParams| {
+            (p.temperature, p.repetition_penalty, p.logit_bias) =
+                (0.0, 2.0, vec![(0, -4.0), (2, 3.0), (900, 9.0)]);
+        };
+        // 3 - 4 = -1, doubled to -2; 0.5 + 3 = 3.5, halved to 1.75.
+        assert_eq!(sampler(biased).sample(&mut [3.0, -1.9, -9.0], &[0, 2]).unwrap(), 1);
+        assert_eq!(sampler(biased).sample(&mut [3.0, 1.7, 0.5], &[0, 2]).unwrap(), 2);
+        assert_eq!(sampler(biased).sample(&mut [3.0, 1.8, 0.5], &[0, 2]).unwrap(), 1);
+        let even = [0.0_f32; 4];
+        let counts = histogram(&mut sampler(|p| p.logit_bias = vec![(1, -100.0), (3, 100.0)]), &even, 200);
+        assert_eq!(counts, [0, 0, 0, 200]);
+    }
+
+    #[test]
+    fn only_allowed_tokens_are_drawn() {
+        let logits: Vec<f32> = (0..70).map(|id| (id % 7) as f32 * 0.1).collect();
+        let allowed = vec![1, 31, 32, 64, 64];
+        let counts = histogram(&mut sampler(|p| p.allowed_token_ids = Some(allowed.clone())), &logits, 500);
+        assert_eq!(drawn(&counts), [1, 31, 32, 64]);
+        // The most probable of them is token 32 (32 % 7 = 4), and a bias does not let in one that is not.
+        let greedy = |p: &mut SamplingParams| {
+            (p.temperature, p.allowed_token_ids) = (0.0, Some(allowed.clone()));
+            p.logit_bias = vec![(2, 100.0)];
+        };
+        assert_eq!(sampler(greedy).sample(&mut logits.clone(), &[]).unwrap(), 32);
+        let mut none = vec![f32::NEG_INFINITY; 70];
+        none[5] = 1.0;
+        assert!(sampler(greedy).sample(&mut none, &[]).is_err(), "nothing that is allowed has a probability");
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl<B: Backend> Session<B> {
         self.shape.n_ctx
     }
 
+    /// Token ids are below this.
+    pub fn n_vocab(&self) -> usize {
+        self.shape.n_vocab
+    }
+
     /// Most tokens of one step.
     pub fn n_batch(&self) -> usize {
         self.shape.n_batch

@@ -10,6 +10,9 @@ use pollster::block_on;
 use crate::gpu::{backend, device, model};
 use crate::support::{Model, Rng, Shape, graph, shapes};
 
+/// The largest of the vocabularies here.
+const MOST: usize = 9001;
+
 fn choose(backend: &mut GpuBackend, token: u32, pos: usize, draw: &Draw, n: usize) -> Result<Vec<u32>> {
     backend.choose(Some((token, pos, draw)), n)?;
     block_on(backend.chosen())
@@ -34,7 +37,7 @@ fn prompted(
 
 /// The tokens that the CPU's sampler draws, one after the other, `first` at the end of the prompt.
 fn drawn_by_cpu(backend: &mut GpuBackend, params: &SamplingParams, prompt: &[u32], n: usize) -> Vec<u32> {
-    let mut sampler = Sampler::new(params).expect("settings");
+    let mut sampler = Sampler::new(params, MOST).expect("settings");
     let mut ids = prompt.to_vec();
     ids.push(1);
     for pos in 60..60 + n {
@@ -81,7 +84,7 @@ fn the_largest_logits_are_chosen() {
 type Change = fn(&mut SamplingParams);
 
 /// Settings of every kind; temperatures make of one model distributions of every width.
-const SETTINGS: [Change; 22] = [
+const SETTINGS: [Change; 30] = [
     |_| (),
     |p| p.temperature = 0.2,
     |p| p.temperature = 0.02,
@@ -104,7 +107,35 @@ const SETTINGS: [Change; 22] = [
     |p| (p.temperature, p.frequency_penalty, p.presence_penalty) = (0.3, 1.5, -0.5),
     |p| (p.top_k, p.repetition_penalty, p.presence_penalty) = (20, 0.7, 1.0),
     |p| (p.temperature, p.top_p, p.repetition_penalty, p.frequency_penalty) = (0.05, 0.7, 1.3, 0.4),
+    |p| {
+        (p.temperature, p.logit_bias) =
+            (0.0, biases(&[(1, 1.5), (2, -0.5), (77, 2.0), (4096, 2.5), (9000, 2.25)]))
+    },
+    |p| (p.temperature, p.logit_bias) = (0.3, (0..1024).map(|id| (id, (id as f32 * 0.7).sin())).collect()),
+    |p| (p.top_k, p.repetition_penalty, p.logit_bias) = (5, 1.8, biases(&[(0, 3.0), (50, 4.0), (8000, 4.0)])),
+    |p| (p.temperature, p.allowed_token_ids) = (0.0, Some(vec![0, 2, 33, 95, 100, 4095, 4096, 9000])),
+    |p| p.allowed_token_ids = Some(vec![1, 31, 32, 63, 64, 8999]),
+    |p| (p.top_p, p.allowed_token_ids) = (0.6, Some((0..9001).step_by(3).collect())),
+    |p| (p.top_k, p.presence_penalty, p.allowed_token_ids) = (7, 1.0, Some((0..9001).step_by(2).collect())),
+    |p| {
+        (p.min_p, p.frequency_penalty, p.repetition_penalty) = (0.1, 0.5, 1.2);
+        (p.logit_bias, p.allowed_token_ids) =
+            (biases(&[(1, 100.0), (2, 0.5), (64, 0.5)]), Some((2..8000).collect()));
+    },
 ];
+
+fn biases(biases: &[(u32, f32)]) -> Vec<(u32, f32)> {
+    biases.to_vec()
+}
+
+/// Settings number `index`, with those of the tokens named that a vocabulary has.
+fn setting(index: usize, n_vocab: usize) -> SamplingParams {
+    let mut params = SamplingParams { seed: Some(0x1_0000_0007 + index as u64), ..SamplingParams::default() };
+    SETTINGS[index](&mut params);
+    params.logit_bias.retain(|(id, _)| (*id as usize) < n_vocab);
+    params.allowed_token_ids.iter_mut().for_each(|ids| ids.retain(|id| (*id as usize) < n_vocab));
+    params
+}
 
 /// A draw that the GPU cannot be sure of is told and no other; all others are the CPU's.
 #[test]
@@ -114,12 +145,10 @@ fn draws_are_those_of_the_cpu() {
     for (shape, n_vocab) in [(0, 101), (5, 3), (1, 9001)] {
         let mut rng = Rng(170 + shape as u64);
         let (_, mut backend, prompt) = prompted(&device, &mut rng, shape, n_vocab);
-        for (index, change) in SETTINGS.into_iter().enumerate() {
-            let mut params =
-                SamplingParams { seed: Some(0x1_0000_0007 + index as u64), ..SamplingParams::default() };
-            change(&mut params);
+        for index in 0..SETTINGS.len() {
+            let params = setting(index, n_vocab);
             let expected = drawn_by_cpu(&mut backend, &params, &prompt, 24);
-            let mut sampler = Sampler::new(&params).expect("settings");
+            let mut sampler = Sampler::new(&params, MOST).expect("settings");
             let mut ids = prompt.clone();
             ids.push(1);
             while ids.len() < prompt.len() + expected.len() {
@@ -144,6 +173,25 @@ fn draws_are_those_of_the_cpu() {
     assert!(uncertain * 20 < certain, "{uncertain} uncertain draws to {certain}");
 }
 
+/// Limits are written when a draw begins, and what it may draw can be another at each beginning, as a grammar wants it.
+#[test]
+fn a_beginning_brings_its_own_limits() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let (_, mut backend, _) = prompted(&device, &mut Rng(79), 1, MOST);
+    let before = backend.counters();
+    for id in [5, 4100, 0, 9000, 31] {
+        let params = SamplingParams { allowed_token_ids: Some(vec![id]), ..SamplingParams::greedy() };
+        let draw = Sampler::new(&params, MOST).expect("settings").draw(&[], 1);
+        assert_eq!(choose(&mut backend, 1, 60, &draw, 3).expect("steps"), [id; 3]);
+    }
+    let after = backend.counters();
+    assert_eq!(after.queue_writes - before.queue_writes, 5 * 3, "the step, how to draw, and the limits");
+    // None that has a logit is allowed: it is for the CPU to say so.
+    let none = Draw { allowed: Some(vec![0; MOST.div_ceil(32)].into()), ..Draw::BEST };
+    assert_eq!(choose(&mut backend, 1, 60, &none, 2).expect("nothing certain"), [] as [u32; 0]);
+    assert_eq!(choose(&mut backend, 1, 60, &Draw::BEST, 1).expect("a step").len(), 1);
+}
+
 /// Penalties are put on where the largest logit is looked for; then weights are summed, candidates collected, one drawn.
 #[test]
 fn a_draw_takes_two_dispatches_more_than_the_best_token() {
@@ -151,8 +199,8 @@ fn a_draw_takes_two_dispatches_more_than_the_best_token() {
     let (_, mut backend, prompt) = prompted(&device, &mut Rng(77), 0, 101);
     let params =
         SamplingParams { seed: Some(3), top_p: 0.9, presence_penalty: 0.3, ..SamplingParams::default() };
-    let draw = Sampler::new(&params).expect("settings").draw(&prompt, 1);
-    assert!(draw.penalises() && draw.orders(101));
+    let draw = Sampler::new(&params, MOST).expect("settings").draw(&prompt, 1);
+    assert!(draw.changes() && draw.orders(101));
     let [drawn, best] = [draw, Draw::BEST].map(|draw| {
         let before = backend.counters().dispatches;
         choose(&mut backend, 1, 60, &draw, 1).expect("a step");
@@ -175,7 +223,7 @@ fn steps_are_begun_before_the_last_are_waited_for() {
         ..SamplingParams::default()
     };
     let expected = drawn_by_cpu(&mut backend, &params, &prompt, 12);
-    let draw = Sampler::new(&params).expect("settings").draw(&prompt, 1);
+    let draw = Sampler::new(&params, MOST).expect("settings").draw(&prompt, 1);
     for n in [[2, 4, 5], [5, 1, 3], [1, 1, 1]] {
         let before = backend.counters();
         backend.choose(Some((1, 60, &draw)), n[0]).expect("begin");
@@ -215,17 +263,17 @@ fn logits_without_a_finite_number_are_told() {
     model.upload(&mut rng, &mut backend);
     let error = choose(&mut backend, 1, 0, &Draw::BEST, 3).expect_err("no number");
     assert_eq!(error.code(), ErrorCode::Internal);
-    for change in SETTINGS {
-        let mut params = SamplingParams::default();
-        change(&mut params);
-        let draw = Sampler::new(&params).expect("settings").draw(&[], 1);
+    for index in 0..SETTINGS.len() {
+        let params = setting(index, 101);
+        let draw = Sampler::new(&params, MOST).expect("settings").draw(&[], 1);
         assert_eq!(choose(&mut backend, 1, 0, &draw, 3).expect("nothing certain"), [] as [u32; 0]);
     }
     let beyond = [
         Draw { scale: 1.0, top_k: 100, ..Draw::BEST },
         Draw { seen: vec![(1, 1); Draw::MAX_SEEN + 1], ..Draw::BEST },
+        Draw { bias: vec![(1, 1.0); Draw::MAX_BIASES + 1], ..Draw::BEST },
     ];
-    assert_eq!(beyond.map(|draw| backend.chooses(&draw)), [16, 0]);
+    assert_eq!(beyond.map(|draw| backend.chooses(&draw)), [16, 0, 0]);
 }
 
 /// Loaded, asked and dropped a hundred times, half of them with steps under way: nothing stays, also as the driver counts.

@@ -9,7 +9,7 @@ use web_time::Instant;
 use super::device::GpuDevice;
 use super::engine::{GpuBackend, MAPPED, make_buffer};
 use super::oneshot::Receiver;
-use super::plan::{MAX_CHOSEN, STEP_WORDS, sampling_words};
+use super::plan::{MAX_CHOSEN, STEP_WORDS, limit_words, sampling_words};
 use crate::backend::{Backend, Draw, MOST_BEGUN};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
@@ -110,10 +110,14 @@ impl GpuBackend {
         self.order.begin(pos)?;
         self.write_step(&[token], pos, &(0..1));
         let n_vocab = self.plan.n_vocab;
-        self.choosing.best = *draw == Draw::BEST;
+        self.choosing.best = draw.is_best();
         if !self.choosing.best {
             let words = sampling_words(draw, n_vocab);
             self.write(self.plan.choosers.sampling, 0, bytemuck::cast_slice(&words));
+        }
+        if draw.allowed.is_some() || !draw.bias.is_empty() {
+            let (words, first) = limit_words(draw, n_vocab);
+            self.write(self.plan.choosers.limits, first as u64 * 4, bytemuck::cast_slice(&words));
         }
         self.choosing.launches = self.plan.choosers.for_draw(draw, n_vocab);
         self.choosing.pos = pos;

@@ -419,7 +419,7 @@ impl Backend for GpuBackend {
     fn chooses(&self, draw: &Draw) -> usize {
         // What a recurrent model has gone through cannot be taken back: it must not run ahead of the text, nor run a step
         // again whose token the GPU could not tell.
-        match (self.model.graph.states.is_empty(), *draw == Draw::BEST) {
+        match (self.model.graph.states.is_empty(), draw.is_best()) {
             (true, _) if !self.plan.choosers.can(draw, self.plan.n_vocab) => 0,
             (true, _) => MAX_CHOSEN,
             (false, best) => usize::from(best),

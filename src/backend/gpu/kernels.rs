@@ -171,7 +171,7 @@ impl Kernel {
                 &[Uniform, Read, Read, ReadWrite]
             }
             Kernel::Choose => &[Uniform, ReadWrite, Read, ReadWrite],
-            Kernel::Penalise => &[Uniform, Read, Read, ReadWrite, ReadWrite],
+            Kernel::Penalise => &[Uniform, Read, Read, Read, ReadWrite, ReadWrite],
             Kernel::Tally => &[Uniform, Read, Read, Read, Read, ReadWrite, ReadWrite],
             Kernel::Collect => &[Uniform, Read, Read, Read, Read, Read, Read, ReadWrite],
             Kernel::Draw => &[Uniform, ReadWrite, ReadWrite, Read, Read, Read, ReadWrite, ReadWrite],

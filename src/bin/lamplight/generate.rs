@@ -60,12 +60,23 @@ struct SamplingArgs {
     /// Subtract from the logits of generated tokens for each time they came
     #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     frequency_penalty: f32,
+    /// Add to the logit of a token, as ID=BIAS with a bias from -100 to 100; may be given several times
+    #[arg(long, value_parser = bias, allow_hyphen_values = true)]
+    logit_bias: Vec<(u32, f32)>,
+    /// The only token ids that may come, separated by commas; the end of the text only if it is among them
+    #[arg(long, value_delimiter = ',')]
+    allowed_token_ids: Vec<u32>,
     /// Seed of the random numbers
     #[arg(long)]
     seed: Option<u64>,
     /// A string that ends the text; may be given several times
     #[arg(long)]
     stop: Vec<String>,
+}
+
+fn bias(text: &str) -> std::result::Result<(u32, f32), String> {
+    let parts = text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse().ok()?)));
+    parts.ok_or_else(|| "it is written as ID=BIAS, such as 50=-100".to_owned())
 }
 
 impl From<SamplingArgs> for SamplingParams {
@@ -80,6 +91,8 @@ impl From<SamplingArgs> for SamplingParams {
             frequency_penalty: args.frequency_penalty,
             seed: args.seed,
             stop: args.stop,
+            logit_bias: args.logit_bias,
+            allowed_token_ids: (!args.allowed_token_ids.is_empty()).then_some(args.allowed_token_ids),
             stop_token_ids: Vec::new(),
             max_tokens: Some(args.max_tokens),
         }

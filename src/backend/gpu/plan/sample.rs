@@ -19,26 +19,29 @@ pub(in crate::backend::gpu) struct Choosers {
     n_seen: usize,
     /// How tokens are drawn: [`sampling_words`].
     pub(in crate::backend::gpu) sampling: usize,
+    /// The tokens that may be drawn, a bit each, then those with a bias, and it.
+    pub(in crate::backend::gpu) limits: usize,
 }
 
 const KERNELS: [Kernel; 6] =
     [Kernel::Penalise, Kernel::ArgMax, Kernel::Tally, Kernel::Collect, Kernel::Draw, Kernel::Choose];
 
 /// Words of the buffer for draws before the tokens seen; shaders/sample/sampling.wgsl.
-const SAMPLING_WORDS: usize = 16 + Draw::MAX_RECENT;
+const SAMPLING_WORDS: usize = 18 + Draw::MAX_RECENT;
 
 impl Choosers {
     /// Whether there is room for what `draw` needs.
     pub(in crate::backend::gpu) fn can(&self, draw: &Draw, n_vocab: usize) -> bool {
-        draw.seen.len() <= self.n_seen && (draw.top_k <= Draw::MAX_CANDIDATES || !draw.limits(n_vocab))
+        let room = draw.seen.len() <= self.n_seen && draw.bias.len() <= Draw::MAX_BIASES;
+        room && (draw.top_k <= Draw::MAX_CANDIDATES || !draw.limits(n_vocab))
     }
 
     /// The launches that draw as `draw` says.
     pub(in crate::backend::gpu) fn for_draw(&self, draw: &Draw, n_vocab: usize) -> Vec<usize> {
-        let plain_best = *draw == Draw::BEST;
+        let plain_best = draw.is_best();
         let needed = |kernel| match kernel {
-            Kernel::Penalise => draw.penalises(),
-            Kernel::ArgMax => !draw.penalises(),
+            Kernel::Penalise => draw.changes(),
+            Kernel::ArgMax => !draw.changes(),
             Kernel::Tally => draw.scale != 0.0,
             Kernel::Collect => draw.orders(n_vocab),
             Kernel::Draw => !plain_best,
@@ -63,10 +66,21 @@ pub(in crate::backend::gpu) fn sampling_words(draw: &Draw, n_vocab: usize) -> Ve
     let factors = [draw.repetition, 1.0 / draw.repetition, draw.presence, draw.frequency];
     words.extend(factors.map(f32::to_bits));
     words.extend([u32::from(draw.counts()), draw.recent.len() as u32, draw.seen.len() as u32]);
+    words.extend([draw.bias.len() as u32, u32::from(draw.allowed.is_some())]);
     words.extend_from_slice(&draw.recent);
     words.resize(SAMPLING_WORDS, 0);
     words.extend(draw.seen.iter().flat_map(|(id, count)| [*id, *count]));
     words
+}
+
+/// What of the buffer for limits `draw` needs: words, and the word that they begin at.
+pub(in crate::backend::gpu) fn limit_words(draw: &Draw, n_vocab: usize) -> (Vec<u32>, usize) {
+    let n_words = n_vocab.div_ceil(32);
+    let mut words = draw.allowed.as_ref().map_or(Vec::new(), |allowed| allowed.to_vec());
+    let first = if draw.allowed.is_some() { 0 } else { n_words };
+    words.resize(n_words - first, 0);
+    words.extend(draw.bias.iter().flat_map(|(id, bias)| [*id, bias.to_bits()]));
+    (words, first)
 }
 
 impl Planner<'_> {
@@ -84,10 +98,12 @@ impl Planner<'_> {
         // Tokens of the submits under way are added before the CPU knows them.
         let room = n_seen + MOST_BEGUN * MAX_CHOSEN;
         let sampling = self.buffer("sampling", (SAMPLING_WORDS * 4 + room * 8) as u64);
+        let n_limits = self.plan.n_vocab.div_ceil(32) + 2 * Draw::MAX_BIASES;
+        let limits = self.buffer("limits of draws", n_limits as u64 * 4);
         let logits = self.plan.logits;
         for kernel in KERNELS {
             let (buffers, n_groups): (&[usize], u32) = match kernel {
-                Kernel::Penalise => (&[sampling, logits, runs], n_runs),
+                Kernel::Penalise => (&[sampling, limits, logits, runs], n_runs),
                 Kernel::ArgMax => (&[logits, runs], n_runs),
                 Kernel::Tally => (&[sampling, runs, logits, sums, tallies], n_runs),
                 Kernel::Collect => (&[sampling, runs, logits, sums, tallies, candidates], n_runs),
@@ -99,7 +115,7 @@ impl Planner<'_> {
             self.launch(op, Rows::Outputs, [stage; 2], &params, buffers)?;
         }
         let launches = (first..self.plan.launches.len()).collect();
-        self.plan.choosers = Choosers { launches, chosen, n_seen, sampling };
+        self.plan.choosers = Choosers { launches, chosen, n_seen, sampling, limits };
         Ok(())
     }
 }
