@@ -7,7 +7,6 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync } fr
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { gzipSync } from 'node:zlib';
 
 const pkg = path.dirname(fileURLToPath(import.meta.url));
 const root = path.dirname(pkg);
@@ -71,18 +70,6 @@ function buildCore() {
   ], 'optimise the core');
 }
 
-function printSizes() {
-  let page = 0;
-  for (const name of readdirSync(dist).sort()) {
-    if (!/\.(js|wasm)$/.test(name)) continue;
-    const bytes = readFileSync(path.join(dist, name));
-    const gzip = gzipSync(bytes, { level: 9 }).length;
-    if (name.endsWith('.js') && !['worker.js', 'pool.js', 'link.js', 'lamplight.js'].includes(name)) page += gzip;
-    console.log(`[build] ${name.padEnd(20)} ${String(bytes.length).padStart(8)} bytes, ${gzip} gzip`);
-  }
-  console.log(`[build] page side together: ${page} bytes gzip`);
-}
-
 mkdirSync(dist, { recursive: true });
 // Files of sources that are gone must not be shipped; the core is kept where only the page side is built.
 const core = /^lamplight(_bg\.wasm|\.js)$/;
@@ -94,4 +81,4 @@ runNpm('typescript', 'tsc', ['-p', path.join(pkg, 'tsconfig.json')], 'compile th
 if (!existsSync(path.join(dist, 'lamplight_bg.wasm')) || statSync(path.join(dist, 'lamplight_bg.wasm')).size === 0) {
   console.log('[build] note: dist holds no core yet; run without --ts');
 }
-printSizes();
+run(process.execPath, [path.join(root, 'scripts', 'size.mjs'), '--report'], 'sizes');

@@ -1,11 +1,12 @@
 // Fails when what a page downloads is over budget: the core wasm, and the JavaScript that runs on the page.
-// `--report` only prints. Sizes are gzip -9, as static hosts serve them.
+// `--report` only prints. Sizes are those of `gzip -9`, as static hosts serve them: the zlib inside Node looks for four equal
+// bytes where gzip looks for three, and makes 2 % more of the core.
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
-import zlib from 'node:zlib';
 
 const dist = path.join(path.dirname(import.meta.dirname), 'pkg', 'dist');
-const gzip = (file) => zlib.gzipSync(fs.readFileSync(path.join(dist, file)), { level: 9 }).length;
+const gzip = (file) => execFileSync('gzip', ['-9', '-c', path.join(dist, file)], { maxBuffer: 1 << 26 }).length;
 const isScript = (file) => /\.m?js$/.test(file);
 if (!fs.existsSync(dist)) {
   console.error('pkg/dist is missing: run `make build` first');
