@@ -2,8 +2,8 @@
 //!
 //! Principal function: [`panels`]. Decoding multiplies each panel with the one token as it is unpacked, and up to a tile
 //! of tokens just so; longer chunks of a prompt unpack two panels once and multiply them with four tokens at a time.
-//! Integers are summed over a block, scaled, and added up in f32, whatever the chunk in the same order but for the last
-//! bits. Must not know file formats.
+//! Integers are summed over a block, scaled, and added up in f32, in the same order whatever the chunk. Must not know file
+//! formats.
 
 use super::activations::{ActBlock, Activations, BLOCK, TILE};
 use super::panel::{PAIRS, PanelBlock, ROWS};
@@ -72,21 +72,11 @@ pub(super) fn panels<B: PanelBlock>(
 ) {
     let n_blocks = n_cols / BLOCK;
     if out.len() == n_rows {
-        let token = &activations.single[..n_blocks];
-        for (panel, row) in blocks.chunks_exact(n_blocks).zip((0..n_rows).step_by(ROWS)) {
-            finish.write_panel(row, dot_panel(panel, token), out);
-        }
-        return;
+        return once(blocks, &activations.single[..n_blocks], n_rows, finish, out);
     }
     if out.len() <= n_rows * TILE {
         // Weights that serve one tile are multiplied sooner than written down and read again.
-        let tile = &activations.tiles[..n_blocks];
-        for (panel, row) in blocks.chunks_exact(n_blocks).zip((0..n_rows).step_by(ROWS)) {
-            for (sums, out) in dot_panel_tile(panel, tile).into_iter().zip(out.chunks_exact_mut(n_rows)) {
-                finish.write_panel(row, sums, out);
-            }
-        }
-        return;
+        return once(blocks, &activations.tiles[..n_blocks], n_rows, finish, out);
     }
     let unpacked = &mut unpacked[..n_blocks];
     let tiles_per_pass = (PASS_BYTES / (n_blocks * size_of::<ActBlock<TILE>>())).max(1);
@@ -109,45 +99,37 @@ pub(super) fn panels<B: PanelBlock>(
     }
 }
 
-/// The dot products of a panel's four rows with a token.
+/// The products of all panels with at most `T` tokens.
 #[inline(always)]
-fn dot_panel<B: PanelBlock>(panel: &[B], token: &[ActBlock<1>]) -> F32x4 {
-    let mut sums = F32x4::ZERO;
-    for (block, act) in panel.iter().zip(token) {
-        let mut products = [I32x4::ZERO; 2];
-        block.visit_pairs(|pair, weights| {
-            let half = if B::HALVES { pair / (PAIRS / 2) } else { 0 };
-            products[half] = products[half] + weights.dot(I16x8::splat_pair(act.words[pair][0]));
-        });
-        let scales = block.scales();
-        let mut sum = F32x4::from_i32(products[0]) * scales[0];
-        if B::HALVES {
-            sum = sum + F32x4::from_i32(products[1]) * scales[1];
-        }
-        sums = sums + sum * F32x4::splat(act.scale[0]);
-        if let Some(offsets) = block.offsets() {
-            if B::HALVES {
-                sums = sums + offsets[0] * F32x4::splat(act.half_sums[0][0]);
-                sums = sums + offsets[1] * F32x4::splat(act.half_sums[1][0]);
-            } else {
-                sums = sums + offsets[0] * F32x4::splat(act.sum[0]);
-            }
+fn once<B: PanelBlock, const T: usize>(
+    blocks: &[B],
+    tile: &[ActBlock<T>],
+    n_rows: usize,
+    finish: &Finish,
+    out: &mut [f32],
+) {
+    for (panel, row) in blocks.chunks_exact(tile.len()).zip((0..n_rows).step_by(ROWS)) {
+        for (sums, out) in dot_panel(panel, tile).into_iter().zip(out.chunks_exact_mut(n_rows)) {
+            finish.write_panel(row, sums, out);
         }
     }
-    sums
 }
 
-/// The dot products of a panel's four rows with a tile of tokens: what [`dot_tile`] gives, without unpacking before.
-#[inline(never)]
-fn dot_panel_tile<B: PanelBlock>(panel: &[B], tile: &[ActBlock<TILE>]) -> [F32x4; TILE] {
-    const { assert!(TILE == 4) };
-    let mut sums = [F32x4::ZERO; TILE];
+/// The dot products of a panel's four rows with `T` tokens, as the panel is unpacked: one or a tile. The same sums in the
+/// same order as those of [`dot_tile`].
+#[inline(always)]
+fn dot_panel<B: PanelBlock, const T: usize>(panel: &[B], tile: &[ActBlock<T>]) -> [F32x4; T] {
+    const { assert!(T <= 4) };
+    let mut sums = [F32x4::ZERO; T];
     for (block, act) in panel.iter().zip(tile) {
-        let mut products = [[I32x4::ZERO; TILE]; 2];
+        let mut products = [[I32x4::ZERO; T]; 2];
         block.visit_pairs(|pair, weights| {
             let half = if B::HALVES { pair / (PAIRS / 2) } else { 0 };
             unrolled!(t in [0, 1, 2, 3] {
-                products[half][t] = products[half][t] + weights.dot(I16x8::splat_pair(act.words[pair][t]));
+                if t < T {
+                    let word = I16x8::splat_pair(act.words[pair][t]);
+                    products[half][t] = products[half][t] + weights.dot(word);
+                }
             });
         });
         let scales = block.scales();
@@ -155,8 +137,10 @@ fn dot_panel_tile<B: PanelBlock>(panel: &[B], tile: &[ActBlock<TILE>]) -> [F32x4
         unrolled!(half in [0, 1] {
             if half == 0 || B::HALVES {
                 unrolled!(t in [0, 1, 2, 3] {
-                    let scaled = F32x4::from_i32(products[half][t]) * scales[half];
-                    sums[t] = sums[t] + scaled * F32x4::splat(act.scale[t]);
+                    if t < T {
+                        let scaled = F32x4::from_i32(products[half][t]) * scales[half];
+                        sums[t] = sums[t] + scaled * F32x4::splat(act.scale[t]);
+                    }
                 });
             }
         });
@@ -165,7 +149,9 @@ fn dot_panel_tile<B: PanelBlock>(panel: &[B], tile: &[ActBlock<TILE>]) -> [F32x4
             if half == 0 || B::HALVES {
                 let act_sums = if B::HALVES { &act.half_sums[half] } else { &act.sum };
                 unrolled!(t in [0, 1, 2, 3] {
-                    sums[t] = sums[t] + offsets[half] * F32x4::splat(act_sums[t]);
+                    if t < T {
+                        sums[t] = sums[t] + offsets[half] * F32x4::splat(act_sums[t]);
+                    }
                 });
             }
         });
