@@ -13,7 +13,7 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortController, Headers, ReadableStreamDefaultReader, RequestInit, Response};
 
 use super::answer::{ContentRange, Version, content_length, header};
-use super::patience::{Patience, Watch};
+use super::patience::Patience;
 use super::resolve::Resolver;
 use super::task::{describe, navigator, sleep};
 use crate::error::{Error, ErrorCode, Result};
@@ -321,7 +321,7 @@ impl HttpFile {
         }
         let init = RequestInit::new();
         init.set_headers(&headers);
-        let patience = Patience::start(&self.controller.signal(), &init);
+        let patience = Patience::for_answer(&self.controller.signal(), &init);
         let cache = if self.use_http_cache { "default" } else { "no-store" };
         for (name, value) in
             [("cache", cache), ("credentials", "same-origin"), ("referrerPolicy", "no-referrer")]
@@ -428,7 +428,7 @@ impl HttpFile {
         self.ranges.set(Some(true));
         let end = *filled + expected as u32;
         let reader = self.reader(response)?;
-        let _watch = Watch::start(&reader, &self.received);
+        let _patience = Patience::for_body(&reader, &self.received);
         while let Some(chunk) = self.next_chunk(&reader).await? {
             if chunk.length() > end - *filled {
                 let _ = reader.cancel();
@@ -480,7 +480,7 @@ impl HttpFile {
                 self.sequential.take().expect("invariant: start_sequential has just set it")
             }
         };
-        let _watch = Watch::start(&stream.reader, &self.received);
+        let _patience = Patience::for_body(&stream.reader, &self.received);
         while *filled < target.length() {
             let Some(chunk) = self.next_sequential(&mut stream).await? else {
                 return match self.size() {

@@ -252,8 +252,8 @@ impl Files {
         Err(Error::new(ErrorCode::QuotaExceeded, message))
     }
 
-    /// What other workers need to read the same headers, without how many they are and what is asked of the model. The bytes are in Blobs, of which workers
-    /// get references.
+    /// What other workers need to read the same headers, without how many they are and what is asked of the model. The bytes
+    /// are in Blobs, of which workers get references.
     /// # Errors
     /// `OutOfMemory`.
     pub(super) fn description(&self) -> Result<LoadShard> {

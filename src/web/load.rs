@@ -178,9 +178,7 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
     let mut fallback = None;
     let mut restarts = 0;
     loop {
-        let file = Rc::new(files(request, reporter)?);
-        let cancelled = Rc::clone(&file);
-        abort.on_abort(move || cancelled.cancel());
+        let file = files(request, abort, reporter)?;
         let found = find_device(choice).await?;
         let on_gpu = found.is_ok();
         let result = attempt(request, found, &file, abort, reporter).await;
@@ -193,11 +191,7 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
                 return Ok(Loaded { engine, info, team: crew.map(|crew| crew.team) });
             }
             Err(_) if abort.is_aborted() => return Err(abort.error()),
-            Err(error) if file.must_begin_anew() && restarts < MAX_RESTARTS => {
-                restarts += 1;
-                file.discard().await;
-                reporter.warn_of(&error, "the download begins anew");
-            }
+            Err(error) if begins_anew(&file, &mut restarts, &error, reporter).await => {}
             Err(error) if on_gpu && choice == BackendChoice::Auto && is_gpu_fault(error.code()) => {
                 choice = BackendChoice::Cpu;
                 fallback = Some(format!("the CPU, because WebGPU failed: {}", error.message()));
@@ -209,12 +203,27 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
     }
 }
 
-/// The files that a request asks for.
-fn files(request: &LoadRequest, reporter: &Rc<Reporter>) -> Result<Files> {
+/// Whether a load that failed begins anew, because what it has read so far is of no use.
+async fn begins_anew(file: &Files, restarts: &mut u32, error: &Error, reporter: &Reporter) -> bool {
+    if !file.must_begin_anew() || *restarts == MAX_RESTARTS {
+        return false;
+    }
+    *restarts += 1;
+    file.discard().await;
+    reporter.warn_of(error, "the download begins anew");
+    true
+}
+
+/// The files that a request asks for, which its abort stops.
+fn files(request: &LoadRequest, abort: &Abort, reporter: &Rc<Reporter>) -> Result<Rc<Files>> {
     let Source { headers, cache_key, expected, .. } = &request.source;
     let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     let files = Files::new(place(&request.source)?, headers, request.cache, cache_key.clone(), reporter);
-    Ok(files.expecting(expected.clone()).asking(request.resolves.then(|| reporter.resolver())))
+    let resolver = request.resolves.then(|| reporter.resolver());
+    let files = Rc::new(files.expecting(expected.clone()).asking(resolver));
+    let cancelled = Rc::clone(&files);
+    abort.on_abort(move || cancelled.cancel());
+    Ok(files)
 }
 
 fn is_gpu_fault(code: ErrorCode) -> bool {
@@ -336,20 +345,14 @@ fn cpu_backend(loading: &Loading, why: &Error, crew: Option<&Crew>) -> Result<(A
 pub async fn download(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Reporter>) -> Result<u64> {
     let mut restarts = 0;
     loop {
-        let file = Rc::new(files(request, reporter)?);
-        let cancelled = Rc::clone(&file);
-        abort.on_abort(move || cancelled.cancel());
+        let file = files(request, abort, reporter)?;
         match store(request, &file, abort, reporter).await {
             Ok(()) => {
                 reporter.phase(Phase::Ready);
                 return Ok(file.network_bytes());
             }
             Err(_) if abort.is_aborted() => return Err(abort.error()),
-            Err(error) if file.must_begin_anew() && restarts < MAX_RESTARTS => {
-                restarts += 1;
-                file.discard().await;
-                reporter.warn_of(&error, "the download begins anew");
-            }
+            Err(error) if begins_anew(&file, &mut restarts, &error, reporter).await => {}
             Err(error) => return Err(error),
         }
         reporter.restart();
@@ -396,9 +399,7 @@ pub struct FitFacts {
 /// # Errors
 /// As [`load`], but for its weights.
 pub async fn fit(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Reporter>) -> Result<FitFacts> {
-    let file = Rc::new(files(request, reporter)?);
-    let cancelled = Rc::clone(&file);
-    abort.on_abort(move || cancelled.cancel());
+    let file = files(request, abort, reporter)?;
     let found = find_device(request.backend).await?;
     let loading = header(request, &file, reporter).await?;
     let planned = found.and_then(|device| device::footprint(&device, &loading, request.gpu_precision));

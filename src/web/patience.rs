@@ -1,5 +1,6 @@
-//! How long a server that has gone silent is waited for: before it answers ([`Patience`]) and in the middle of an answer
-//! ([`Watch`]). Knows no addresses and does not try again.
+//! How long a server that has gone silent is waited for: before it answers and in the middle of an answer.
+//!
+//! Principal type: [`Patience`]. Must not know addresses, and does not try again.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -21,13 +22,14 @@ extern "C" {
 /// A connection without a byte for so long is as good as cut, in milliseconds.
 const STALLED_MS: f64 = 20_000.0;
 
-/// Ends a request whose server takes it and never answers, unless dropped before that: it would hold one of the few
-/// connections that a browser has for a server.
+/// Waits for a server; dropped when what it waits for is over.
 pub(super) struct Patience(Rc<Cell<bool>>);
 
 impl Patience {
-    /// Gives the request its signal: the file's, and where the browser can join signals one of its own.
-    pub(super) fn start(file: &AbortSignal, init: &RequestInit) -> Self {
+    /// For an answer: ends a request whose server takes it and never answers, which would hold one of the few connections
+    /// that a browser has for a server. Gives the request its signal: the file's, and where the browser can join signals
+    /// one of its own.
+    pub(super) fn for_answer(file: &AbortSignal, init: &RequestInit) -> Self {
         let waiting = Rc::new(Cell::new(true));
         init.set_signal(Some(file));
         if let Ok(own) = AbortController::new()
@@ -44,22 +46,12 @@ impl Patience {
         }
         Self(waiting)
     }
-}
 
-impl Drop for Patience {
-    fn drop(&mut self) {
-        self.0.set(false);
-    }
-}
-
-/// Cuts a connection that has gone silent, so that it is tried again: while it lives, the number of bytes received must
-/// grow from one look to the next.
-pub(super) struct Watch(Rc<Cell<bool>>);
-
-impl Watch {
-    pub(super) fn start(reader: &ReadableStreamDefaultReader, received: &Rc<Cell<u64>>) -> Self {
-        let alive = Rc::new(Cell::new(true));
-        let (watched, reader, received) = (Rc::clone(&alive), reader.clone(), Rc::clone(received));
+    /// For a body's bytes: cuts a connection that has gone silent, so that it is tried again. The number of bytes received
+    /// must grow from one look to the next.
+    pub(super) fn for_body(reader: &ReadableStreamDefaultReader, received: &Rc<Cell<u64>>) -> Self {
+        let waiting = Rc::new(Cell::new(true));
+        let (watched, reader, received) = (Rc::clone(&waiting), reader.clone(), Rc::clone(received));
         spawn_local(async move {
             let mut before = received.get();
             loop {
@@ -75,11 +67,11 @@ impl Watch {
                 before = received.get();
             }
         });
-        Self(alive)
+        Self(waiting)
     }
 }
 
-impl Drop for Watch {
+impl Drop for Patience {
     fn drop(&mut self) {
         self.0.set(false);
     }
