@@ -1,4 +1,4 @@
-// As sample/arg_max, with biases, penalties and the mask put on the logits of the run before.
+// As sample/arg_max, of logits on which biases, penalties and the mask are put first.
 // Grid: (runs). 256 lanes a run.
 #import lib/step
 #import sample/sampling

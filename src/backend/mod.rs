@@ -96,7 +96,7 @@ pub struct Counters {
 }
 
 /// How often [`Backend::choose`] begins steps before the first are waited for.
-pub(crate) const MOST_BEGUN: usize = 2;
+pub const MOST_BEGUN: usize = 2;
 
 /// Runs one model.
 ///

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use lamplight::backend::cpu::{OpTime, Profile};
 use lamplight::backend::gpu::GpuBackend;
-use lamplight::backend::{AnyBackend, Backend, Counters, Draw, Outputs};
+use lamplight::backend::{AnyBackend, Backend, Counters, Draw, MOST_BEGUN, Outputs};
 use lamplight::engine::native;
 use lamplight::error::{Error, ErrorCode, Result};
 use lamplight::generate::{argmax, metrics};
@@ -249,7 +249,7 @@ impl Bench<'_> {
         // last are waited for.
         let mut ahead = VecDeque::new();
         while pos < end {
-            while ahead.len() < 2 {
+            while ahead.len() < MOST_BEGUN {
                 let n = most.min(end - pos - ahead.iter().sum::<usize>());
                 if n == 0 {
                     break;
