@@ -84,6 +84,7 @@ function wireSource(model: EngineOptions['model']): WireSource {
     return { kind: 'blob', blob: model, name: 'name' in model ? String(model.name) : undefined };
   }
   if (isUrl(model)) return urlSource({ url: model });
+  if (typeof FileList !== 'undefined' && model instanceof FileList) return wireSource([...model]);
   if (Array.isArray(model)) {
     if (model.length > 0 && model.every(isUrl)) return urlSource({ url: model });
     const files = (model as readonly File[]).map((file) => ({ name: file.name, blob: file }));

@@ -59,12 +59,14 @@ export interface ManifestModel {
  *   behind it if wanted: files of a model hub, checked against its hashes;
  * - a manifest;
  * - a folder that the user opened, as `showDirectoryPicker` gives it;
- * - a local GGUF file, or the `File`s of a model in several files or of a folder, in any order.
+ * - a local GGUF file, or the `File`s of a model in several files or of a folder, in any order (an input's `FileList` too).
  *
- * Relative URLs are taken from the page.
+ * Relative URLs are taken from the page. What an npm package brings along is addressed from its own module:
+ * `new URL('./model.gguf', import.meta.url)`, which bundlers resolve.
  */
 export type ModelSource =
-  | string | URL | File | Blob | RemoteModel | ManifestModel | DirectoryHandle | readonly File[] | readonly (string | URL)[];
+  | string | URL | File | Blob | RemoteModel | ManifestModel | DirectoryHandle | FileList | readonly File[]
+  | readonly (string | URL)[];
 
 /** Which backend to use. `auto` takes WebGPU when it is there and passes its self-check, else the CPU. */
 export type BackendChoice = 'auto' | 'webgpu' | 'cpu';
@@ -191,6 +193,8 @@ export interface EngineInfo {
     /** What the model is called in `models` then. */
     key?: string;
     seconds: number;
+    /** Of these, milliseconds after the last weight was in place. With a first request's `ttft_ms` the time from there to the first token. */
+    readyMs: number;
     /** Bytes received over the network. */
     networkBytes: number;
   };

@@ -155,6 +155,8 @@ struct LoadFacts {
     /// Storage took part to the end, so the next load can come from there.
     cached: bool,
     seconds: f64,
+    /// Of these, after the last weight was in place: the rest of making pipelines, and checks.
+    ready_ms: f64,
     network_bytes: u64,
 }
 
@@ -464,6 +466,7 @@ fn info(
             from_cache: network_bytes == 0 && file.cache_bytes() > 0,
             cached: file.is_cached(),
             seconds: started.elapsed().as_secs_f64(),
+            ready_ms: reporter.phase_ms(),
             network_bytes,
         },
         warnings: reporter.warnings(),

@@ -62,6 +62,8 @@ struct Progress {
 pub struct Reporter {
     send: Rc<dyn Fn(JsValue)>,
     phase: Cell<Phase>,
+    /// When the running phase began.
+    since: Cell<Instant>,
     loaded: Cell<u64>,
     total: Cell<u64>,
     /// Time and bytes of the last report.
@@ -80,6 +82,7 @@ impl Reporter {
         Self {
             send: Rc::new(send),
             phase: Cell::new(Phase::Starting),
+            since: Cell::new(Instant::now()),
             loaded: Cell::new(0),
             total: Cell::new(0),
             last: Cell::new(None),
@@ -93,10 +96,16 @@ impl Reporter {
     /// A new part of the load begins.
     pub fn phase(&self, phase: Phase) {
         if self.phase.replace(phase) != phase {
+            self.since.set(Instant::now());
             self.last.set(None);
             self.bytes_per_second.set(None);
             self.post();
         }
+    }
+
+    /// Milliseconds that the running phase has taken so far.
+    pub fn phase_ms(&self) -> f64 {
+        self.since.get().elapsed().as_secs_f64() * 1000.0
     }
 
     /// Asks the page by the same way.

@@ -13,6 +13,7 @@ describe('chat without WebGPU', () => {
     assert.equal(info.backend, 'cpu');
     assert.match(info.backendReason, /webgpu|gpu/i);
     assert.equal(info.load.fromCache, false);
+    assert.ok(info.load.readyMs > 0 && info.load.readyMs < info.load.seconds * 1000, `${info.load.readyMs} ms of ${info.load.seconds} s`);
     assert.equal(info.model.architecture, 'llama');
     assert.equal(info.model.nVocab, 49152);
     assert.equal(info.model.fileBytes, MODEL_BYTES);

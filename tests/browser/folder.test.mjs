@@ -29,8 +29,10 @@ describe('folders', () => {
     await load(page, { ...OPTIONS, model: `${SHARDED}config.json`, cache: false });
     assert.deepEqual(await logits(page), expected);
     const urls = urlsOf(SHARDED);
-    await loadFiles(page, urls, OPTIONS);
-    assert.deepEqual(await logits(page), expected);
+    for (const list of [false, true]) {
+      assert.equal((await loadFiles(page, urls, OPTIONS, list)).code, undefined);
+      assert.deepEqual(await logits(page), expected);
+    }
     // The folder itself, as a page keeps one or a user opens it.
     await page.evaluate(async ({ urls, options }) => {
       await engine.dispose();

@@ -273,19 +273,25 @@ export async function forget(page) {
   await assertLedger(page, NOTHING_HELD);
 }
 
-/** Loads the engine from the files at `urls`, as a user's choice of files; resolves with its info or the error's fields. */
-export function loadFiles(page, urls, options) {
-  return page.evaluate(async ([addresses, engineOptions]) => {
+/**
+ * Loads the engine from the files at `urls`, as a user's choice of files: one, an array, or an input's `list`; resolves with its
+ * info or the error's fields.
+ */
+export function loadFiles(page, urls, options, list = false) {
+  return page.evaluate(async ([addresses, engineOptions, asList]) => {
     await globalThis.engine?.dispose();
     globalThis.engine = undefined;
     const files = await Promise.all(addresses.map(async (url) => new File([await (await fetch(url)).blob()], url.split('/').pop())));
+    const transfer = new DataTransfer();
+    for (const file of files) transfer.items.add(file);
+    const several = asList ? transfer.files : files;
     try {
-      globalThis.engine = await globalThis.lamplight.createEngine({ ...engineOptions, model: files.length === 1 ? files[0] : files });
+      globalThis.engine = await globalThis.lamplight.createEngine({ ...engineOptions, model: files.length === 1 ? files[0] : several });
       return { info: globalThis.engine.info };
     } catch ({ code, field, message }) {
       return { code, field, message };
     }
-  }, [urls, options]);
+  }, [urls, options, list]);
 }
 
 /** Runs `use(db, done, argument)` in the page on the package's opened database; `done` makes a request a promise. */

@@ -36,6 +36,7 @@ export class ModelCard {
         ['Context', contextText(info)],
         ['Chat template', model.hasChatTemplate ? 'in the file' : 'none: plain turns are used'],
         ['Loaded', `${info.load.fromCache ? 'from this browser’s storage' : 'from its source'} in ${duration(info.load.seconds * 1000)}`],
+        ['Ready after the last weight', duration(info.load.readyMs)],
         ['Kept for next time', info.load.cached ? 'yes' : 'no'],
         ['Licence', licence(info, entry)],
         ['About', entry?.homepage ? link(entry.homepage) : undefined],
