@@ -11,14 +11,14 @@ use wasm_bindgen::JsValue;
 
 use super::files::Files;
 use super::load::LoadRequest;
-use super::measure::{self, Measured, Work};
+use super::measure::{self, Rounds};
 use super::pool::{Model, Team};
 use super::protocol::encode;
 use super::report::Reporter;
 use super::shard::LoadShard;
 use super::task::navigator;
-use crate::error::Result;
-use crate::model::shard::Split;
+use crate::error::{ErrorCode, Result};
+use crate::model::shard::{Measured, Split, Work};
 use crate::weights::FilePart;
 
 /// Most workers that can be asked for.
@@ -60,7 +60,7 @@ impl Crew {
             Ok(Some(team)) => team,
             Ok(None) => return Ok(None),
             Err(error) => {
-                if request.threads.is_none() {
+                if request.threads.is_none() && error.code() == ErrorCode::WorkerFailed {
                     return Ok(None);
                 }
                 reporter.warn_of(&error, "the model runs on one core");
@@ -108,23 +108,27 @@ async fn choose(work: &Work<'_>) -> Result<Option<(Rc<Team>, usize)>> {
         return Ok(None);
     }
     let team = Team::start(count).await?;
-    let theirs = team.ask("speed", &JsValue::NULL);
-    let own = measure::speed().await?;
-    let together = theirs.await?.iter().filter_map(|speed| speed.as_f64()).fold(own, f64::min);
-    let theirs = team.ask("rounds", &JsValue::NULL);
-    let round_ms = measure::rounds(&mut team.link()).await?;
-    theirs.await?;
-    let alone = alone.max(own);
-    ALONE.set(Some(alone));
-    let best = work.best(&Measured { alone, together, round_ms, count });
-    log::debug!(
-        "{count} workers: {alone:.0} alone, {together:.0} together, {round_ms:.3} ms a round; {best} it is"
-    );
+    let measured = measure(&team, count, alone, work).await?;
+    ALONE.set(Some(measured.alone));
+    let best = work.best(&measured);
+    log::debug!("{measured:?}: {best} it is");
     if best == count {
         return Ok(Some((team, count)));
     }
     drop(team);
     start(best).await
+}
+
+/// How fast the workers of a team are, at what a token of this model takes, given how fast this one has been alone.
+async fn measure(team: &Rc<Team>, count: usize, alone: f64, work: &Work<'_>) -> Result<Measured> {
+    let theirs = team.ask("speed", &JsValue::NULL);
+    let own = measure::speed().await?;
+    let together = theirs.await?.iter().filter_map(|speed| speed.as_f64()).fold(own, f64::min);
+    let rounds = Rounds::of(work.between_exchanges(count), together);
+    let theirs = team.ask("rounds", &encode(&rounds));
+    let round_ms = measure::rounds(&mut team.link(), rounds).await?;
+    theirs.await?;
+    Ok(Measured { alone: alone.max(own), together, round_ms: rounds.exchange_ms(round_ms, together), count })
 }
 
 /// How many workers a model gets at least, as far as is known before anything is measured.

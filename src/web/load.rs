@@ -13,7 +13,6 @@ use web_time::Instant;
 use super::crew::{self, Crew};
 use super::device;
 use super::files::{Expected, Files, Place, named};
-use super::measure::Work;
 use super::pipeline::fill;
 use super::pool::Team;
 use super::report::{Phase, Reporter, Warning};
@@ -23,7 +22,7 @@ use crate::backend::cpu::{CpuBackend, CpuMode, CpuShard};
 use crate::backend::{AnyBackend, Backend, Footprint, ModelPlan};
 use crate::engine::{Engine, LoadOptions, Loading, ModelSummary};
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::shard::Split;
+use crate::model::shard::{Split, Work};
 use crate::weights::{PART_BYTES, Recipe};
 
 /// What fits the 4 GiB of a wasm memory beside the tokenizer and what is being read.

@@ -106,7 +106,9 @@ pub async fn serve_shard(
         }
         match kind.as_str() {
             "speed" => return Ok(measure::speed().await?.into()),
-            "rounds" => return Ok(measure::rounds(&mut WebLink::new(shard.link())).await?.into()),
+            "rounds" => {
+                return Ok(measure::rounds(&mut WebLink::new(shard.link()), decode(body)?).await?.into());
+            }
             _ => {}
         }
         let Some(mut engine) = ENGINE.take() else {

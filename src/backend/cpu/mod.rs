@@ -22,6 +22,7 @@ mod routes;
 mod run;
 mod simd;
 mod streams;
+mod trial;
 
 pub use exchange::{Link, Step};
 pub use part::CpuShard;
@@ -29,6 +30,7 @@ pub use part::CpuShard;
 pub use pool::{CpuPool, MAX_THREADS, Sharding};
 #[cfg(not(target_arch = "wasm32"))]
 pub use profile::{OpTime, Profile};
+pub use trial::Trial;
 
 use crate::backend::{Backend, Counters, Footprint, ModelPlan, Outputs, StepOrder, Trace, trace_name};
 use crate::bail;

@@ -9,6 +9,7 @@
 mod operands;
 mod parts;
 mod recurrent;
+mod work;
 
 use std::collections::HashMap;
 
@@ -16,6 +17,7 @@ use super::graph::{Graph, Op, Operand, RopeDecl, ValueDecl, ValueId, WeightDecl,
 use operands::{values_mut, weights_mut};
 pub use parts::Parts;
 use parts::{Heads, Layout, attends, elementwise, even};
+pub use work::{Measured, Work};
 
 /// An op that needs the other shards.
 #[derive(Clone, Debug, PartialEq)]
