@@ -22,6 +22,10 @@ pub(super) enum Device {}
 #[cfg(feature = "gpu")]
 const TRIES_MS: [f64; 3] = [0.0, 250.0, 1000.0];
 
+/// Between two nudges of a browser that does not look for finished work by itself, in milliseconds.
+#[cfg(feature = "gpu")]
+const NUDGE_MS: f64 = 1.0;
+
 /// Asks for a device, anew each time: adapters give a device only once, and lost ones none.
 /// # Errors
 /// `GpuUnavailable` with the reason.
@@ -35,6 +39,7 @@ pub(super) async fn find() -> Result<Device> {
     for wait in TRIES_MS {
         super::task::sleep(wait).await;
         match Device::request(Default::default()).await {
+            Ok(device) if is_firefox() => return Ok(device.nudged(|| Box::pin(super::task::sleep(NUDGE_MS)))),
             Ok(device) => return Ok(device),
             Err(error) => last = Some(error),
         }
@@ -56,6 +61,14 @@ fn has_webgpu() -> bool {
     let get = |object: &wasm_bindgen::JsValue, name: &str| js_sys::Reflect::get(object, &name.into());
     let gpu = get(&js_sys::global(), "navigator").and_then(|navigator| get(&navigator, "gpu"));
     gpu.is_ok_and(|gpu| gpu.is_object())
+}
+
+/// Whether this is the browser that looks for finished GPU work every 100 ms only, unless something is submitted.
+#[cfg(feature = "gpu")]
+fn is_firefox() -> bool {
+    let agent = js_sys::Reflect::get(&js_sys::global(), &"navigator".into())
+        .and_then(|navigator| js_sys::Reflect::get(&navigator, &"userAgent".into()));
+    agent.ok().and_then(|agent| agent.as_string()).is_some_and(|agent| agent.contains("Firefox/"))
 }
 
 /// A backend on `device` that has passed its self-check for the model's formats, and in one sentence what it is.

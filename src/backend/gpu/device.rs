@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::nudge::{Turn, nudging};
 use super::oneshot::{Receiver, oneshot};
 use super::pipelines::Cache;
 use crate::error::{Error, ErrorCode, Result};
@@ -63,6 +64,8 @@ pub struct GpuDevice {
     pub(super) cache: Arc<Mutex<Cache>>,
     /// Bytes of the buffers that models hold.
     held: Arc<AtomicU64>,
+    /// How to wait where finished work must be asked for.
+    turn: Option<Turn>,
 }
 
 impl GpuDevice {
@@ -100,11 +103,16 @@ impl GpuDevice {
         let info = describe(&adapter, &device);
         let incidents = Arc::new(Mutex::new(Incidents::default()));
         watch(&device, &incidents);
-        let device =
-            GpuDevice { device, queue, info, incidents, cache: Arc::default(), held: Arc::default() };
+        let (cache, held) = Default::default();
+        let device = GpuDevice { device, queue, info, incidents, cache, held, turn: None };
         // A device may be lost before it is handed out.
         device.check()?;
         Ok(device)
+    }
+
+    /// The same device; waiting for it now nudges it by an empty submit after each turn.
+    pub fn nudged(self, turn: Turn) -> Self {
+        Self { turn: Some(turn), ..self }
     }
 
     /// What the adapter says of itself and grants.
@@ -208,7 +216,7 @@ impl GpuDevice {
         let (sender, receiver) = oneshot();
         self.queue.on_submitted_work_done(move || sender.send(()));
         self.drive(None);
-        receiver.await;
+        self.patient(receiver).await;
         self.check()
     }
 
@@ -229,7 +237,7 @@ impl GpuDevice {
         until: Option<wgpu::SubmissionIndex>,
     ) -> Result<Vec<T>> {
         self.drive(until);
-        let mapped = mapped.await;
+        let mapped = self.patient(mapped).await;
         self.check()?;
         if mapped != Some(true) {
             return Err(Error::new(ErrorCode::Internal, "reading back from the GPU failed"));
@@ -246,6 +254,14 @@ impl GpuDevice {
     /// The first `n_bytes` of a mappable buffer.
     pub(super) async fn read(&self, buffer: &wgpu::Buffer, n_bytes: u64) -> Result<Vec<f32>> {
         self.mapped(buffer, n_bytes, Self::map(buffer, n_bytes), None).await
+    }
+
+    /// What the GPU will tell; see [`nudging`].
+    async fn patient<T>(&self, awaited: impl Future<Output = T>) -> T {
+        match self.turn {
+            None => awaited.await,
+            Some(turn) => nudging(awaited, turn, || drop(self.queue.submit([]))).await,
+        }
     }
 
     /// Natively somebody has to turn the crank for callbacks to come; in a browser the event loop does.

@@ -12,6 +12,7 @@ mod engine;
 mod footprint;
 pub mod kernels;
 mod memory;
+mod nudge;
 mod oneshot;
 mod pipelines;
 mod plan;
@@ -20,4 +21,5 @@ mod upload;
 
 pub use device::{AdapterInfo, GpuDevice, GpuOptions};
 pub use engine::{GpuBackend, Precision};
+pub use nudge::Turn;
 pub use plan::Tuning;
