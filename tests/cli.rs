@@ -50,6 +50,26 @@ fn fails(args: &[&str], status: i32) -> String {
 }
 
 #[test]
+fn generate_tells_log_probabilities_of_what_may_come() {
+    let model = model();
+    let common = ["generate", &model, "--ids", "5,6", "--max-tokens", "3", "--allowed-token-ids", "40,41,42"];
+    let args = |more: &[&'static str]| [&common[..], more].concat();
+    let report =
+        json(&args(&["--json", "--logprobs", "2", "--logit-bias", "41=-100", "--logit-bias", "42=100"]));
+    assert_eq!(report["ids"], serde_json::json!([42, 42, 42]));
+    let tokens = report["logprobs"].as_array().unwrap();
+    assert!(tokens.iter().all(|token| token["id"] == 42 && token["top"].as_array().unwrap().len() == 2));
+    assert_eq!(json(&args(&["--json"]))["logprobs"], Value::Null);
+    let lines = ok(&args(&["--logprobs", "1"]));
+    assert_eq!(lines.lines().filter(|line| line.contains("  of  -")).count(), 3, "{lines}");
+    for (wrong, field) in [("--logit-bias=5=101", "logit_bias[5]"), ("--logprobs=21", "top_logprobs")] {
+        assert!(fails(&args(&[wrong]), 1).contains(field), "{wrong}");
+    }
+    assert!(fails(&args(&["--logit-bias=99999999=1"]), 1).contains("logit_bias[99999999]"));
+    fails(&args(&["--logit-bias=five=1"]), 2);
+}
+
+#[test]
 fn inspect_describes_the_model() {
     let text = ok(&["inspect", &model(), "--tensors"]);
     for part in ["can be run             yes", "llama.block_count", "blk.0.attn_q.weight", "bf16"] {

@@ -13,7 +13,7 @@ use lamplight::engine::{
     Prompt, SamplingParams,
 };
 use lamplight::error::{ErrorCode, Result};
-use lamplight::text::{ChatMessage, EncodeOptions};
+use lamplight::text::{ChatMessage, Detokenizer, EncodeOptions};
 use pollster::block_on;
 use serde_json::{Map, Value};
 
@@ -97,6 +97,76 @@ fn the_same_seed_gives_the_same_text() {
     };
     assert_eq!(run(3), run(3));
     assert_ne!(run(3), run(4));
+}
+
+/// The text that is certain after `ids`.
+fn certain_text(engine: &Engine<AnyBackend>, ids: &[u32]) -> String {
+    let mut detokenizer = Detokenizer::continuing();
+    ids.iter().map(|id| detokenizer.push(engine.tokenizer(), *id)).collect()
+}
+
+/// Tokens come with the first of their text, not before and not after, also where text is held back because a character
+/// is unfinished (a random model makes many) or a stop string may be coming, of which nothing is told.
+#[test]
+fn log_probabilities_come_with_the_text() {
+    let mut engine = engine(128);
+    let mut n_held = 0;
+    let never = engine.tokenizer().end_tokens().iter().map(|id| (*id, -100.0)).collect::<Vec<_>>();
+    for seed in 0..8 {
+        let mut sampling = SamplingParams {
+            seed: Some(seed),
+            temperature: 2.0,
+            max_tokens: Some(40),
+            top_logprobs: Some(3),
+            logit_bias: never.clone(),
+            ..SamplingParams::default()
+        };
+        let whole = complete(&mut engine, Prompt::Ids(vec![7]), sampling.clone()).unwrap();
+        let told: Vec<u32> = whole.logprobs.unwrap().iter().map(|token| token.id).collect();
+        assert_eq!(told, whole.ids[..told.len()]);
+        assert!(whole.ids.len() - told.len() <= 1, "all but one that ends the text");
+        let chars: Vec<char> = whole.text.chars().collect();
+        let stop: String = chars[chars.len() / 2..][..3].iter().collect();
+        for stop in [Vec::new(), vec![stop.clone() + "~"], vec![stop]] {
+            sampling.stop = stop;
+            let (mut text, mut ids, mut borders) = (String::new(), Vec::new(), Vec::new());
+            let on_event = |event| {
+                if let Event::Text { text: piece, logprobs, .. } = event {
+                    text += &piece;
+                    n_held += usize::from(logprobs.len() > 1);
+                    ids.extend(logprobs.iter().map(|token| token.id));
+                    borders.push((text.clone(), ids.clone()));
+                }
+            };
+            let request = CompletionRequest { prompt: Prompt::Ids(vec![7]), sampling: sampling.clone() };
+            let outcome = block_on(engine.complete(request, &NoPause, on_event)).unwrap();
+            let all: Vec<u32> = outcome.logprobs.unwrap().iter().map(|token| token.id).collect();
+            assert_eq!((outcome.text, all), borders.last().cloned().unwrap());
+            // What is let go at the end may be the rest of a character.
+            let n_certain = borders.len() - usize::from(outcome.finish_reason == FinishReason::Length);
+            for (text, ids) in &borders[..n_certain] {
+                assert!(certain_text(&engine, ids).starts_with(text.as_str()), "{text:?}: {ids:?}");
+                let before = ids.split_last().map_or(0, |(_, before)| certain_text(&engine, before).len());
+                assert!(ids.is_empty() || before < text.len(), "{text:?}: {ids:?}");
+            }
+        }
+    }
+    assert!(n_held > 0, "nothing was held back");
+}
+
+#[test]
+fn log_probabilities_have_a_shape_in_json() {
+    let sampling = SamplingParams { top_logprobs: Some(2), ..greedy(1) };
+    let mut engine = engine(64);
+    let outcome = complete(&mut engine, Prompt::Ids(vec![7, 8]), sampling).unwrap();
+    let value = serde_json::to_value(&outcome).unwrap();
+    let token = &value["logprobs"][0];
+    let bytes = engine.tokenizer().token_bytes(outcome.ids[0]).into_owned();
+    assert_eq!((&token["id"], &token["bytes"]), (&outcome.ids[0].into(), &bytes.into()));
+    assert_eq!(token["top"].as_array().unwrap().len(), 2);
+    assert_eq!((&token["top"][0]["logprob"], &token["top"][0]["top"]), (&token["logprob"], &Value::Null));
+    let without = complete(&mut engine, Prompt::Ids(vec![7, 8]), greedy(1)).unwrap();
+    assert_eq!(serde_json::to_value(without).unwrap().get("logprobs"), None);
 }
 
 #[test]

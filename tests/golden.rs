@@ -11,9 +11,9 @@ use lamplight::backend::cpu::CpuMode;
 use lamplight::backend::gpu::Precision;
 use lamplight::backend::{AnyBackend, Backend, Outputs};
 use lamplight::engine::native::{BackendOptions, load};
-use lamplight::engine::{EmbedRequest, Engine, LoadOptions, NoPause};
+use lamplight::engine::{CompletionRequest, EmbedRequest, Engine, LoadOptions, NoPause, SamplingParams};
 use lamplight::error::ErrorCode;
-use lamplight::generate::argmax;
+use lamplight::generate::{Sampler, argmax};
 use pollster::block_on;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -253,6 +253,65 @@ fn sets_on_the_gpu_in_f16() {
 }
 
 /// The demo model: given by `LAMPLIGHT_MODEL`, or where `make demo` leaves it.
+/// Log-probabilities against those of transformers' logits: each token of a prompt is forced by allowing no other, on the
+/// CPU through the engine, on the GPU by the draw itself.
+#[test]
+fn log_probabilities_are_those_of_the_reference() {
+    let set = golden::sets().into_iter().find(|set| set.name == "hf/smollm2").unwrap();
+    let reference = Reference(fs::read(set.dir().join(&set.golden.reference)).unwrap());
+    let index = set.golden.prompts.iter().find(|prompt| prompt.has_logits).unwrap().index;
+    let ids = reference.ids(&format!("prompt{index}.input_ids"));
+    let logits = reference.floats(&format!("prompt{index}.logits"));
+    let rows = || logits.chunks(logits.len() / ids.len()).zip(ids.windows(2)).enumerate();
+    let tolerance = f64::from(set.golden.tolerance_f32);
+    let forced = |id| SamplingParams {
+        allowed_token_ids: Some(vec![id]),
+        top_logprobs: Some(20),
+        max_tokens: Some(1),
+        ..SamplingParams::greedy()
+    };
+    let check = |row: &[f32], next: u32, drawn: f32, top: Vec<(u32, f32)>| {
+        let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+        let logprob = |id: usize| f64::from(row[id]) - sum.ln();
+        assert_eq!(top.len(), 20);
+        assert!((f64::from(drawn) - logprob(next as usize)).abs() <= 2.0 * tolerance);
+        for ((id, found), best) in top.into_iter().zip(order) {
+            assert!((f64::from(found) - logprob(id as usize)).abs() <= 2.0 * tolerance);
+            // Neighbours closer than the tolerance may change places.
+            assert!((logprob(id as usize) - logprob(best)).abs() <= 2.0 * tolerance);
+        }
+    };
+    let options = LoadOptions { n_ctx: Some(128), ..LoadOptions::default() };
+    let mut cpu = engine(&set.model(), BackendOptions::Cpu(CpuMode::Exact), options.clone()).unwrap();
+    for (at, (row, pair)) in rows() {
+        let request = CompletionRequest {
+            prompt: lamplight::engine::Prompt::Ids(ids[..=at].to_vec()),
+            sampling: forced(pair[1]),
+        };
+        let outcome = block_on(cpu.complete(request, &NoPause, |_| ())).unwrap();
+        assert_eq!(outcome.ids, [pair[1]]);
+        // A special token is told with the text that it has not.
+        let [token] = &outcome.logprobs.unwrap()[..] else { continue };
+        check(row, pair[1], token.logprob, token.top.iter().map(|top| (top.id, top.logprob)).collect());
+    }
+    #[cfg(feature = "gpu")]
+    {
+        let Some(mut gpu) = engine(&set.model(), BackendOptions::Gpu(Some(Precision::F32)), options) else {
+            return;
+        };
+        let backend = gpu.session_mut().backend_mut();
+        for (at, (row, pair)) in rows() {
+            let draw = Sampler::new(&forced(pair[1]), row.len()).unwrap().draw(&[], pair[0]);
+            backend.choose(Some((pair[0], at, &draw)), 1).unwrap();
+            assert_eq!(block_on(backend.chosen()).unwrap(), [pair[1]]);
+            let found = backend.take_logprobs().remove(0);
+            check(row, pair[1], found.drawn, found.top);
+        }
+    }
+}
+
 fn demo_model() -> Option<PathBuf> {
     let given = std::env::var_os("LAMPLIGHT_MODEL").map(PathBuf::from);
     let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/SmolLM2-135M-Instruct.Q4_1.gguf");

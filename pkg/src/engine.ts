@@ -1,10 +1,11 @@
 /** `createEngine` and the `Engine` it gives: OpenAI's request shapes on top of the worker's messages. */
 import { capabilities } from './capabilities.js';
 import { WorkerClient, abortedError, type CallOptions, type WorkerLike } from './client.js';
+import { chatLogprobs, chatTop, completionLogprobs, completionTop } from './logprobs.js';
 import { endUnlessDone, loadCall, loadModel, modelName } from './download.js';
 import { activate, isManifest, latest, type Release } from './manifest.js';
 import { createModelCache } from './models.js';
-import type { Outcome, Requests, WireSampling, WorkerEvent } from './protocol.js';
+import type { Outcome, Requests, WireLogprob, WireSampling, WorkerEvent } from './protocol.js';
 import { invalid, loadRequest } from './request.js';
 import { persistOnce } from './storage.js';
 import { chunkStream, type ChunkSink } from './stream.js';
@@ -106,38 +107,44 @@ class WorkerEngine implements Engine {
 
   async #chat(request: ChatRequest): Promise<ChatCompletion | ChunkStream<ChatCompletionChunk>> {
     const messages = checkMessages(request?.messages);
-    const body = { ...sampling(request), messages, template_args: { ...request.template_args } };
+    const body = { ...sampling(request, chatTop(request)), messages, template_args: { ...request.template_args } };
     const base = { id: newId('chatcmpl'), created: now(), model: this.info.model.name };
     if (!request.stream) {
-      const { text, finish_reason, usage } = await this.#generate('chat', body, request.signal);
-      const choice = { index: 0 as const, message: { role: 'assistant' as const, content: text }, finish_reason };
+      const { text, logprobs, finish_reason, usage } = await this.#generate('chat', body, request.signal);
+      const message = { role: 'assistant' as const, content: text };
+      const choice = { index: 0 as const, message, ...(logprobs && { logprobs: chatLogprobs(logprobs) }), finish_reason };
       return { ...base, object: 'chat.completion', choices: [choice], usage };
     }
     const chunk = (
       delta: { role?: 'assistant'; content?: string }, finish_reason: FinishReason | null, usage?: Usage,
+      logprobs?: WireLogprob[],
     ): ChatCompletionChunk => ({
-      ...base, object: 'chat.completion.chunk', choices: [{ index: 0, delta, finish_reason }], ...(usage && { usage }),
+      ...base, object: 'chat.completion.chunk',
+      choices: [{ index: 0, delta, ...(logprobs && { logprobs: chatLogprobs(logprobs) }), finish_reason }],
+      ...(usage && { usage }),
     });
     return this.#stream<ChatCompletionChunk>('chat', body, request.signal, {
       first: chunk({ role: 'assistant', content: '' }, null),
-      text: (content) => chunk({ content }, null),
+      text: (content, logprobs) => chunk({ content }, null, undefined, logprobs),
       last: (reason, usage) => chunk({}, reason, usage),
     });
   }
 
   async #complete(request: CompletionRequest): Promise<Completion | ChunkStream<Completion>> {
     const prompt = typeof request?.prompt === 'string' ? request.prompt : Array.from(tokenIds(request?.prompt, 'prompt'));
-    const body = { ...sampling(request), prompt };
+    const body = { ...sampling(request, completionTop(request)), prompt };
+    const legacy = completionLogprobs();
     const base = { id: newId('cmpl'), object: 'text_completion' as const, created: now(), model: this.info.model.name };
-    const make = (text: string, finish_reason: FinishReason | null, usage?: Usage): Completion => ({
-      ...base, choices: [{ index: 0, text, finish_reason }], ...(usage && { usage }),
+    const make = (text: string, finish_reason: FinishReason | null, usage?: Usage, logprobs?: WireLogprob[]): Completion => ({
+      ...base, choices: [{ index: 0, text, ...(logprobs && { logprobs: legacy(logprobs) }), finish_reason }],
+      ...(usage && { usage }),
     });
     if (!request.stream) {
-      const { text, finish_reason, usage } = await this.#generate('complete', body, request.signal);
-      return make(text, finish_reason, usage);
+      const { text, logprobs, finish_reason, usage } = await this.#generate('complete', body, request.signal);
+      return make(text, finish_reason, usage, logprobs);
     }
     return this.#stream<Completion>('complete', body, request.signal, {
-      text: (text) => make(text, null),
+      text: (text, logprobs) => make(text, null, undefined, logprobs),
       last: (reason, usage) => make('', reason, usage),
     });
   }
@@ -169,7 +176,7 @@ class WorkerEngine implements Engine {
   async #stream<T>(
     type: 'chat' | 'complete', body: Requests['chat']['body'] | Requests['complete']['body'],
     signal: AbortSignal | undefined,
-    chunks: { first?: T; text: (text: string) => T; last: (reason: FinishReason, usage: Usage) => T },
+    chunks: { first?: T; text: (text: string, logprobs?: WireLogprob[]) => T; last: (reason: FinishReason, usage: Usage) => T },
   ): Promise<ChunkStream<T>> {
     // Two reasons to stop, one signal: the caller's own, and a reader who left the loop.
     const stop = new AbortController();
@@ -187,7 +194,7 @@ class WorkerEngine implements Engine {
       };
       const onEvent = (event: WorkerEvent) => {
         if (event.kind === 'started') start();
-        else if (event.kind === 'text') sink.push(chunks.text(event.text));
+        else if (event.kind === 'text') sink.push(chunks.text(event.text, event.logprobs));
       };
       this.#client.call(type, body as Requests['chat']['body'], { signal: stop.signal, onEvent }).then(
         (outcome) => {
@@ -281,7 +288,7 @@ function finish<T>(sink: ChunkSink<T>, last: T): void {
 }
 
 /** The settings that the worker knows; everything else in a request (such as `model`) is left behind. */
-function sampling(options: SamplingOptions): WireSampling {
+function sampling(options: SamplingOptions, top: number | undefined): WireSampling {
   const numbers = [
     'temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty', 'presence_penalty', 'frequency_penalty', 'seed',
     'max_tokens',
@@ -304,6 +311,7 @@ function sampling(options: SamplingOptions): WireSampling {
     wire.logit_bias = { ...bias };
   }
   if (allowed !== undefined && allowed !== null) wire.allowed_token_ids = Array.from(tokenIds(allowed, 'allowed_token_ids'));
+  if (top !== undefined) wire.top_logprobs = top;
   if (options.stop_token_ids) wire.stop_token_ids = Array.from(tokenIds(options.stop_token_ids, 'stop_token_ids'));
   return wire;
 }

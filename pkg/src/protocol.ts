@@ -49,14 +49,26 @@ export interface WireSampling {
   /** Keys are token ids. */
   logit_bias?: Record<string, number>;
   allowed_token_ids?: number[];
+  /** Tells of each token how probable it was, and so many others. */
+  top_logprobs?: number;
   seed?: number;
   stop?: string[];
   stop_token_ids?: number[];
   max_tokens?: number;
 }
 
+/** A token and how probable it was; `top` of drawn ones only. */
+export interface WireLogprob {
+  id: number;
+  bytes: number[];
+  logprob: number;
+  top?: WireLogprob[];
+}
+
 export interface Outcome {
   text: string;
+  /** Of the tokens of the text, where they were asked for. */
+  logprobs?: WireLogprob[];
   finish_reason: FinishReason;
   usage: Usage;
 }
@@ -152,7 +164,8 @@ export interface Request<T extends RequestType = RequestType> {
 export type WorkerEvent =
   /** The request was accepted and its turn has come: what fails later fails while generating. */
   | { kind: 'started' }
-  | { kind: 'text'; text: string }
+  /** Tokens come with the first of their text. */
+  | { kind: 'text'; text: string; logprobs?: WireLogprob[] }
   | { kind: 'progress'; progress: Progress }
   | { kind: 'warning'; warning: Warning }
   /** A server refuses an address of the model: the page may know another one. */

@@ -13,7 +13,7 @@ import { SharedEngine, memberChannel, memberLock, wireError } from './shared-eng
 import {
   HANDLER_ID, PROTOCOL_VERSION,
   type FromWorker, type GroupMessage, type MemberMessage, type Outcome, type Reply, type Request, type Requests,
-  type ToWorker, type WireError,
+  type ToWorker, type WireError, type WorkerEvent,
 } from './protocol.js';
 import { LamplightError, type EngineInfo } from './types.js';
 
@@ -36,6 +36,9 @@ interface Call {
   text: string;
   /** How much of it the leader that has it now has said. */
   said: number;
+  /** The same of log-probabilities: tokens delivered, and those that this leader has told. */
+  tokens: number;
+  told: number;
   /** Leaders that have had it. */
   leaders: number;
   aborted: boolean;
@@ -107,7 +110,7 @@ export class SharedWorkerLink implements WorkerLike {
     if (request.type === 'chat' || request.type === 'complete') {
       (request as Request<'complete'>).body.seed ??= crypto.getRandomValues(new Uint32Array(1))[0];
     }
-    const call: Call = { request, text: '', said: 0, leaders: 0, aborted: false };
+    const call: Call = { request, text: '', said: 0, tokens: 0, told: 0, leaders: 0, aborted: false };
     this.#calls.set(request.id, call);
     if (this.#leader === undefined) return;
     if (this.#lost) this.#sendLoad();
@@ -148,7 +151,7 @@ export class SharedWorkerLink implements WorkerLike {
     const { id } = call.request;
     if (call.aborted) return this.#answer(call, { id, type: 'error', error: wireError(abortedError()) });
     call.leaders += 1;
-    call.said = 0;
+    call.said = call.told = 0;
     if (call.leaders > MAX_LEADERS) this.#answer(call, { id, type: 'error', error: TOO_OFTEN });
     else this.#channel.postMessage({ ProcessInput: [HANDLER_ID, call.request] } satisfies MemberMessage);
   }
@@ -170,14 +173,14 @@ export class SharedWorkerLink implements WorkerLike {
       const isOther = reply.type === 'result' && !((reply.result as Partial<Outcome>)?.text ?? '').startsWith(call.text);
       this.#answer(call, isOther ? { id: call.request.id, type: 'error', error: NOT_THE_SAME } : reply);
     } else if (reply.event.kind === 'text') {
-      this.#text(call, reply.event.text);
+      this.#text(call, reply.event);
     } else {
       this.#say({ ProcessOutput: [HANDLER_ID, reply] });
     }
   }
 
   /** Passes on what is new of a text; a second leader begins it anew. */
-  #text(call: Call, text: string): void {
+  #text(call: Call, { text, logprobs = [] }: Extract<WorkerEvent, { kind: 'text' }>): void {
     const { id } = call.request;
     const known = call.text.slice(call.said, call.said + text.length);
     call.said += text.length;
@@ -187,9 +190,13 @@ export class SharedWorkerLink implements WorkerLike {
       return this.#answer(call, { id, type: 'error', error: NOT_THE_SAME });
     }
     const rest = text.slice(known.length);
-    if (rest === '') return;
+    const tokens = logprobs.slice(Math.max(call.tokens - call.told, 0));
+    call.told += logprobs.length;
+    if (rest === '' && tokens.length === 0) return;
     call.text += rest;
-    this.#say({ ProcessOutput: [HANDLER_ID, { id, type: 'event', event: { kind: 'text', text: rest } }] });
+    call.tokens += tokens.length;
+    const event = { kind: 'text' as const, text: rest, ...(tokens.length > 0 && { logprobs: tokens }) };
+    this.#say({ ProcessOutput: [HANDLER_ID, { id, type: 'event', event }] });
   }
 
   /** The answer of a further leader to the request `load`. */

@@ -272,6 +272,10 @@ export interface SamplingOptions {
 export interface ChatRequest extends SamplingOptions {
   messages: ChatMessage[];
   stream?: boolean;
+  /** Tell how probable each token was, by the model alone: before bias, penalties and temperature. */
+  logprobs?: boolean;
+  /** So many of the most probable tokens in each place too, at most 20. Needs `logprobs`. */
+  top_logprobs?: number;
   /** Extra variables of the chat template, such as `enable_thinking` or `tools`. */
   template_args?: Record<string, unknown>;
 }
@@ -279,6 +283,8 @@ export interface ChatRequest extends SamplingOptions {
 export interface CompletionRequest extends SamplingOptions {
   prompt: string | number[];
   stream?: boolean;
+  /** Tell how probable each token was, and so many of the most probable ones in its place, 0 to 20: as in a chat. */
+  logprobs?: number;
 }
 
 export interface EmbeddingRequest {
@@ -323,12 +329,38 @@ export interface Usage {
   };
 }
 
+/** A token: its text (U+FFFD where it is a part of a character) and its bytes, and the natural logarithm of its probability,
+ * at least -9999. */
+export interface TokenLogprob {
+  token: string;
+  logprob: number;
+  bytes: number[];
+}
+
+/** The tokens that the content is of, neither those that ended it nor those of a stop string. In a stream a token comes with
+ * the chunk in which its text begins. */
+export interface ChatLogprobs {
+  content: (TokenLogprob & { top_logprobs: TokenLogprob[] })[];
+  refusal: null;
+}
+
+/** The same in the shape of the older completions API. */
+export interface CompletionLogprobs {
+  /** Parts of characters as `bytes:\xe2\x98`. */
+  tokens: string[];
+  token_logprobs: number[];
+  /** By tokens: the most probable ones, and the one that came. */
+  top_logprobs: Record<string, number>[];
+  /** Where in the text each begins. */
+  text_offset: number[];
+}
+
 export interface ChatCompletion {
   id: string;
   object: 'chat.completion';
   created: number;
   model: string;
-  choices: [{ index: 0; message: { role: 'assistant'; content: string }; finish_reason: FinishReason }];
+  choices: [{ index: 0; message: { role: 'assistant'; content: string }; logprobs?: ChatLogprobs; finish_reason: FinishReason }];
   usage: Usage;
 }
 
@@ -340,6 +372,7 @@ export interface ChatCompletionChunk {
   choices: [{
     index: 0;
     delta: { role?: 'assistant'; content?: string };
+    logprobs?: ChatLogprobs;
     finish_reason: FinishReason | null;
   }];
   /** On the last chunk. */
@@ -351,7 +384,7 @@ export interface Completion {
   object: 'text_completion';
   created: number;
   model: string;
-  choices: [{ index: 0; text: string; finish_reason: FinishReason | null }];
+  choices: [{ index: 0; text: string; logprobs?: CompletionLogprobs; finish_reason: FinishReason | null }];
   usage?: Usage;
 }
 

@@ -18,6 +18,8 @@ struct Sampling {
     n_seen: u32,
     n_biases: u32,
     limited: u32,    // 1: only some tokens may be drawn
+    n_top: u32,      // most probable tokens to be told
+    unused: u32,
     recent: array<u32, 64>,
     seen: array<vec2<u32>>, // token, how often
 }
@@ -29,3 +31,4 @@ const CANDIDATES: u32 = 2u; // the most probable tokens, in this order
 const RUN: u32 = 4096u;
 const N_BUCKETS: u32 = 256u;
 const MAX_CANDIDATES: u32 = 1024u;
+const TOP_WORDS: u32 = 21u; // pairs of a list of 20 tokens, and what goes before them

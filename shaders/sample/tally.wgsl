@@ -18,6 +18,7 @@ struct Params {
 
 #import sample/bucket
 #import sample/largest_of_runs
+#import sample/sum_of_lanes
 
 var<workgroup> numbers: array<atomic<u32>, N_BUCKETS>;
 var<workgroup> weights: array<atomic<u32>, N_BUCKETS>;
@@ -46,15 +47,9 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         }
     }
     workgroupBarrier();
-    lane_values[lane] = sum;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if lane < half {
-            lane_values[lane] += lane_values[lane + half];
-        }
-    }
+    sum = sum_of_lanes(lane, sum);
     if lane == 0u {
-        sums[group.x] = lane_values[0];
+        sums[group.x] = sum;
     }
     if sampling.mode == CANDIDATES {
         tallies[group.x * N_BUCKETS + lane] = vec2<u32>(atomicLoad(&numbers[lane]), atomicLoad(&weights[lane]));

@@ -9,7 +9,7 @@ use super::cpu::CpuPool;
 use super::cpu::CpuShard;
 #[cfg(feature = "gpu")]
 use super::gpu::GpuBackend;
-use super::{Backend, Counters, Draw, Outputs};
+use super::{Backend, Counters, Draw, Logprobs, Outputs};
 use crate::error::Result;
 use crate::model::graph::Graph;
 use crate::tensor::DType;
@@ -91,6 +91,10 @@ impl Backend for AnyBackend {
 
     async fn chosen(&mut self) -> Result<Vec<u32>> {
         either!(self, backend => backend.chosen().await)
+    }
+
+    fn take_logprobs(&mut self) -> Vec<Logprobs> {
+        either!(self, backend => backend.take_logprobs())
     }
 
     async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {

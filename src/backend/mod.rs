@@ -11,7 +11,7 @@ pub mod gpu;
 mod order;
 
 pub use any::AnyBackend;
-pub use draw::Draw;
+pub use draw::{Draw, Logprobs};
 pub(crate) use order::StepOrder;
 
 use crate::error::Result;
@@ -148,6 +148,12 @@ pub trait Backend {
     /// `Internal` where no logit is a finite number.
     async fn chosen(&mut self) -> Result<Vec<u32>> {
         crate::bail!(Internal, "this backend does not choose tokens")
+    }
+
+    /// Of each token that [`Backend::chosen`] gave last, how probable it and others were; none where [`Draw::top`] does not
+    /// ask for it.
+    fn take_logprobs(&mut self) -> Vec<Logprobs> {
+        Vec::new()
     }
 
     /// Puts `graph` in the place of the one that runs, with formats `dtypes` of its weights. Its first `n_kept` weights

@@ -23,7 +23,7 @@ pub use request::{ChatRequest, CompletionRequest, Outcome, Prompt, Templated, Ti
 pub use text_files::tokenizer;
 
 pub use crate::generate::fields::invalid_request;
-pub use crate::generate::{Event, FinishReason, NoPause, Pause, SamplingParams};
+pub use crate::generate::{Event, FinishReason, NoPause, Pause, SamplingParams, TokenLogprob};
 
 use serde_json::{Map, Value};
 
@@ -184,5 +184,9 @@ impl TextDecoder for Decoder<'_> {
 
     fn is_end(&self, id: u32) -> bool {
         self.tokenizer.end_tokens().contains(&id)
+    }
+
+    fn bytes(&self, id: u32) -> Vec<u8> {
+        self.tokenizer.token_bytes(id).into_owned()
     }
 }

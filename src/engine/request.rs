@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use crate::backend::Counters;
 use crate::error::{Error, ErrorCode, Result};
 use crate::generate::fields::{self, Fields, Items, field};
-use crate::generate::{FinishReason, Generated, SamplingParams};
+use crate::generate::{FinishReason, Generated, SamplingParams, TokenLogprob};
 use crate::text::ChatMessage;
 
 /// A conversation to continue.
@@ -123,6 +123,9 @@ pub struct Outcome {
     pub text: String,
     /// All generated tokens, the one that ended the turn included.
     pub ids: Vec<u32>,
+    /// Of the tokens that the text is of, where [`SamplingParams::top_logprobs`] asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Vec<TokenLogprob>>,
     /// Why it ended.
     pub finish_reason: FinishReason,
     /// Counts and speeds.
@@ -136,6 +139,7 @@ impl Outcome {
         Self {
             text: generated.text,
             ids: generated.ids,
+            logprobs: generated.logprobs,
             finish_reason: generated.finish_reason,
             usage: Usage {
                 prompt_tokens,

@@ -5,10 +5,12 @@
 use serde::{Deserialize, Serialize};
 use web_time::Instant;
 
-use super::metrics::{Metrics, per_second};
+use super::logprobs::{Held, TokenLogprob};
+use super::metrics::{Metrics, milliseconds, per_second};
+use super::pace::Pace;
 use super::stop::{Matched, StopMatcher};
 use super::{Pause, Prefilled, Sampler, SamplingParams, Session};
-use crate::backend::{Backend, Draw};
+use crate::backend::{Backend, Draw, Logprobs};
 use crate::error::Result;
 
 /// Turns tokens into text, one after the other.
@@ -19,6 +21,8 @@ pub trait TextDecoder {
     fn finish(&mut self) -> String;
     /// Whether `id` ends the model's turn.
     fn is_end(&self, id: u32) -> bool;
+    /// What `id` stands for by itself, perhaps a part of a character.
+    fn bytes(&self, id: u32) -> Vec<u8>;
 }
 
 /// Why the text ended.
@@ -49,6 +53,9 @@ pub enum Event {
         id: Option<u32>,
         /// Empty while a character is unfinished or a stop string may be coming.
         text: String,
+        /// Of the tokens that the text is of, and of those before them without a text of their own, where
+        /// [`SamplingParams::top_logprobs`] asks for it. A token comes with the first of its text that is shown.
+        logprobs: Vec<TokenLogprob>,
     },
 }
 
@@ -59,6 +66,8 @@ pub struct Generated {
     pub ids: Vec<u32>,
     /// The text, without end tokens and stop strings.
     pub text: String,
+    /// All that came with the text: neither the token that ended the turn is there, nor those of a stop string.
+    pub logprobs: Option<Vec<TokenLogprob>>,
     /// Why it ended.
     pub finish_reason: FinishReason,
     /// Tokens of the prompt that were in the KV cache.
@@ -104,7 +113,10 @@ pub async fn generate<B: Backend, D: TextDecoder>(
                     session.reuse(logits);
                     reason
                 }
-                Next::Chosen { first, ids } => run.take_all(session, first, &ids, &mut on_event),
+                Next::Chosen { first, ids } => {
+                    let logprobs = session.take_logprobs();
+                    run.take_all(session, first, &ids, logprobs, &mut on_event)
+                }
             };
             if let Some(reason) = reason {
                 break reason;
@@ -133,11 +145,7 @@ pub async fn generate<B: Backend, D: TextDecoder>(
     }
     run.let_go(&mut on_event);
     metrics.counters = session.counters_since(counters);
-    Ok(Generated { ids: run.ids, text: run.text, finish_reason, n_cached, metrics })
-}
-
-fn milliseconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
+    Ok(Generated { ids: run.ids, text: run.text, logprobs: run.logprobs, finish_reason, n_cached, metrics })
 }
 
 /// What the backend gave.
@@ -146,44 +154,6 @@ enum Next {
     Logits(Vec<f32>),
     /// Tokens, chosen one after the other, the first of them after `first` tokens.
     Chosen { first: usize, ids: Vec<u32> },
-}
-
-/// How many tokens to have chosen at once: one at first, so that text comes soon, then as many as take
-/// [`AHEAD_MS`], so that waiting for the GPU is paid once for all of them and stopping stays quick.
-struct Pace {
-    steps: usize,
-    /// When the last ones came, or the first were begun.
-    since: Instant,
-    /// Tokens to choose here because the backend could not tell one, and how often it could not of late.
-    rest: usize,
-    misses: u32,
-}
-
-/// Time that steps run at once should take.
-const AHEAD_MS: f64 = 40.0;
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self { steps: 1, since: Instant::now(), rest: 0, misses: 0 }
-    }
-}
-
-impl Pace {
-    /// `n` tokens came, `all` that were to.
-    fn adapt(&mut self, n: usize, all: bool) {
-        let ms = milliseconds(self.since);
-        self.since = Instant::now();
-        if all {
-            self.misses = self.misses.saturating_sub(1);
-            let fitting = n as f64 * AHEAD_MS / ms.max(1e-3);
-            self.steps = (fitting as usize).clamp(1, 2 * self.steps);
-        } else {
-            // A flat distribution, of which there will be more: what is run ahead of it is run in vain.
-            self.rest = 1 << self.misses.min(5);
-            self.misses += 2;
-            self.steps = 1;
-        }
-    }
 }
 
 /// One generation under way: how tokens are chosen, and what they have become so far.
@@ -198,6 +168,11 @@ struct Run<D> {
     text: String,
     /// A stop string has come: what is held back is not part of the text.
     stopped: bool,
+    /// Bytes of text so far, those held back by `stop` included.
+    n_decoded: usize,
+    /// What was given out, where it is wanted, and what was not yet.
+    logprobs: Option<Vec<TokenLogprob>>,
+    held: Held,
 }
 
 impl<D: TextDecoder> Run<D> {
@@ -212,6 +187,9 @@ impl<D: TextDecoder> Run<D> {
             ids: Vec::new(),
             text: String::new(),
             stopped: false,
+            n_decoded: 0,
+            logprobs: params.top_logprobs.map(|_| Vec::new()),
+            held: Held::default(),
         })
     }
 
@@ -225,8 +203,10 @@ impl<D: TextDecoder> Run<D> {
         if self.max_tokens == 0 {
             return Ok(Some(FinishReason::Length));
         }
+        let raw = self.sampler.top().map(|n| (n, logits.to_vec()));
         let id = self.sampler.sample(logits, tokens)?;
-        Ok(self.take(id, tokens.len(), on_event))
+        let logprobs = raw.map(|(n, raw)| Logprobs::of(&raw, id, n));
+        Ok(self.take(id, logprobs, tokens.len(), on_event))
     }
 
     /// Has the backend choose the tokens after `last`, where it can: as many at once as the pace says, and as many again
@@ -257,11 +237,13 @@ impl<D: TextDecoder> Run<D> {
         session: &mut Session<B>,
         first: usize,
         ids: &[u32],
+        logprobs: Vec<Logprobs>,
         on_event: &mut impl FnMut(Event),
     ) -> Option<FinishReason> {
+        let mut logprobs = logprobs.into_iter();
         for (index, id) in ids.iter().enumerate() {
             self.sampler.accept(*id);
-            let reason = self.take(*id, first + index, on_event);
+            let reason = self.take(*id, logprobs.next(), first + index, on_event);
             if reason.is_some() {
                 session.truncate(first + index);
                 return reason;
@@ -271,14 +253,26 @@ impl<D: TextDecoder> Run<D> {
     }
 
     /// Shows a token chosen after `n_tokens`; a reason when it was the last one.
-    fn take(&mut self, id: u32, n_tokens: usize, on_event: &mut impl FnMut(Event)) -> Option<FinishReason> {
+    fn take(
+        &mut self,
+        id: u32,
+        logprobs: Option<Logprobs>,
+        n_tokens: usize,
+        on_event: &mut impl FnMut(Event),
+    ) -> Option<FinishReason> {
         self.ids.push(id);
         if self.decoder.is_end(id) || self.stop_token_ids.contains(&id) {
             return Some(FinishReason::Stop);
         }
+        if let Some(Logprobs { drawn, top }) = logprobs {
+            let of = |id, logprob, top| TokenLogprob { id, bytes: self.decoder.bytes(id), logprob, top };
+            let top = top.into_iter().map(|(id, logprob)| of(id, logprob, Vec::new())).collect();
+            self.held.push(self.n_decoded, of(id, drawn, top));
+        }
         let piece = self.decoder.push(id);
         let text = self.add(&piece);
-        on_event(Event::Text { id: Some(id), text });
+        let logprobs = self.held.take(self.text.len());
+        self.tell(Some(id), text, logprobs, on_event);
         let full = self.ids.len() >= self.max_tokens || n_tokens >= self.n_ctx;
         match (self.stopped, full) {
             (true, _) => Some(FinishReason::Stop),
@@ -287,8 +281,22 @@ impl<D: TextDecoder> Run<D> {
         }
     }
 
+    fn tell(
+        &mut self,
+        id: Option<u32>,
+        text: String,
+        logprobs: Vec<TokenLogprob>,
+        on_event: &mut impl FnMut(Event),
+    ) {
+        if let Some(all) = &mut self.logprobs {
+            all.extend_from_slice(&logprobs);
+        }
+        on_event(Event::Text { id, text, logprobs });
+    }
+
     /// Adds decoded text and gives the part of it that is certain.
     fn add(&mut self, piece: &str) -> String {
+        self.n_decoded += piece.len();
         let text = match self.stop.push(piece) {
             Matched::No(text) => text,
             Matched::Stop(text) => {
@@ -312,8 +320,9 @@ impl<D: TextDecoder> Run<D> {
             self.text.push_str(&rest);
             text.push_str(&rest);
         }
-        if !text.is_empty() {
-            on_event(Event::Text { id: None, text });
+        let logprobs = if self.stopped { self.held.take(self.text.len()) } else { self.held.finish() };
+        if !text.is_empty() || !logprobs.is_empty() {
+            self.tell(None, text, logprobs, on_event);
         }
     }
 }
@@ -344,6 +353,9 @@ mod tests {
         }
         fn is_end(&self, id: u32) -> bool {
             self.end == Some(id)
+        }
+        fn bytes(&self, id: u32) -> Vec<u8> {
+            letter(id).into_bytes()
         }
     }
 
@@ -441,6 +453,32 @@ mod tests {
                 assert_eq!(ahead.n_ahead(), 0);
             }
         }
+    }
+
+    /// Those of the model's own logits, whoever draws and whatever is done to the logits before.
+    #[test]
+    fn log_probabilities_come_with_their_tokens() {
+        let mut ahead = session(40);
+        (ahead.backend_mut().chooses, ahead.backend_mut().uncertain) = (8, Some(5));
+        for (session, n) in [(&mut session(40), 4), (&mut ahead, 4), (&mut session(40), 0)] {
+            let params = params(|p| {
+                (p.temperature, p.seed, p.frequency_penalty, p.top_k) = (1.5, Some(5), 0.5, 20);
+                (p.logit_bias, p.top_logprobs) = (vec![(3, 2.0), (4, 2.0)], Some(n));
+            });
+            let generated = run(session, params, Letters::default(), &NoPause).unwrap();
+            let found = generated.logprobs.unwrap();
+            assert_eq!((found.len(), generated.ids.len()), (12, 12));
+            let mut tokens = vec![1, 2, 3];
+            for (token, id) in found.iter().zip(&generated.ids) {
+                let expected = Logprobs::of(&expected_logits(&tokens), *id, n as usize);
+                let top: Vec<(u32, f32)> = token.top.iter().map(|top| (top.id, top.logprob)).collect();
+                assert_eq!((token.id, token.logprob, top), (*id, expected.drawn, expected.top));
+                assert_eq!(token.bytes, letter(*id).into_bytes());
+                tokens.push(*id);
+            }
+        }
+        let without = run(&mut session(40), params(|_| ()), Letters::default(), &NoPause).unwrap();
+        assert_eq!(without.logprobs, None);
     }
 
     #[test]

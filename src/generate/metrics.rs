@@ -3,6 +3,7 @@
 //! Principal type: [`Metrics`]. Must not know how the work is done.
 
 use serde::Serialize;
+use web_time::Instant;
 
 use crate::backend::Counters;
 
@@ -18,6 +19,11 @@ pub struct Metrics {
     /// Backend work of the whole request.
     #[serde(skip)]
     pub counters: Counters,
+}
+
+/// Since then.
+pub fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
 }
 
 /// `n` things in `ms` milliseconds, per second; 0 when nothing was measured.

@@ -5,7 +5,9 @@
 
 pub mod fields;
 mod generator;
+mod logprobs;
 pub mod metrics;
+mod pace;
 mod params;
 pub mod rng;
 mod sampler;
@@ -16,6 +18,7 @@ mod stop;
 mod test_backend;
 
 pub use generator::{Event, FinishReason, Generated, TextDecoder, generate};
+pub use logprobs::TokenLogprob;
 pub use metrics::Metrics;
 pub use params::{REPETITION_WINDOW, SamplingParams};
 pub use sampler::{Sampler, argmax};

@@ -32,6 +32,9 @@ pub struct SamplingParams {
     /// The only tokens that may be drawn; `None`: all. Those that end the text only where they are among them, so
     /// without one it goes on to [`SamplingParams::max_tokens`] (vLLM's rule).
     pub allowed_token_ids: Option<Vec<u32>>,
+    /// Tells with each token its log-probability and those of so many of the most probable ones, at most
+    /// [`Draw::MAX_TOP`]; `None`: nothing.
+    pub top_logprobs: Option<u32>,
     /// Seed of the draws; `None` takes one from the clock.
     pub seed: Option<u64>,
     /// Strings that end the text; they are not part of it.
@@ -57,6 +60,7 @@ impl Default for SamplingParams {
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
             allowed_token_ids: None,
+            top_logprobs: None,
             seed: None,
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
@@ -100,6 +104,10 @@ impl SamplingParams {
         if self.allowed_token_ids.as_ref().is_some_and(Vec::is_empty) {
             let message = "no token may be drawn: list at least one, or leave it out to allow all";
             return Err(Error::new(ErrorCode::InvalidRequest, message).at("allowed_token_ids"));
+        }
+        if self.top_logprobs.is_some_and(|n| n as usize > Draw::MAX_TOP) {
+            let message = format!("at most {} of the most probable tokens are told", Draw::MAX_TOP);
+            return Err(Error::new(ErrorCode::InvalidRequest, message).at("top_logprobs"));
         }
         if let Some(index) = self.stop.iter().position(String::is_empty) {
             let message = "an empty stop string would end every text at once";
@@ -148,6 +156,7 @@ impl Fields for SamplingParams {
             "frequency_penalty" => field(key, map, |v| self.frequency_penalty = v),
             "logit_bias" => field(key, map, |v: Biases| self.logit_bias = v.0),
             "allowed_token_ids" => field(key, map, |v: Items<u32>| self.allowed_token_ids = Some(v.0)),
+            "top_logprobs" => field(key, map, |v| self.top_logprobs = Some(v)),
             "seed" => field(key, map, |v| self.seed = Some(v)),
             "stop" => field(key, map, |v: OneOrMany| self.stop = v.0),
             "stop_token_ids" => field(key, map, |v: Items<u32>| self.stop_token_ids = v.0),
@@ -185,6 +194,7 @@ mod tests {
             r#"{"temperature": 0, "top_p": 0.5, "top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1,
                 "presence_penalty": -1, "frequency_penalty": 0.25, "seed": 18446744073709551615,
                 "logit_bias": {"7": -100, "3": 0.5, "07": 2}, "allowed_token_ids": [3, 7, 9],
+                "top_logprobs": 20,
                 "stop": "x", "stop_token_ids": [1, 2], "max_tokens": 7}"#,
         )
         .unwrap();
@@ -198,6 +208,7 @@ mod tests {
             frequency_penalty: 0.25,
             logit_bias: vec![(3, 0.5), (7, 2.0)],
             allowed_token_ids: Some(vec![3, 7, 9]),
+            top_logprobs: Some(20),
             seed: Some(u64::MAX),
             stop: vec!["x".into()],
             stop_token_ids: vec![1, 2],
@@ -235,7 +246,7 @@ mod tests {
     #[test]
     fn a_value_out_of_range_names_its_field() {
         type Change = fn(&mut SamplingParams);
-        let cases: [(&str, Change); 15] = [
+        let cases: [(&str, Change); 16] = [
             ("temperature", |p| p.temperature = f32::NAN),
             ("temperature", |p| p.temperature = -0.1),
             ("temperature", |p| p.temperature = f32::INFINITY),
@@ -250,6 +261,7 @@ mod tests {
             ("logit_bias[7]", |p| p.logit_bias = vec![(7, 1.0), (3, 1.0), (7, 2.0)]),
             ("logit_bias", |p| p.logit_bias = (0..1025).map(|id| (id, 1.0)).collect()),
             ("allowed_token_ids", |p| p.allowed_token_ids = Some(Vec::new())),
+            ("top_logprobs", |p| p.top_logprobs = Some(21)),
             ("stop[1]", |p| p.stop = vec!["a".into(), String::new()]),
         ];
         for (field, change) in cases {

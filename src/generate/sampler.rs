@@ -55,6 +55,7 @@ impl Sampler {
             presence: params.presence_penalty,
             frequency: params.frequency_penalty,
             bias: params.logit_bias.clone(),
+            top: params.top_logprobs.map(|n| n as usize),
             allowed: params.allowed_token_ids.as_ref().map(|ids| bits(ids, n_vocab)),
             ..Draw::BEST
         };
@@ -77,6 +78,11 @@ impl Sampler {
     /// The seed in use, also when it came from the clock.
     pub fn seed(&self) -> u64 {
         self.rule.seed
+    }
+
+    /// How many of the most probable tokens are to be told, if any.
+    pub fn top(&self) -> Option<usize> {
+        self.rule.top
     }
 
     /// How the next tokens are to be drawn after `history` and `last`, by a backend that does so.

@@ -9,7 +9,7 @@ use web_time::Instant;
 
 use super::metrics::difference;
 use super::{NoPause, Pause};
-use crate::backend::{Backend, Counters, Draw, MOST_BEGUN, Outputs};
+use crate::backend::{Backend, Counters, Draw, Logprobs, MOST_BEGUN, Outputs};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -254,6 +254,11 @@ impl<B: Backend> Session<B> {
             self.ahead.begun.clear();
         }
         Ok(chosen)
+    }
+
+    /// [`Backend::take_logprobs`]
+    pub fn take_logprobs(&mut self) -> Vec<Logprobs> {
+        self.backend.take_logprobs()
     }
 
     /// Forgets all but the first `n` tokens, and what is under way.

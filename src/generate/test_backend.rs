@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 
 use super::{Pause, Sampler, SessionShape};
-use crate::backend::{Backend, Counters, Draw, Outputs, StepOrder};
+use crate::backend::{Backend, Counters, Draw, Logprobs, Outputs, StepOrder};
 use crate::bail;
 use crate::error::Result;
 use crate::model::graph::Graph;
@@ -26,6 +26,7 @@ pub(crate) struct HashBackend {
     begun: VecDeque<usize>,
     /// The token to run, its position, who draws the next and what it looks back at.
     drawing: Option<(u32, usize, Sampler, Vec<u32>)>,
+    logprobs: Vec<Logprobs>,
     /// Which positions a step may start at.
     pub(crate) order: StepOrder,
 }
@@ -44,6 +45,7 @@ impl HashBackend {
             uncertain: None,
             begun: VecDeque::new(),
             drawing: None,
+            logprobs: Vec::new(),
             order: StepOrder::new(false),
         }
     }
@@ -112,19 +114,26 @@ impl Backend for HashBackend {
         let n = self.begun.pop_front().expect("steps under way");
         let (mut token, mut pos, mut sampler, mut history) = self.drawing.take().expect("a beginning");
         let mut chosen = Vec::new();
+        self.logprobs.clear();
         for _ in 0..n {
             let mut logits = self.forward(&[token], pos, Outputs::Last).await?;
             if self.uncertain.is_some_and(|every| self.counters.steps.is_multiple_of(every)) {
                 self.begun.clear();
                 return Ok(chosen);
             }
+            let raw = logits.clone();
             token = sampler.sample(&mut logits, &history)?;
+            self.logprobs.extend(sampler.top().map(|n| Logprobs::of(&raw, token, n)));
             history.push(token);
             chosen.push(token);
             pos += 1;
         }
         self.drawing = Some((token, pos, sampler, history));
         Ok(chosen)
+    }
+
+    fn take_logprobs(&mut self) -> Vec<Logprobs> {
+        std::mem::take(&mut self.logprobs)
     }
 
     async fn replace_graph(&mut self, _: Graph, _: Vec<DType>, _: usize) -> Result<()> {

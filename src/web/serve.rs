@@ -277,10 +277,12 @@ fn events<'a>(id: u32, out: &'a Out) -> impl FnMut(Event) + 'a {
         if !started.replace(true) {
             out.send(&Reply::Event(id, object([("kind", "started".into())])));
         }
-        if let Event::Text { text, .. } = event
-            && !text.is_empty()
+        if let Event::Text { text, logprobs, .. } = event
+            && !(text.is_empty() && logprobs.is_empty())
         {
-            out.send(&Reply::Event(id, object([("kind", "text".into()), ("text", text.into())])));
+            let logprobs = if logprobs.is_empty() { JsValue::UNDEFINED } else { encode(&logprobs) };
+            let event = object([("kind", "text".into()), ("text", text.into()), ("logprobs", logprobs)]);
+            out.send(&Reply::Event(id, event));
         }
     }
 }

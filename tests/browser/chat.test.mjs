@@ -69,6 +69,56 @@ describe('chat without WebGPU', () => {
     assert.equal(last.usage.total_tokens, last.usage.prompt_tokens + last.usage.completion_tokens);
   });
 
+  test('bias, allowed tokens and log-probabilities, whole and streamed', async () => {
+    const result = await page.evaluate(async () => {
+      const request = { prompt: 'The capital of France is', temperature: 0, max_tokens: 4 };
+      const [paris] = await engine.tokenize(' Paris');
+      const messages = [{ role: 'user', content: 'Write a smiley: 🙂' }];
+      const chat = { messages, temperature: 1.5, seed: 3, max_tokens: 24, stop: ['e'], logprobs: true, top_logprobs: 3 };
+      const chunks = [];
+      for await (const chunk of await engine.chat.completions.create({ ...chat, stream: true })) chunks.push(chunk.choices[0]);
+      const legacy = [];
+      for await (const chunk of await engine.completions.create({ ...request, logprobs: 2, stream: true })) legacy.push(chunk.choices[0]);
+      const codes = [];
+      for (const wrong of [
+        { logit_bias: { 5: 101 } }, { logit_bias: { 5: NaN } }, { logit_bias: { 49152: 1 } }, { logit_bias: { x: 1 } },
+        { allowed_token_ids: [3, 49152] }, { allowed_token_ids: [] }, { logprobs: 21 }, { logprobs: true },
+      ]) codes.push(await engine.completions.create({ ...request, ...wrong }).then(() => 'none', (error) => `${error.code} ${error.field}`));
+      codes.push(await engine.chat.completions.create({ messages, top_logprobs: 2 }).then(() => 'none', (error) => `${error.code} ${error.field}`));
+      return {
+        plain: await engine.completions.create({ ...request, logprobs: 2 }),
+        without: await engine.completions.create({ ...request, logit_bias: { [paris]: -100 } }),
+        only: await engine.completions.create({ ...request, allowed_token_ids: Uint32Array.of(paris), logprobs: 0 }),
+        whole: (await engine.chat.completions.create(chat)).choices[0], chunks, legacy, codes,
+      };
+    });
+    const { text, logprobs } = result.plain.choices[0];
+    assert.equal(logprobs.tokens.join(''), text);
+    assert.deepEqual(logprobs.text_offset, logprobs.tokens.map((_, i) => logprobs.tokens.slice(0, i).join('').length));
+    assert.deepEqual(logprobs.top_logprobs.map((top) => Object.keys(top).length), logprobs.tokens.map(() => 2));
+    logprobs.tokens.forEach((token, i) => assert.equal(logprobs.top_logprobs[i][token], Math.max(...Object.values(logprobs.top_logprobs[i]))));
+    assert.ok(logprobs.token_logprobs.every((value) => value < 0 && value > -3), `${logprobs.token_logprobs}`);
+    const joined = (key) => result.legacy.flatMap((choice) => choice.logprobs?.[key] ?? []);
+    for (const key of ['tokens', 'token_logprobs', 'text_offset']) assert.deepEqual(joined(key), logprobs[key]);
+    assert.doesNotMatch(result.without.choices[0].text, /^ Paris/);
+    assert.equal(result.without.choices[0].logprobs, undefined);
+    assert.equal(result.only.choices[0].text, ' Paris'.repeat(4));
+    // Of the first the model is sure by itself; of the fourth it would not be.
+    assert.ok(Math.abs(result.only.choices[0].logprobs.token_logprobs[0] - logprobs.token_logprobs[0]) < 1e-4);
+
+    const bytes = (content) => content.flatMap((token) => token.bytes);
+    const { message, logprobs: { content } } = result.whole;
+    assert.ok(message.content.length > 0 && !message.content.includes('e'), message.content);
+    assert.ok(Buffer.from(bytes(content)).toString().startsWith(message.content));
+    assert.ok(!Buffer.from(bytes(content.slice(0, -1))).toString().startsWith(message.content));
+    assert.ok(content.every(({ top_logprobs: top }) => top.length === 3 && top[0].logprob >= top[1].logprob && top[1].logprob >= top[2].logprob));
+    const streamed = result.chunks.flatMap((choice) => choice.logprobs?.content ?? []);
+    assert.deepEqual(streamed, content);
+    assert.deepEqual(result.codes, [
+      'logit_bias[5]', 'logit_bias[5]', 'logit_bias[49152]', 'logit_bias', 'allowed_token_ids[1]', 'allowed_token_ids', 'logprobs', 'logprobs', 'top_logprobs',
+    ].map((field) => `invalid-request ${field}`));
+  });
+
   test('a second turn reuses the KV cache of the first', async () => {
     const usage = await page.evaluate(async () => {
       const messages = [{ role: 'user', content: 'Say hello.' }];

@@ -112,6 +112,8 @@ pub(crate) fn variants() -> Vec<Variant> {
                 | Kernel::Tally
                 | Kernel::Collect
                 | Kernel::Draw
+                | Kernel::TopOfRun
+                | Kernel::Top
                 | Kernel::ShortConv => variants.push(Variant::plain(kernel)),
             }
         }

@@ -1,7 +1,7 @@
 //! Tokens that the GPU chooses against those that the CPU's sampler draws from the same logits.
 
 use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision, Tuning};
-use lamplight::backend::{Backend, Draw, Outputs};
+use lamplight::backend::{Backend, Draw, Logprobs, Outputs};
 use lamplight::error::{ErrorCode, Result};
 use lamplight::generate::{Sampler, SamplingParams};
 use lamplight::tensor::DType;
@@ -192,6 +192,41 @@ fn a_beginning_brings_its_own_limits() {
     assert_eq!(choose(&mut backend, 1, 60, &Draw::BEST, 1).expect("a step").len(), 1);
 }
 
+/// Of the logits as the model gives them, whatever is done to them afterwards; a few bytes a token are read back.
+#[test]
+fn log_probabilities_are_those_of_the_cpu() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    for (shape, n_vocab) in [(0, 101), (5, 3), (1, MOST)] {
+        let (_, mut backend, _) = prompted(&device, &mut Rng(270 + shape as u64), shape, n_vocab);
+        for (index, n) in [(0, 20), (1, 5), (10, 1), (17, 20), (24, 0), (29, 20), (29, 7)] {
+            for temperature in [0.0, 1.0] {
+                let params = SamplingParams { top_logprobs: Some(n), temperature, ..setting(index, n_vocab) };
+                let draw = Sampler::new(&params, n_vocab).expect("settings").draw(&[], 1);
+                let before = backend.counters().readback_bytes;
+                let ids = choose(&mut backend, 1, 60, &draw, 5).expect("steps");
+                assert_eq!(backend.counters().readback_bytes - before, 5 * (8 + 168));
+                let found = backend.take_logprobs();
+                assert_eq!(found.len(), ids.len());
+                let mut last = 1;
+                for (pos, (found, id)) in found.iter().zip(&ids).enumerate() {
+                    let logits = block_on(backend.forward(&[last], 60 + pos, Outputs::Last)).expect("decode");
+                    let expected = Logprobs::of(&logits, *id, n as usize);
+                    let named = |list: &[(u32, f32)]| list.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+                    assert_eq!(named(&found.top), named(&expected.top), "vocabulary of {n_vocab}, {index}");
+                    assert_eq!(found.top.len(), n_vocab.min(n as usize));
+                    let pairs = found.top.iter().zip(&expected.top).map(|((_, a), (_, b))| (*a, *b));
+                    for (a, b) in pairs.chain([(found.drawn, expected.drawn)]) {
+                        assert!((a - b).abs() < 2e-5, "{a} is not {b}");
+                    }
+                    last = *id;
+                }
+            }
+        }
+        choose(&mut backend, 1, 60, &Draw::BEST, 5).expect("steps");
+        assert_eq!(backend.take_logprobs(), []);
+    }
+}
+
 /// Penalties are put on where the largest logit is looked for; then weights are summed, candidates collected, one drawn.
 #[test]
 fn a_draw_takes_two_dispatches_more_than_the_best_token() {
@@ -201,12 +236,14 @@ fn a_draw_takes_two_dispatches_more_than_the_best_token() {
         SamplingParams { seed: Some(3), top_p: 0.9, presence_penalty: 0.3, ..SamplingParams::default() };
     let draw = Sampler::new(&params, MOST).expect("settings").draw(&prompt, 1);
     assert!(draw.changes() && draw.orders(101));
-    let [drawn, best] = [draw, Draw::BEST].map(|draw| {
+    let told = Draw { top: Some(20), ..draw.clone() };
+    let [told, drawn, best] = [told, draw, Draw::BEST].map(|draw| {
         let before = backend.counters().dispatches;
         choose(&mut backend, 1, 60, &draw, 1).expect("a step");
         backend.counters().dispatches - before
     });
     assert_eq!(drawn, best + 2);
+    assert_eq!(told, drawn + 2, "the most probable tokens of each run, and of all");
 }
 
 /// The second submit goes on where the first ends, and is given up by whatever else is run.

@@ -9,13 +9,16 @@ use web_time::Instant;
 use super::device::GpuDevice;
 use super::engine::{GpuBackend, MAPPED, make_buffer};
 use super::oneshot::Receiver;
-use super::plan::{MAX_CHOSEN, STEP_WORDS, limit_words, sampling_words};
-use crate::backend::{Backend, Draw, MOST_BEGUN};
+use super::plan::{MAX_CHOSEN, STEP_WORDS, TOP_WORDS, limit_words, sampling_words};
+use crate::backend::{Backend, Draw, Logprobs, MOST_BEGUN};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 
 /// Bytes that a step leaves: bits of the largest logit, and the token.
 const CHOICE_BYTES: u64 = 8;
+
+/// Bytes that it leaves besides, where log-probabilities are wanted.
+const TOP_BYTES: u64 = TOP_WORDS as u64 * 4;
 
 /// What is under way.
 pub(super) struct Choosing {
@@ -29,6 +32,9 @@ pub(super) struct Choosing {
     launches: Vec<usize>,
     /// Whether it is always the token of the largest logit.
     best: bool,
+    /// [`Draw::top`], and what was found for the tokens given last.
+    top: Option<usize>,
+    logprobs: Vec<Logprobs>,
 }
 
 struct Submit {
@@ -40,7 +46,8 @@ struct Submit {
 
 impl Choosing {
     pub(super) fn new(device: &GpuDevice) -> Choosing {
-        let buffer = || make_buffer(device, "choices", MAX_CHOSEN as u64 * CHOICE_BYTES, MAPPED);
+        let buffer =
+            || make_buffer(device, "choices", MAX_CHOSEN as u64 * (CHOICE_BYTES + TOP_BYTES), MAPPED);
         Choosing {
             ring: [buffer(), buffer()],
             slot: 0,
@@ -48,12 +55,19 @@ impl Choosing {
             pos: 0,
             launches: Vec::new(),
             best: true,
+            top: None,
+            logprobs: Vec::new(),
         }
     }
 
     /// The buffers, and their bytes.
     pub(super) fn buffers(&self) -> (&[wgpu::Buffer], u64) {
-        (&self.ring, (MOST_BEGUN * MAX_CHOSEN) as u64 * CHOICE_BYTES)
+        (&self.ring, (MOST_BEGUN * MAX_CHOSEN) as u64 * (CHOICE_BYTES + TOP_BYTES))
+    }
+
+    /// As [`Backend::take_logprobs`].
+    pub(super) fn take_logprobs(&mut self) -> Vec<Logprobs> {
+        std::mem::take(&mut self.logprobs)
     }
 
     /// Forgets what is under way.
@@ -89,9 +103,14 @@ impl GpuBackend {
         let launches = std::mem::take(&mut self.choosing.launches);
         self.record_choices(&mut encoder, pos..pos + n, &launches);
         self.choosing.launches = launches;
-        let (slot, n_bytes) = (self.choosing.slot, n as u64 * CHOICE_BYTES);
+        let (slot, n_bytes) = (self.choosing.slot, n_bytes(n, self.choosing.top));
         let staging = &self.choosing.ring[slot];
-        encoder.copy_buffer_to_buffer(&self.buffers[self.plan.choosers.chosen], 0, staging, 0, n_bytes);
+        let (choosers, of_choices) = (&self.plan.choosers, n as u64 * CHOICE_BYTES);
+        encoder.copy_buffer_to_buffer(&self.buffers[choosers.chosen], 0, staging, 0, of_choices);
+        if n_bytes > of_choices {
+            let found = &self.buffers[choosers.found];
+            encoder.copy_buffer_to_buffer(found, 0, staging, of_choices, n_bytes - of_choices);
+        }
         let index = self.device.queue.submit([encoder.finish()]);
         let mapped = GpuDevice::map(staging, n_bytes);
         self.counters.submits += 1;
@@ -111,7 +130,8 @@ impl GpuBackend {
         self.write_step(&[token], pos, &(0..1));
         let n_vocab = self.plan.n_vocab;
         self.choosing.best = draw.is_best();
-        if !self.choosing.best {
+        self.choosing.top = draw.top;
+        if !self.choosing.best || draw.top.is_some() {
             let words = sampling_words(draw, n_vocab);
             self.write(self.plan.choosers.sampling, 0, bytemuck::cast_slice(&words));
         }
@@ -131,9 +151,12 @@ impl GpuBackend {
             bail!(Internal, "no steps are under way");
         };
         let (n, until) = (submit.n, Some(submit.index.clone()));
+        let n_top = self.choosing.top;
+        let n_bytes = n_bytes(n, n_top);
         let buffer = &self.choosing.ring[submit.slot];
-        let read = self.device.mapped(buffer, n as u64 * CHOICE_BYTES, &mut submit.mapped, until);
-        let choices: Vec<u32> = read.await?;
+        let read = self.device.mapped(buffer, n_bytes, &mut submit.mapped, until);
+        let words: Vec<u32> = read.await?;
+        let (choices, tops) = words.split_at(2 * n);
         self.choosing.submits.pop_front();
         let under_way: usize = self.choosing.submits.iter().map(|submit| submit.n).sum();
         self.order.finish(self.choosing.pos - under_way);
@@ -153,6 +176,20 @@ impl GpuBackend {
                 }
             }
         }
+        let tops = tops.chunks_exact(TOP_WORDS).take(ids.len());
+        self.choosing.logprobs = tops.map(|words| logprobs(words, n_top.unwrap_or(0))).collect();
         Ok(ids)
     }
+}
+
+/// Bytes of `n` steps that are read back.
+fn n_bytes(n: usize, top: Option<usize>) -> u64 {
+    n as u64 * (CHOICE_BYTES + if top.is_some() { TOP_BYTES } else { 0 })
+}
+
+/// What shaders/sample/top.wgsl leaves of a step.
+fn logprobs(words: &[u32], n: usize) -> Logprobs {
+    let pairs = words[2..].chunks_exact(2).take(n).filter(|pair| pair[1] != u32::MAX);
+    let top = pairs.map(|pair| (pair[1], f32::from_bits(pair[0]))).collect();
+    Logprobs::from_sum(f32::from_bits(words[1]), top, f32::from_bits(words[0]))
 }

@@ -14,7 +14,7 @@ use super::kernels::MAT_MUL_ROWS_TILE;
 use super::pipelines::Compiled;
 use super::plan::{MAX_CHOSEN, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Tuning};
 use super::upload::Uploads;
-use crate::backend::{Backend, Counters, Draw, ModelPlan, Outputs, StepOrder};
+use crate::backend::{Backend, Counters, Draw, Logprobs, ModelPlan, Outputs, StepOrder};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Graph, Rows};
@@ -432,6 +432,10 @@ impl Backend for GpuBackend {
 
     async fn chosen(&mut self) -> Result<Vec<u32>> {
         self.finish_choosing().await
+    }
+
+    fn take_logprobs(&mut self) -> Vec<Logprobs> {
+        self.choosing.take_logprobs()
     }
 
     async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()> {

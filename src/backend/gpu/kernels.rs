@@ -48,6 +48,8 @@ pub enum Kernel {
     Tally,
     Collect,
     Draw,
+    TopOfRun,
+    Top,
 }
 
 /// How a kernel uses a binding.
@@ -102,6 +104,8 @@ impl Kernel {
         Kernel::Tally,
         Kernel::Collect,
         Kernel::Draw,
+        Kernel::TopOfRun,
+        Kernel::Top,
     ];
 
     /// Its file, as in [`shaders::FILES`].
@@ -143,6 +147,8 @@ impl Kernel {
             Kernel::Tally => "sample/tally",
             Kernel::Collect => "sample/collect",
             Kernel::Draw => "sample/draw",
+            Kernel::TopOfRun => "sample/top_of_run",
+            Kernel::Top => "sample/top",
         }
     }
 
@@ -174,6 +180,8 @@ impl Kernel {
             Kernel::Penalise => &[Uniform, Read, Read, Read, ReadWrite, ReadWrite],
             Kernel::Tally => &[Uniform, Read, Read, Read, Read, ReadWrite, ReadWrite],
             Kernel::Collect => &[Uniform, Read, Read, Read, Read, Read, Read, ReadWrite],
+            Kernel::TopOfRun => &[Uniform, Read, Read, Read, ReadWrite, ReadWrite],
+            Kernel::Top => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
             Kernel::Draw => &[Uniform, ReadWrite, ReadWrite, Read, Read, Read, ReadWrite, ReadWrite],
             Kernel::Route => &[Uniform, Read, Read, Read, ReadWrite],
             Kernel::TokenShift => &[Uniform, Read, Read, ReadWrite, ReadWrite],
@@ -415,7 +423,9 @@ impl Variant {
             | Kernel::Penalise
             | Kernel::Tally
             | Kernel::Collect
-            | Kernel::Draw => 256,
+            | Kernel::Draw
+            | Kernel::TopOfRun
+            | Kernel::Top => 256,
             Kernel::MatVec | Kernel::ExpertMatVec | Kernel::Products | Kernel::GatedProduct => {
                 MAT_VEC_K_LANES * MAT_VEC_LANES_N
             }

@@ -74,7 +74,10 @@ files!(
     "sample/largest_of_runs",
     "sample/penalise",
     "sample/sampling",
+    "sample/sum_of_lanes",
     "sample/tally",
+    "sample/top",
+    "sample/top_of_run",
     "streams/row_statistics",
     "streams/stream_mix",
 );

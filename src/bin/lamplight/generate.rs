@@ -1,6 +1,8 @@
 //! `lamplight generate`: goes on with a text, or answers a chat message.
 
-use lamplight::engine::{ChatRequest, CompletionRequest, Event, NoPause, Outcome, Prompt, SamplingParams};
+use lamplight::engine::{
+    ChatRequest, CompletionRequest, Event, NoPause, Outcome, Prompt, SamplingParams, TokenLogprob,
+};
 use lamplight::error::Result;
 use lamplight::text::{ChatMessage, EncodeOptions};
 use serde_json::json;
@@ -66,6 +68,9 @@ struct SamplingArgs {
     /// The only token ids that may come, separated by commas; the end of the text only if it is among them
     #[arg(long, value_delimiter = ',')]
     allowed_token_ids: Vec<u32>,
+    /// Print each token's log-probability, and so many of the most probable tokens in its place (at most 20)
+    #[arg(long)]
+    logprobs: Option<u32>,
     /// Seed of the random numbers
     #[arg(long)]
     seed: Option<u64>,
@@ -93,6 +98,7 @@ impl From<SamplingArgs> for SamplingParams {
             stop: args.stop,
             logit_bias: args.logit_bias,
             allowed_token_ids: (!args.allowed_token_ids.is_empty()).then_some(args.allowed_token_ids),
+            top_logprobs: args.logprobs,
             stop_token_ids: Vec::new(),
             max_tokens: Some(args.max_tokens),
         }
@@ -135,8 +141,19 @@ pub(crate) fn run(args: Args) -> Result<()> {
     shown?;
     match args.json {
         true => print_json(&report(&outcome, backend)),
-        false => print("\n"),
+        false => {
+            let lines = outcome.logprobs.iter().flatten().map(line);
+            print(&format!("\n{}", lines.collect::<String>()))
+        }
     }
+}
+
+/// A token with those most probable in its place, as a line.
+fn line(token: &TokenLogprob) -> String {
+    let one =
+        |token: &TokenLogprob| format!("{:.4} {:?}", token.logprob, String::from_utf8_lossy(&token.bytes));
+    let top: Vec<String> = token.top.iter().map(one).collect();
+    format!("{}{}{}\n", one(token), if top.is_empty() { "" } else { "  of  " }, top.join(", "))
 }
 
 fn report(outcome: &Outcome, backend: &str) -> serde_json::Value {
@@ -144,6 +161,7 @@ fn report(outcome: &Outcome, backend: &str) -> serde_json::Value {
     json!({
         "ids": outcome.ids,
         "text": outcome.text,
+        "logprobs": outcome.logprobs,
         "finish_reason": outcome.finish_reason,
         "prompt_tokens": outcome.usage.prompt_tokens,
         "completion_tokens": outcome.usage.completion_tokens,

@@ -16,7 +16,7 @@ mod streams;
 use std::collections::HashMap;
 
 use self::fuse::{Bundle, Fusions};
-pub(super) use self::sample::{Choosers, limit_words, sampling_words};
+pub(super) use self::sample::{Choosers, TOP_WORDS, limit_words, sampling_words};
 use super::device::AdapterInfo;
 use super::kernels::{MAT_VEC_LANES_N, MAT_VEC_ROWS, SOFTWARE_MAT_VEC_ROWS, Variant};
 use super::memory::{self, Part};

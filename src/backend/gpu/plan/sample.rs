@@ -17,22 +17,37 @@ pub(in crate::backend::gpu) struct Choosers {
     pub(in crate::backend::gpu) chosen: usize,
     /// Most tokens with a penalty for being seen.
     n_seen: usize,
+    /// What log-probabilities are made from, [`TOP_WORDS`] a step.
+    pub(in crate::backend::gpu) found: usize,
     /// How tokens are drawn: [`sampling_words`].
     pub(in crate::backend::gpu) sampling: usize,
     /// The tokens that may be drawn, a bit each, then those with a bias, and it.
     pub(in crate::backend::gpu) limits: usize,
 }
 
-const KERNELS: [Kernel; 6] =
-    [Kernel::Penalise, Kernel::ArgMax, Kernel::Tally, Kernel::Collect, Kernel::Draw, Kernel::Choose];
+const KERNELS: [Kernel; 8] = [
+    Kernel::TopOfRun,
+    Kernel::Penalise,
+    Kernel::ArgMax,
+    Kernel::Tally,
+    Kernel::Collect,
+    Kernel::Draw,
+    Kernel::Choose,
+    Kernel::Top,
+];
+
+/// Words of a list of the most probable tokens: two numbers, then of each the bits of its logit and its id.
+pub(in crate::backend::gpu) const TOP_WORDS: usize = 2 + 2 * Draw::MAX_TOP;
 
 /// Words of the buffer for draws before the tokens seen; shaders/sample/sampling.wgsl.
-const SAMPLING_WORDS: usize = 18 + Draw::MAX_RECENT;
+const SAMPLING_WORDS: usize = 20 + Draw::MAX_RECENT;
 
 impl Choosers {
     /// Whether there is room for what `draw` needs.
     pub(in crate::backend::gpu) fn can(&self, draw: &Draw, n_vocab: usize) -> bool {
-        let room = draw.seen.len() <= self.n_seen && draw.bias.len() <= Draw::MAX_BIASES;
+        let room = draw.seen.len() <= self.n_seen
+            && draw.bias.len() <= Draw::MAX_BIASES
+            && draw.top.is_none_or(|n| n <= Draw::MAX_TOP);
         room && (draw.top_k <= Draw::MAX_CANDIDATES || !draw.limits(n_vocab))
     }
 
@@ -40,6 +55,7 @@ impl Choosers {
     pub(in crate::backend::gpu) fn for_draw(&self, draw: &Draw, n_vocab: usize) -> Vec<usize> {
         let plain_best = draw.is_best();
         let needed = |kernel| match kernel {
+            Kernel::TopOfRun | Kernel::Top => draw.top.is_some(),
             Kernel::Penalise => draw.changes(),
             Kernel::ArgMax => !draw.changes(),
             Kernel::Tally => draw.scale != 0.0,
@@ -67,6 +83,7 @@ pub(in crate::backend::gpu) fn sampling_words(draw: &Draw, n_vocab: usize) -> Ve
     words.extend(factors.map(f32::to_bits));
     words.extend([u32::from(draw.counts()), draw.recent.len() as u32, draw.seen.len() as u32]);
     words.extend([draw.bias.len() as u32, u32::from(draw.allowed.is_some())]);
+    words.extend([draw.top.unwrap_or(0) as u32, 0]);
     words.extend_from_slice(&draw.recent);
     words.resize(SAMPLING_WORDS, 0);
     words.extend(draw.seen.iter().flat_map(|(id, count)| [*id, *count]));
@@ -100,9 +117,14 @@ impl Planner<'_> {
         let sampling = self.buffer("sampling", (SAMPLING_WORDS * 4 + room * 8) as u64);
         let n_limits = self.plan.n_vocab.div_ceil(32) + 2 * Draw::MAX_BIASES;
         let limits = self.buffer("limits of draws", n_limits as u64 * 4);
+        let raw = self.buffer("logits as they stand", u64::from(n_vocab) * 4);
+        let tops = self.buffer("most probable of runs", u64::from(n_runs) * TOP_WORDS as u64 * 4);
+        let found = self.buffer("most probable tokens", (MAX_CHOSEN * TOP_WORDS * 4) as u64);
         let logits = self.plan.logits;
         for kernel in KERNELS {
             let (buffers, n_groups): (&[usize], u32) = match kernel {
+                Kernel::TopOfRun => (&[sampling, logits, raw, tops], n_runs),
+                Kernel::Top => (&[sampling, raw, tops, chosen, found], 1),
                 Kernel::Penalise => (&[sampling, limits, logits, runs], n_runs),
                 Kernel::ArgMax => (&[logits, runs], n_runs),
                 Kernel::Tally => (&[sampling, runs, logits, sums, tallies], n_runs),
@@ -110,12 +132,13 @@ impl Planner<'_> {
                 Kernel::Draw => (&[sampling, runs, logits, sums, candidates, chosen], 1),
                 _ => (&[runs, chosen], 1),
             };
-            let params = if kernel == Kernel::Choose { [n_runs, 0] } else { [n_vocab, n_runs] };
+            let of_runs = matches!(kernel, Kernel::Choose | Kernel::Top);
+            let params = if of_runs { [n_runs, 0] } else { [n_vocab, n_runs] };
             let stage = self.stage(Variant::plain(kernel), flat(n_groups));
             self.launch(op, Rows::Outputs, [stage; 2], &params, buffers)?;
         }
         let launches = (first..self.plan.launches.len()).collect();
-        self.plan.choosers = Choosers { launches, chosen, n_seen, sampling, limits };
+        self.plan.choosers = Choosers { launches, chosen, n_seen, found, sampling, limits };
         Ok(())
     }
 }
