@@ -8,7 +8,7 @@ PORT ?= 8080
 TOOLS := $(or $(LAMPLIGHT_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamplight)
 export PATH := $(TOOLS)/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
-.PHONY: help setup demo build test test-all lint size bench bench-cpu bench-load fidelity clean
+.PHONY: help setup demo build test test-all lint size bench bench-cpu bench-gpu bench-load fidelity clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -50,6 +50,10 @@ bench-load: build ## cold and cached loads, checks and memory in Chromium beside
 bench-cpu: build ## the CPU alone in Chromium: weight formats, prompt lengths, depths (TYPES="q8_0 q4_0")
 	@scripts/setup.sh test
 	@scripts/bench_cpu.sh $(MODEL)
+
+bench-gpu: build ## the GPU alone in Chromium (a software adapter here): prompt lengths and depths, beside both peers
+	@scripts/setup.sh test
+	@LAMPLIGHT_BENCH="--backends webgpu --rounds 1 --prompt 128,512 --depth 0,4096 $$LAMPLIGHT_BENCH" scripts/bench.sh $(MODEL)
 
 fidelity: ## KL and top-1 of every weight format and backend against float32 (MODEL=path.gguf, ARGS='--types q4_0')
 	@scripts/fidelity.sh $(MODEL)

@@ -17,15 +17,15 @@ const HERE = import.meta.dirname;
 const ROOT = path.resolve(HERE, '../..');
 const PROMPTS = JSON.parse(fs.readFileSync(path.join(HERE, 'prompts.json'), 'utf8'));
 const ISOLATION = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp', 'Cross-Origin-Resource-Policy': 'same-origin' };
-/** A software GPU makes a few tokens a second: the WebGPU rows are shorter there. */
-const SOFTWARE_GPU = { prompt: 128, tokens: 16 };
+/** Tokens decoded unless asked: a software GPU makes a few a second. */
+const TOKENS = { hardware: 64, software: 16 };
 
 const { values: args } = parseArgs({
   options: {
     model: { type: 'string' }, onnx: { type: 'string' }, json: { type: 'string' },
     engines: { type: 'string', default: 'lamplight,wllama,transformers' }, backends: { type: 'string', default: 'cpu,webgpu' },
     rounds: { type: 'string', default: '2' }, reps: { type: 'string', default: '2' },
-    prompt: { type: 'string', default: '128' }, depth: { type: 'string', default: '0' }, tokens: { type: 'string', default: '64' },
+    prompt: { type: 'string', default: '128' }, depth: { type: 'string', default: '0' }, tokens: { type: 'string' },
     gpu: { type: 'string', default: 'lavapipe' }, threads: { type: 'string', default: '1' }, isolated: { type: 'boolean', default: false },
   },
 });
@@ -43,14 +43,16 @@ function promptOf(length) {
 function jobOf(engine, backend) {
   const software = backend === 'webgpu' && args.gpu !== 'native';
   const lengths = (list) => list.split(',').map(Number);
-  const prompts = software ? [SOFTWARE_GPU.prompt] : lengths(args.prompt);
-  const depths = software ? [0] : lengths(args.depth);
-  const tokens = Math.min(Number(args.tokens), software ? SOFTWARE_GPU.tokens : Infinity);
+  const prompts = lengths(args.prompt);
+  const depths = lengths(args.depth);
+  const tokens = Number(args.tokens ?? (software ? TOKENS.software : TOKENS.hardware));
   // onnxruntime's best formats differ: int8 for its CPU kernels, 4 bits (as the GGUF has) for the GPU.
   const url = engine === 'transformers' ? '/onnx' : '/models/model.gguf';
   // wllama's WebGPU build aborts in a page that is not cross-origin isolated.
   const isolated = args.isolated || (engine === 'wllama' && backend === 'webgpu');
-  return { engine, backend, prompts, depths, tokens, url, isolated, options: { backend, threads: Number(args.threads), dtype: backend === 'webgpu' ? 'q4' : 'q8' } };
+  // Room for the longest text, and for what its template adds.
+  const nCtx = Math.max(2048, Math.max(...prompts, ...depths) + tokens + 128);
+  return { engine, backend, prompts, depths, tokens, url, isolated, options: { backend, nCtx, threads: Number(args.threads), dtype: backend === 'webgpu' ? 'q4' : 'q8' } };
 }
 
 async function openPage(context, origin) {
@@ -176,7 +178,7 @@ async function main() {
   console.log(`${os.cpus()[0].model}, ${os.cpus().length} logical cores, ${Math.round(os.totalmem() / 2 ** 30)} GiB; Chromium ${chromium}${gpu}; `
     + `${args.isolated ? 'cross-origin isolated' : 'not cross-origin isolated'}, ${args.threads} thread(s) asked.`);
   console.log(`${versions()}.`);
-  console.log(`Medians of ${args.rounds} interleaved sessions of ${args.reps} repeats; load average before a session ${Math.min(...loads).toFixed(1)} to ${Math.max(...loads).toFixed(1)}. ${args.tokens} tokens decoded. In brackets the spread; then how many times the peer's speed Lamplight's is.\n`);
+  console.log(`Medians of ${args.rounds} interleaved sessions of ${args.reps} repeats; load average before a session ${Math.min(...loads).toFixed(1)} to ${Math.max(...loads).toFixed(1)}. ${[...new Set(jobs.map(({ tokens }) => tokens))].join(' and ')} tokens decoded. In brackets the spread; then how many times the peer's speed Lamplight's is.\n`);
   console.log(table(jobs, results));
   if (args.json) fs.writeFileSync(args.json, JSON.stringify(results, null, 1));
   if (results.some((result) => result.error && result.job.engine === 'lamplight')) process.exitCode = 1;

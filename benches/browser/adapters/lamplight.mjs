@@ -1,8 +1,8 @@
 // Lamplight itself, used as any page uses it.
 import { createEngine } from '/pkg/index.js';
 
-export async function load(url, { backend, threads }) {
-  const engine = await createEngine({ model: url, backend: backend === 'webgpu' ? 'webgpu' : 'cpu', threads, contextLength: 2048 });
+export async function load(url, { backend, threads, nCtx }) {
+  const engine = await createEngine({ model: url, backend: backend === 'webgpu' ? 'webgpu' : 'cpu', threads, contextLength: nCtx });
   const { adapter, backend: used, load: { fromCache } } = engine.info;
   return { engine, info: { memory: engine.info.memory, backend: used, adapter: adapter?.description || adapter?.architecture, f16: adapter?.f16, fromCache } };
 }

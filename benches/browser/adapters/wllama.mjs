@@ -1,11 +1,11 @@
 // wllama: llama.cpp compiled to WebAssembly, with its WebGPU backend. Takes the same GGUF file.
 import { Wllama } from '/node_modules/@wllama/wllama/esm/index.min.js';
 
-export async function load(url, { backend, threads }) {
+export async function load(url, { backend, threads, nCtx }) {
   const lines = [];
   const log = (...parts) => { lines.push(parts.filter((part) => typeof part === 'string').join(' ')); };
   const wllama = new Wllama({ default: '/node_modules/@wllama/wllama/esm/wasm/wllama.wasm' }, { logger: { debug: log, log, warn: log, error: log } });
-  await wllama.loadModelFromUrl(url, { n_ctx: 2048, n_threads: threads, n_parallel: 1, n_gpu_layers: backend === 'webgpu' ? 99_999 : 0 });
+  await wllama.loadModelFromUrl(url, { n_ctx: nCtx, n_threads: threads, n_parallel: 1, n_gpu_layers: backend === 'webgpu' ? 99_999 : 0 });
   // Without shader-f16 it computes on the CPU and says so only here.
   const onGpu = lines.some((line) => /webgpu.*buffer size|offloaded [1-9]/i.test(line));
   return { wllama, info: { backend: onGpu ? 'webgpu' : 'cpu', threads: wllama.getNumThreads() } };
