@@ -260,7 +260,12 @@ impl GpuDevice {
     async fn patient<T>(&self, awaited: impl Future<Output = T>) -> T {
         match self.turn {
             None => awaited.await,
-            Some(turn) => nudging(awaited, turn, || drop(self.queue.submit([]))).await,
+            Some(turn) => {
+                let nudge = || {
+                    self.queue.submit([]);
+                };
+                nudging(awaited, turn, nudge).await
+            }
         }
     }
 
