@@ -70,6 +70,18 @@ fn graph(path: &Path) -> Graph {
     Loading::new(model, LoadOptions::default()).unwrap().plan().graph
 }
 
+/// Who shares with nobody has nothing to tell anybody, and all weights.
+#[test]
+fn one_shard_is_the_whole() {
+    for path in golden::sets().iter().map(golden::Set::model) {
+        let whole = graph(&path);
+        let one = shard(&whole, Split { index: 0, count: 1, least: 0 });
+        assert_eq!(one.graph.ops.len(), whole.ops.len(), "{}", path.display());
+        assert!(!one.graph.ops.iter().any(|op| matches!(op, Op::Exchange(_))), "{}", path.display());
+        assert_eq!(one.graph.weights, whole.weights, "{}", path.display());
+    }
+}
+
 /// For each weight of `whole` how often its rows (elements) are held by `count` shards.
 fn times_held(whole: &Graph, count: usize) -> Vec<Vec<usize>> {
     let mut times: Vec<Vec<usize>> = whole

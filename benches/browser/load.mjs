@@ -8,6 +8,7 @@ import { parseArgs } from 'node:util';
 import { launch } from '../../tests/browser/harness.mjs';
 import { startServer } from '../../tests/browser/server.mjs';
 import { median } from './median.mjs';
+import { peakMemory } from './memory.mjs';
 
 const HERE = import.meta.dirname;
 const ROOT = path.resolve(HERE, '../..');
@@ -17,25 +18,6 @@ const { values: args } = parseArgs({
     gpu: { type: 'string', default: 'lavapipe' }, peers: { type: 'string', default: 'wllama' },
   },
 });
-
-/** Highest resident memory of a profile's renderers so far, in MiB: only this session's browser has it on its command line. */
-function peakMemory(profile) {
-  const processes = fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
-    try {
-      const command = fs.readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-      const status = fs.readFileSync(`/proc/${pid}/status`, 'utf8');
-      return [{ pid, command, parent: /PPid:\s*(\d+)/.exec(status)[1], peak: Number(/VmHWM:\s*(\d+)/.exec(status)?.[1] ?? 0) / 1024 }];
-    } catch {
-      return [];
-    }
-  });
-  const family = new Set(processes.filter(({ command }) => command.includes(profile)).map(({ pid }) => pid));
-  for (let before = -1; before !== family.size;) {
-    before = family.size;
-    for (const { pid, parent } of processes) if (family.has(parent)) family.add(pid);
-  }
-  return Math.max(0, ...processes.filter(({ pid, command }) => family.has(pid) && command.includes('--type=renderer')).map(({ peak }) => peak));
-}
 
 /** One engine in one new browser. */
 async function session(engine) {

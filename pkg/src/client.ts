@@ -61,6 +61,8 @@ function startWorker(options: AssetOptions): WorkerLike {
 /** One worker and all calls to it. */
 export class WorkerClient {
   readonly #worker: WorkerLike;
+  /** Told when a model goes on on another number of workers. */
+  onthreads: ((threads: number) => void) | undefined;
   readonly #pending = new Map<number, Pending>();
   /** Requests made before the actor was there. */
   #waiting: Request[] | null = [];
@@ -193,6 +195,7 @@ export class WorkerClient {
     }
     if (reply.type === 'event') {
       if (reply.event.kind === 'resolve') void this.#resolve(reply.event);
+      else if (reply.event.kind === 'threads') this.onthreads?.(reply.event.threads);
       else this.#pending.get(reply.id)?.onEvent?.(reply.event);
     } else if (reply.type === 'result') {
       this.#settle(reply.id)?.resolve(reply.result as never);

@@ -96,6 +96,8 @@ class WorkerEngine implements Engine {
   constructor(client: WorkerClient, info: EngineInfo) {
     this.#client = client;
     this.info = info;
+    const { exchange } = info;
+    client.onthreads = (threads) => void Object.assign(info, { threads, exchange: threads > 1 ? exchange : undefined });
     this.chat = { completions: { create: ((r: ChatRequest) => this.#chat(r)) as never } };
     this.completions = { create: ((r: CompletionRequest) => this.#complete(r)) as never };
     this.embeddings = { create: (r) => this.#embed(r) };

@@ -168,6 +168,8 @@ export type WorkerEvent =
   | { kind: 'text'; text: string; logprobs?: WireLogprob[] }
   | { kind: 'progress'; progress: Progress }
   | { kind: 'warning'; warning: Warning }
+  /** The model runs on another number of workers now. */
+  | { kind: 'threads'; threads: number }
   /** A server refuses an address of the model: the page may know another one. */
   | { kind: 'resolve'; ask: number; url: string; status: number };
 

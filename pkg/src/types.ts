@@ -158,7 +158,7 @@ export interface EngineInfo {
   backend: 'webgpu' | 'cpu';
   /** One sentence: why this backend. */
   backendReason: string;
-  /** Workers that compute. */
+  /** Workers that compute. Of `threads: 'auto'` it changes after a request for which another number was faster. */
   threads: number;
   /** How they exchange what they have computed, where they are several: through shared memory where the page is
    * cross-origin isolated. */
@@ -183,7 +183,7 @@ export interface EngineInfo {
   };
   contextLength: number;
   adapter?: AdapterInfo;
-  /** Bytes the backend holds, and the current size of the wasm memory. */
+  /** Bytes the backend holds, and the size of the wasm memory once the model was loaded; of all workers together. */
   memory: { backendBytes: number; wasmBytes: number };
   load: {
     /** True when no byte of weights came over the network. */

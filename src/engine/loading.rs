@@ -31,6 +31,8 @@ pub struct LoadOptions {
     pub n_batch: Option<usize>,
     /// The format that F32, F16 and BF16 matrices are turned into as they arrive; their own by default.
     pub quantize: Option<DType>,
+    /// Whether the engine only computes, for another one that reads and writes the text.
+    pub without_text: bool,
 }
 
 /// Largest context by default: enough for a chat, and a KV cache that fits everywhere.
@@ -103,8 +105,14 @@ impl Loading {
         if let Some(dtype) = options.quantize {
             weights.requantize(Recipe::new(dtype)?)?;
         }
-        let tokenizer = text_files::tokenizer(&model)?;
-        let template = text_files::chat_template(&model, &tokenizer);
+        let (tokenizer, template) = match options.without_text {
+            true => (Tokenizer::from_rwkv_vocab("")?, Err(String::new())),
+            false => {
+                let tokenizer = text_files::tokenizer(&model)?;
+                let template = text_files::chat_template(&model, &tokenizer);
+                (tokenizer, template)
+            }
+        };
         let summary = summarise(&spec, &model, &weights, template.is_ok())?;
         let shape = session_shape(&spec, &graph, options)?;
         let adapters = Adapters::new(&model.metadata, graph.clone(), weights.dtypes())?;

@@ -8,18 +8,20 @@ use std::rc::Rc;
 
 use js_sys::Array;
 use wasm_bindgen::JsValue;
+use web_time::Instant;
 
 use super::files::Files;
 use super::load::LoadRequest;
 use super::measure::{self, Rounds};
 use super::pool::{Model, Team};
-use super::protocol::encode;
+use super::protocol::{decode, encode};
 use super::report::Reporter;
 use super::shard::LoadShard;
 use super::task::navigator;
+use super::watch::Watch;
 use crate::error::{ErrorCode, Result};
 use crate::model::shard::{Measured, Split, Work};
-use crate::weights::FilePart;
+use crate::weights::{FilePart, WeightMap};
 
 /// Most workers that can be asked for.
 const MAX_THREADS: usize = 64;
@@ -38,8 +40,12 @@ pub(super) struct Crew {
     pub(super) split: Split,
     /// Their answer once they have all their weights.
     loaded: Pin<Box<dyn Future<Output = Result<Array>>>>,
-    /// What they hold.
-    pub(super) memory_bytes: u64,
+    /// When they began to be filled.
+    began: Instant,
+    /// Where their number was not asked for: what a token's products take one worker, and how many have the memory at least.
+    watched: Option<(f64, usize)>,
+    /// Bytes of what they hold, and of their wasm memories.
+    pub(super) held: [u64; 2],
 }
 
 impl Crew {
@@ -48,7 +54,7 @@ impl Crew {
     pub(super) async fn hire(
         request: &LoadRequest,
         file: &Rc<Files>,
-        parts: &[FilePart],
+        (parts, weights): (&[FilePart], &WeightMap),
         work: &Work<'_>,
         reporter: &Reporter,
     ) -> Result<Option<Crew>> {
@@ -72,14 +78,23 @@ impl Crew {
         let least = split.least;
         let body = encode(&LoadShard { count, least, context_length, quantize, ..file.description()? });
         let loaded = Box::pin(team.ask("load", &body));
-        team.keep(Model { description: body, files: Rc::clone(file), parts: parts.to_vec() });
-        Ok(Some(Crew { team, split, loaded, memory_bytes: 0 }))
+        let weights = weights.clone();
+        team.keep(Model { description: body, files: Rc::clone(file), parts: parts.to_vec(), weights });
+        let watched = request.threads.is_none().then(|| (alone_ms(work), work.least()));
+        Ok(Some(Crew { watched, began: Instant::now(), team, split, loaded, held: [0; 2] }))
     }
 
     /// Waits until all others are ready.
     pub(super) async fn ready(&mut self) -> Result<()> {
         let answers = self.loaded.as_mut().await?;
-        self.memory_bytes = answers.iter().filter_map(|bytes| bytes.as_f64()).sum::<f64>() as u64;
+        if let Some((alone_ms, least)) = self.watched {
+            let load_ms = self.began.elapsed().as_secs_f64() * 1e3;
+            *self.team.watch() = Some(Watch::new(alone_ms, least, load_ms));
+        }
+        for answer in answers.iter() {
+            let held: [u64; 2] = decode(answer)?;
+            self.held = [self.held[0] + held[0], self.held[1] + held[1]];
+        }
         Ok(())
     }
 }
@@ -94,7 +109,7 @@ async fn start(count: usize) -> Result<Option<(Rc<Team>, usize)>> {
 
 /// As many workers as make a token soonest, found by having all that there are cores for compute and exchange.
 async fn choose(work: &Work<'_>) -> Result<Option<(Rc<Team>, usize)>> {
-    let count = n_cores().min(MAX_AUTO);
+    let count = most();
     if count < 2 {
         return Ok(None);
     }
@@ -108,8 +123,7 @@ async fn choose(work: &Work<'_>) -> Result<Option<(Rc<Team>, usize)>> {
         return Ok(None);
     }
     let team = Team::start(count).await?;
-    let measured = measure(&team, count, alone, work).await?;
-    ALONE.set(Some(measured.alone));
+    let measured = measure(&team, count, work).await?;
     let best = work.best(&measured);
     log::debug!("{measured:?}: {best} it is");
     if best == count {
@@ -119,8 +133,18 @@ async fn choose(work: &Work<'_>) -> Result<Option<(Rc<Team>, usize)>> {
     start(best).await
 }
 
-/// How fast the workers of a team are, at what a token of this model takes, given how fast this one has been alone.
-async fn measure(team: &Rc<Team>, count: usize, alone: f64, work: &Work<'_>) -> Result<Measured> {
+/// Most workers that are taken without being asked for.
+pub(super) fn most() -> usize {
+    n_cores().clamp(1, MAX_AUTO)
+}
+
+/// Milliseconds of a token's products on this worker, by the best speed it has had.
+pub(super) fn alone_ms(work: &Work<'_>) -> f64 {
+    work.alone_ms(ALONE.get().unwrap_or(f64::INFINITY))
+}
+
+/// How fast the workers of a team are, at what a token of this model takes.
+pub(super) async fn measure(team: &Rc<Team>, count: usize, work: &Work<'_>) -> Result<Measured> {
     let theirs = team.ask("speed", &JsValue::NULL);
     let own = measure::speed().await?;
     let together = theirs.await?.iter().filter_map(|speed| speed.as_f64()).fold(own, f64::min);
@@ -128,12 +152,14 @@ async fn measure(team: &Rc<Team>, count: usize, alone: f64, work: &Work<'_>) -> 
     let theirs = team.ask("rounds", &encode(&rounds));
     let round_ms = measure::rounds(&mut team.link(), rounds).await?;
     theirs.await?;
-    Ok(Measured { alone: alone.max(own), together, round_ms: rounds.exchange_ms(round_ms, together), count })
+    let alone = ALONE.get().unwrap_or(own).max(own);
+    ALONE.set(Some(alone));
+    Ok(Measured { alone, together, round_ms: rounds.exchange_ms(round_ms, together), count })
 }
 
 /// How many workers a model gets at least, as far as is known before anything is measured.
 pub(super) fn count(threads: Option<u32>, work: &Work<'_>) -> usize {
-    let most = n_cores().clamp(1, MAX_AUTO);
+    let most = most();
     match threads {
         Some(threads) => (threads as usize).clamp(1, MAX_THREADS),
         None if work.least() <= most => work.least().max(1),

@@ -367,7 +367,12 @@ impl ModelFile {
         matches!(&self.origin, Origin::Http(http) if http.has_ranges())
     }
 
-    /// Whether storage takes part in this load.
+    /// Whether its parts can be had again without the network.
+    pub fn is_here(&self) -> bool {
+        self.is_cached() || matches!(self.origin, Origin::Local(_))
+    }
+
+    /// Whether storage takes part.
     pub fn is_cached(&self) -> bool {
         self.cache.borrow().is_some()
     }

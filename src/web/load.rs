@@ -142,7 +142,7 @@ pub struct Info {
 struct Memory {
     /// Weights, KV cache and workspace, wherever the backend has them.
     backend_bytes: u64,
-    /// Of the whole wasm memory; on the GPU path it holds no weights.
+    /// Of the whole wasm memory, of all workers; on the GPU path it holds no weights.
     wasm_bytes: u64,
 }
 
@@ -265,7 +265,7 @@ async fn attempt(
         Ok(_) => None,
         Err(_) => {
             let plan = loading.plan();
-            Crew::hire(request, file, &parts, &work(&loading, &plan), reporter).await?
+            Crew::hire(request, file, (&parts, loading.weights()), &work(&loading, &plan), reporter).await?
         }
     };
     let (mut backend, reason) = match found {
@@ -302,7 +302,7 @@ async fn header(request: &LoadRequest, file: &Files, reporter: &Reporter) -> Res
     let model = file.model().await?;
     let n_ctx = request.context_length.map(|n| n as usize);
     let quantize = request.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
-    Loading::new(model, LoadOptions { n_ctx, n_batch: None, quantize })
+    Loading::new(model, LoadOptions { n_ctx, quantize, ..LoadOptions::default() })
 }
 
 /// What a token costs, and how many workers have the memory.
@@ -446,6 +446,7 @@ fn info(
 ) -> Info {
     let backend = engine.session().backend();
     let network_bytes = file.network_bytes();
+    let others = crew.map_or([0; 2], |crew| crew.held);
     Info {
         backend: match backend {
             AnyBackend::Cpu(_) | AnyBackend::CpuShard(_) => "cpu",
@@ -458,8 +459,8 @@ fn info(
         model: engine.summary().clone(),
         context_length: engine.session().n_ctx(),
         memory: Memory {
-            backend_bytes: backend.memory_bytes() + crew.map_or(0, |crew| crew.memory_bytes),
-            wasm_bytes: wasm_memory_bytes(),
+            backend_bytes: backend.memory_bytes() + others[0],
+            wasm_bytes: wasm_memory_bytes() + others[1],
         },
         load: LoadFacts {
             from_cache: network_bytes == 0 && file.cache_bytes() > 0,

@@ -26,3 +26,4 @@ pub mod store;
 mod stored;
 pub mod task;
 mod upload;
+mod watch;

@@ -181,7 +181,7 @@ impl Pipeline<'_> {
             match &mut backend {
                 Some(backend) => {
                     let window = Window::whole(part.bytes.clone());
-                    uploader.upload(backend, index, part.range.clone(), window).await?;
+                    uploader.upload(&mut **backend, index, part.range.clone(), window).await?;
                 }
                 None => self.file.must_be_cached()?,
             }

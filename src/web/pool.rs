@@ -3,8 +3,7 @@
 //! Principal types: [`Team`], the leader's hold on the others, and [`WebLink`], a worker's way to the rest. Starting
 //! workers and carrying parts is TypeScript (`pool.ts`, `link.ts`). Must not know requests.
 
-use std::cell::RefCell;
-use std::pin::Pin;
+use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -17,11 +16,14 @@ use super::pipeline::part_message;
 use super::protocol::encode;
 use super::serve::SetAdaptersRequest;
 use super::task::describe;
+use super::upload::{Uploader, Window};
+use super::watch::{self, Watch};
 use crate::backend::Outputs;
-use crate::backend::cpu::{Link, Step};
+use crate::backend::cpu::{CpuShard, Link, Step, Waiting};
 use crate::engine::AdapterId;
 use crate::error::{Error, ErrorCode, Result};
-use crate::weights::FilePart;
+use crate::model::graph::Graph;
+use crate::weights::{FilePart, WeightMap};
 
 #[wasm_bindgen]
 extern "C" {
@@ -68,6 +70,9 @@ extern "C" {
     #[wasm_bindgen(method, getter)]
     fn count(this: &JsLink) -> u32;
 
+    #[wasm_bindgen(method, getter)]
+    fn onready(this: &JsLink) -> JsValue;
+
     #[wasm_bindgen(method, setter)]
     fn set_onready(this: &JsLink, callback: &JsValue);
 
@@ -93,7 +98,10 @@ pub(super) fn set_host(host: Host) {
 /// The other workers. They end with it.
 pub struct Team {
     js: RefCell<JsTeam>,
-    count: usize,
+    count: Cell<usize>,
+    /// Where another number may be better, and whether there is another one than was told.
+    watch: RefCell<Option<Watch>>,
+    is_new: Cell<bool>,
     /// What they were told and given, to tell it to others in their place.
     model: RefCell<Option<Rc<Model>>>,
     adapters: RefCell<Adapters>,
@@ -114,6 +122,7 @@ pub(super) struct Model {
     pub(super) description: JsValue,
     pub(super) files: Rc<Files>,
     pub(super) parts: Vec<FilePart>,
+    pub(super) weights: WeightMap,
 }
 
 async fn start(count: usize) -> Result<JsTeam> {
@@ -132,7 +141,37 @@ impl Team {
     /// `WorkerFailed` with the browser's reason.
     pub async fn start(count: usize) -> Result<Rc<Team>> {
         let js = RefCell::new(start(count).await?);
-        Ok(Rc::new(Team { js, count, model: RefCell::default(), adapters: RefCell::default() }))
+        Ok(Rc::new(Team {
+            js,
+            count: Cell::new(count),
+            watch: RefCell::default(),
+            is_new: Cell::default(),
+            model: RefCell::default(),
+            adapters: RefCell::default(),
+        }))
+    }
+
+    /// How many workers there are, the leader among them.
+    pub(super) fn count(&self) -> usize {
+        self.count.get()
+    }
+
+    /// How many there are, once, where that has changed.
+    pub(super) fn changed(&self) -> Option<usize> {
+        self.is_new.take().then(|| self.count())
+    }
+
+    /// The account of a model whose number of workers was not asked for.
+    pub(super) fn watch(&self) -> RefMut<'_, Option<Watch>> {
+        self.watch.borrow_mut()
+    }
+
+    /// Whether the number of workers is worth a look before a step at `pos`. It stays while there are adapters, which only
+    /// the engine could load anew, and where weights would come over the network.
+    fn is_due(&self, pos: usize) -> bool {
+        let is_due = self.watch().as_ref().is_some_and(|watch| watch.is_due(self.count(), pos));
+        let is_here = |model: &Rc<Model>| model.files.all().iter().all(|file| file.is_here());
+        is_due && self.adapters.borrow().loads.is_empty() && self.model.borrow().as_ref().is_some_and(is_here)
     }
 
     /// Takes note of what the workers have been given.
@@ -149,7 +188,7 @@ impl Team {
         answer: &JsValue,
         scales: Vec<(AdapterId, f32)>,
     ) {
-        let changed = self.ask(kind, &body);
+        let changed = (self.count() > 1).then(|| self.ask(kind, &body));
         if let Some(id) = answer.as_f64() {
             Reflect::set(&body, &"id".into(), answer).expect("invariant: a request is a plain object");
             self.adapters.borrow_mut().loads.push((id as AdapterId, body));
@@ -159,24 +198,49 @@ impl Team {
             adapters.loads.retain(|(id, _)| scales.iter().any(|(other, _)| other == id));
             adapters.scales = scales;
         }
-        if let Err(error) = changed.await {
+        if let Some(changed) = changed
+            && let Err(error) = changed.await
+        {
             self.js().fail(error.message());
         }
     }
 
-    /// Starts new workers in the place of all others, and gives them what those had, but for caches.
-    async fn revive(&self) -> Result<()> {
+    /// Starts new workers in the place of all others, `count` with the leader, and gives them what those had, but for
+    /// caches; the leader's weights too, where it has another share now.
+    async fn fill(&self, count: usize, mut own: Option<&mut CpuShard>) -> Result<()> {
         self.js().end();
-        self.js.replace(start(self.count).await?);
+        self.count.set(count);
         let Some(model) = self.model.borrow().clone() else {
             return Err(Error::new(ErrorCode::WorkerFailed, "a worker ended while the model was loaded"));
         };
-        let loaded = self.ask("load", &model.description);
+        let mut loaded = None;
+        if count > 1 {
+            self.js.replace(start(count).await?);
+            Reflect::set(&model.description, &"count".into(), &JsValue::from(count as u32))
+                .expect("invariant: a description is a plain object");
+            loaded = Some(self.ask("load", &model.description));
+        }
+        let mut uploader = Uploader::new(&model.weights);
         for FilePart { file: index, index: number, range } in model.parts.clone() {
             let file = model.files.file(index);
             let part = Rc::clone(&file).part(number, range).await?;
-            self.ask("part", &part_message(index, &file, &part)?).await?;
+            let theirs = match loaded {
+                Some(_) => Some(self.ask("part", &part_message(index, &file, &part)?)),
+                None => None,
+            };
+            if let Some(own) = &mut own {
+                uploader
+                    .upload(&mut **own, index, part.range.clone(), Window::whole(part.bytes.clone()))
+                    .await?;
+            }
+            if let Some(theirs) = theirs {
+                theirs.await?;
+            }
         }
+        if let Some(own) = own {
+            uploader.finish(own)?;
+        }
+        let Some(loaded) = loaded else { return Ok(()) };
         self.ask("part", &JsValue::NULL).await?;
         loaded.await?;
         let Adapters { loads, scales } = self.adapters.borrow().clone();
@@ -206,7 +270,9 @@ impl Team {
 
     /// The leader's way to the others, which begins their steps.
     pub fn link(self: &Rc<Self>) -> WebLink {
-        WebLink { team: Some(Rc::clone(self)), ..WebLink::new(self.js().link()) }
+        let mut link = WebLink::new(self.js().link());
+        link.team = Some(Rc::clone(self));
+        link
     }
 }
 
@@ -219,6 +285,8 @@ impl Drop for Team {
 /// A worker's way to the others.
 pub struct WebLink {
     link: JsLink,
+    /// What was woken at the link before.
+    before: JsValue,
     /// Who waits for parts.
     waker: Rc<RefCell<Option<Waker>>>,
     /// Wakes.
@@ -240,8 +308,29 @@ impl WebLink {
                 waker.wake();
             }
         });
+        let before = link.onready();
         link.set_onready(on_ready.as_ref());
-        WebLink { link, waker, on_ready, team: None, part: Vec::new() }
+        WebLink { link, before, waker, on_ready, team: None, part: Vec::new() }
+    }
+}
+
+impl WebLink {
+    /// Has the team's other workers made anew, and goes on with those.
+    async fn follow(&mut self, team: Rc<Team>, own: Option<(&mut CpuShard, usize)>) -> Result<()> {
+        match own {
+            Some((shard, count)) => team.fill(count, Some(shard)).await?,
+            None => team.fill(team.count(), None).await?,
+        }
+        self.link = team.js().link();
+        self.link.set_onready(self.on_ready.as_ref());
+        Ok(())
+    }
+}
+
+impl Drop for WebLink {
+    /// Whoever waited before waits again.
+    fn drop(&mut self) {
+        self.link.set_onready(&self.before);
     }
 }
 
@@ -249,17 +338,38 @@ impl Link for WebLink {
     fn begin(&mut self, step: Step<'_>) -> Result<()> {
         let Some(team) = self.team.as_deref() else { return Ok(()) };
         let Step { tokens, pos, outputs, long_rope } = step;
+        if let Some(watch) = team.watch().as_mut() {
+            watch.begin(tokens.len());
+        }
+        if team.count() == 1 {
+            return Ok(());
+        }
         team.js().step(tokens, pos as u32, outputs as u32, long_rope).map_err(error_of)
     }
 
-    fn revive(&mut self) -> Option<Pin<Box<dyn Future<Output = Result<()>> + '_>>> {
+    fn end(&mut self) {
+        if let Some(team) = &self.team
+            && let Some(watch) = team.watch().as_mut()
+        {
+            watch.end(team.count());
+        }
+    }
+
+    fn revive(&mut self) -> Option<Waiting<'_, Result<()>>> {
         let team = Rc::clone(self.team.as_ref()?);
-        Some(Box::pin(async move {
-            team.revive().await?;
-            self.link = team.js().link();
-            self.link.set_onready(self.on_ready.as_ref());
-            Ok(())
-        }))
+        Some(Box::pin(self.follow(team, None)))
+    }
+
+    fn recount<'a>(&'a mut self, graph: &'a Graph, pos: usize) -> Option<Waiting<'a, Option<usize>>> {
+        let team = self.team.as_ref().filter(|team| team.is_due(pos))?;
+        // Where that cannot be told, all stays as it is.
+        Some(Box::pin(async move { watch::look(team, graph).await.ok().flatten() }))
+    }
+
+    fn refill<'a>(&'a mut self, shard: &'a mut CpuShard, count: usize) -> Waiting<'a, Result<()>> {
+        let team = self.team.clone().expect("invariant: only the leader recounts");
+        team.is_new.set(true);
+        Box::pin(self.follow(team, Some((shard, count))))
     }
 
     fn index(&self) -> usize {

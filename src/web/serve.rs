@@ -245,6 +245,12 @@ async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out)
         _ => text_request(&engine, &kind, body),
     };
     shared.put_engine(engine);
+    if let Some(threads) = shared.team().and_then(|team| team.changed()) {
+        out.send(&Reply::Event(
+            id,
+            object([("kind", "threads".into()), ("threads", (threads as u32).into())]),
+        ));
+    }
     result
 }
 

@@ -16,10 +16,10 @@ use web_sys::Blob;
 use super::files::named;
 use super::measure;
 use super::pool::{JsLink, WebLink, outputs_of};
-use super::protocol::{decode, error_object};
+use super::protocol::{decode, encode, error_object};
 use super::serve;
 use super::store::{read_blob, read_slice};
-use super::task::describe;
+use super::task::{describe, wasm_memory_bytes};
 use super::upload::{Uploader, Window};
 use crate::backend::cpu::{CpuMode, CpuShard};
 use crate::backend::{AnyBackend, Backend};
@@ -100,9 +100,9 @@ pub async fn serve_shard(
     let result = async {
         if kind == "load" {
             let engine = load(decode(body)?, &shard).await?;
-            let memory = engine.session().backend().memory_bytes();
+            let held = [engine.session().backend().memory_bytes(), wasm_memory_bytes()];
             ENGINE.set(Some(engine));
-            return Ok(JsValue::from(memory as f64));
+            return Ok(encode(&held));
         }
         match kind.as_str() {
             "speed" => return Ok(measure::speed().await?.into()),
@@ -138,10 +138,8 @@ async fn load(request: LoadShard, shard: &JsShard) -> Result<Engine<AnyBackend>>
     };
     let (_, model) = open_files(&folder, which).await?;
     let quantize = request.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
-    let loading = Loading::new(
-        model,
-        LoadOptions { n_ctx: request.context_length.map(|n| n as usize), n_batch: None, quantize },
-    )?;
+    let n_ctx = request.context_length.map(|n| n as usize);
+    let loading = Loading::new(model, LoadOptions { n_ctx, n_batch: None, quantize, without_text: true })?;
     let link = WebLink::new(shard.link());
     let index = crate::backend::cpu::Link::index(&link);
     let split = Split { index, count: request.count, least: request.least };

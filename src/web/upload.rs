@@ -9,6 +9,7 @@ use web_sys::Blob;
 
 use super::store::read_slice;
 use super::task::describe;
+use crate::backend::cpu::CpuShard;
 use crate::backend::{AnyBackend, Backend};
 use crate::error::{Error, ErrorCode, Result};
 use crate::weights::{Assembler, Piece, Sink, WeightMap};
@@ -17,6 +18,54 @@ use crate::weights::{Assembler, Piece, Sink, WeightMap};
 const SLICE_BYTES: usize = 1 << 20;
 /// Bytes read of a Blob at least: small weights stand side by side.
 const WINDOW_BYTES: usize = 1 << 16;
+
+/// Where bytes of weights go.
+pub(super) trait Target {
+    /// As [`Backend::upload`].
+    fn take(&mut self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// The smallest range that holds all that is kept of `range`.
+    fn wants(&self, _weight: usize, range: Range<u64>) -> Range<u64> {
+        range
+    }
+
+    /// The GPU's, which takes bytes as they are in JS.
+    #[cfg(feature = "gpu")]
+    fn gpu(&mut self) -> Option<&mut crate::backend::gpu::GpuBackend> {
+        None
+    }
+}
+
+impl Target for CpuShard {
+    fn take(&mut self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.upload(weight, offset, bytes)
+    }
+
+    fn wants(&self, weight: usize, range: Range<u64>) -> Range<u64> {
+        CpuShard::wants(self, weight, range)
+    }
+}
+
+impl Target for AnyBackend {
+    fn take(&mut self, weight: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.upload(weight, offset, bytes)
+    }
+
+    fn wants(&self, weight: usize, range: Range<u64>) -> Range<u64> {
+        match self {
+            AnyBackend::CpuShard(shard) => shard.wants(weight, range),
+            _ => range,
+        }
+    }
+
+    #[cfg(feature = "gpu")]
+    fn gpu(&mut self) -> Option<&mut crate::backend::gpu::GpuBackend> {
+        match self {
+            AnyBackend::Gpu(gpu) => Some(gpu),
+            _ => None,
+        }
+    }
+}
 
 /// Hands parts to the backend: what the GPU can take as it is goes straight from the JS array, everything else
 /// through a small window into wasm memory.
@@ -36,7 +85,7 @@ impl<'a> Uploader<'a> {
     /// way.
     pub(super) async fn upload(
         &mut self,
-        backend: &mut AnyBackend,
+        backend: &mut dyn Target,
         file: usize,
         range: Range<u64>,
         mut window: Window,
@@ -58,21 +107,18 @@ impl<'a> Uploader<'a> {
     /// The first `n` bytes of a piece, which the backend can take as they are.
     async fn straight(
         &mut self,
-        backend: &mut AnyBackend,
+        backend: &mut dyn Target,
         window: &mut Window,
         piece: &Piece,
         n: usize,
     ) -> Result<()> {
         let offset = self.assembler.passed(piece, n);
         let whole = offset..offset + n as u64;
-        let wanted = match &*backend {
-            AnyBackend::CpuShard(shard) => shard.wants(piece.weight, whole),
-            _ => whole,
-        };
+        let wanted = backend.wants(piece.weight, whole);
         let from = piece.range.start + (wanted.start - offset) as usize;
         let bytes = window.read(from..from + (wanted.end - wanted.start) as usize).await?;
         #[cfg(feature = "gpu")]
-        if let AnyBackend::Gpu(gpu) = backend {
+        if let Some(gpu) = backend.gpu() {
             return gpu.upload_js(piece.weight, wanted.start, &bytes);
         }
         for (index, slice) in slices(&bytes).enumerate() {
@@ -86,7 +132,7 @@ impl<'a> Uploader<'a> {
     /// The first `n` bytes of a piece, by way of wasm memory.
     async fn through(
         &mut self,
-        backend: &mut AnyBackend,
+        backend: &mut dyn Target,
         window: &mut Window,
         piece: &Piece,
         n: usize,
@@ -119,16 +165,16 @@ impl<'a> Uploader<'a> {
     }
 
     /// All parts have come.
-    pub(super) fn finish(self, backend: &mut AnyBackend) -> Result<()> {
+    pub(super) fn finish(self, backend: &mut dyn Target) -> Result<()> {
         self.assembler.finish(&mut sink(self.weights, backend))
     }
 }
 
 /// Uploads assembled bytes, after a look at their scales.
-fn sink<'a>(weights: &'a WeightMap, backend: &'a mut AnyBackend) -> impl Sink + 'a {
+fn sink<'a>(weights: &'a WeightMap, backend: &'a mut dyn Target) -> impl Sink + 'a {
     |weight, offset, bytes: &[u8]| {
         weights.check_scales(weight, offset, bytes)?;
-        backend.upload(weight, offset, bytes)
+        backend.take(weight, offset, bytes)
     }
 }
 

@@ -18,7 +18,7 @@ export const MODEL_PATH = '/models/smollm2.gguf';
 export const MODEL_BYTES = 98_362_432;
 export const PART_BYTES = 16 * 1024 * 1024;
 /** What `createEngine` is asked for where only the CPU path is meant. */
-export const CPU = { model: MODEL_PATH, backend: 'cpu' };
+export const CPU = { model: MODEL_PATH, backend: 'cpu', threads: 1 };
 
 const BASE_ARGS = [
   '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
@@ -137,7 +137,7 @@ export function assertNoProblems(page) {
 /**
  * Loads an engine in the page as `window.engine`; resolves with its info, the progress values, the codes of the warnings that the
  * page heard, and the seconds it took. `options` is what `createEngine` takes, except that functions and signals stay out (they
- * do not cross into the page).
+ * do not cross into the page), and that one worker is the default: how many are worth it depends on what else the machine does.
  */
 export function load(page, options) {
   return page.evaluate(async (engineOptions) => {
@@ -147,7 +147,7 @@ export function load(page, options) {
     const warnings = [];
     const started = performance.now();
     globalThis.engine = await globalThis.lamplight.createEngine({
-      ...engineOptions, onProgress: (value) => progress.push({ ...value }), onWarning: ({ code }) => warnings.push(code),
+      threads: 1, ...engineOptions, onProgress: (value) => progress.push({ ...value }), onWarning: ({ code }) => warnings.push(code),
     });
     return { info: globalThis.engine.info, progress, warnings, seconds: (performance.now() - started) / 1000 };
   }, options);

@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use super::CpuBackend;
+use super::{CpuBackend, CpuShard};
 use crate::backend::Outputs;
 use crate::bail;
 use crate::error::Result;
@@ -27,6 +27,9 @@ pub struct Step<'a> {
     pub long_rope: bool,
 }
 
+/// What is done while others do their part.
+pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
 /// The way to the other shards. Rounds of sending and receiving take turns, and all shards have the same rounds.
 pub trait Link {
     /// The shard that is asked for a step calls this before it begins: the others run the same step.
@@ -37,12 +40,27 @@ pub trait Link {
         Ok(())
     }
 
+    /// The step that began is done.
+    fn end(&mut self) {}
+
+    /// Asked by the leader before each step at `pos`: another number of shards, where `graph` would run faster on so many.
+    fn recount<'a>(&'a mut self, graph: &'a Graph, pos: usize) -> Option<Waiting<'a, Option<usize>>> {
+        let _ = (graph, pos);
+        None
+    }
+
+    /// Fills the leader's `shard`, which has been cut for `count` shards, and as many others as that makes.
+    fn refill<'a>(&'a mut self, shard: &'a mut CpuShard, count: usize) -> Waiting<'a, Result<()>> {
+        let _ = (shard, count);
+        unreachable!("invariant: only who recounts is asked")
+    }
+
     /// This shard's index.
     fn index(&self) -> usize;
 
     /// Puts new shards in the place of the others, of which one is gone: with all weights, and nothing of any text.
     /// `None` where that cannot be done from here.
-    fn revive(&mut self) -> Option<Pin<Box<dyn Future<Output = Result<()>> + '_>>> {
+    fn revive(&mut self) -> Option<Waiting<'_, Result<()>>> {
         None
     }
 

@@ -24,7 +24,7 @@ mod simd;
 mod streams;
 mod trial;
 
-pub use exchange::{Link, Step};
+pub use exchange::{Link, Step, Waiting};
 pub use part::CpuShard;
 #[cfg(not(target_arch = "wasm32"))]
 pub use pool::{CpuPool, MAX_THREADS, Sharding};
@@ -235,6 +235,13 @@ impl CpuBackend {
         };
         exchange::at_once(self.step(tokens, pos, Outputs::All, Some(&mut note)))?;
         Ok(trace)
+    }
+
+    /// Frees the weights: nothing can be computed until they are there again.
+    fn release(&mut self) -> Result<()> {
+        self.ready = false;
+        let empty = ModelPlan { graph: Graph::default(), dtypes: Vec::new(), ..self.plan };
+        self.kernels.replace_weights(&empty, 0)
     }
 
     fn check_step(&self, tokens: &[u32], pos: usize) -> Result<()> {

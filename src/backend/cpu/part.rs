@@ -18,6 +18,7 @@ use crate::tensor::DType;
 /// A shard, with the whole model's graph, weights and steps at its surface.
 pub struct CpuShard {
     own: CpuBackend,
+    mode: CpuMode,
     split: Split,
     /// Of each of the whole's weights what goes where in the own ones.
     routes: Vec<Vec<Route>>,
@@ -39,7 +40,7 @@ impl CpuShard {
         super::plan::check(&plan)?;
         let (own, routes) = divide(&plan, split)?;
         let own = CpuBackend::with_link(own, mode, Some(link))?;
-        Ok(CpuShard { own, split, routes, plan, long_rope: false, log: Vec::new() })
+        Ok(CpuShard { own, mode, split, routes, plan, long_rope: false, log: Vec::new() })
     }
 
     fn link(&mut self) -> &mut dyn Link {
@@ -49,7 +50,32 @@ impl CpuShard {
     async fn step(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         let long_rope = self.long_rope;
         self.link().begin(Step { tokens, pos, outputs, long_rope })?;
-        self.own.forward(tokens, pos, outputs).await
+        let result = self.own.forward(tokens, pos, outputs).await;
+        self.link().end();
+        result
+    }
+
+    /// Another number of shards, where that is faster and the text so far can be computed again.
+    async fn recount(&mut self, pos: usize) -> Option<usize> {
+        let CpuShard { own, plan, log, .. } = self;
+        let link = own.link.as_deref_mut().filter(|_| pos <= log.len())?;
+        link.recount(&plan.graph, pos)?.await
+    }
+
+    /// Becomes the first of `count` shards, which know nothing of the text.
+    async fn resplit(&mut self, count: usize) -> Result<()> {
+        let split = Split { count, ..self.split };
+        let (plan, routes) = divide(&self.plan, split)?;
+        // There may not be room for the weights as they were and as they will be.
+        self.own.release()?;
+        let link = self.own.link.take();
+        self.own = CpuBackend::with_link(plan, self.mode, link)?;
+        (self.split, self.routes) = (split, routes);
+        let mut link = self.own.link.take().expect("invariant: a shard has a link");
+        let filled = link.refill(self, count).await;
+        self.own.link = Some(link);
+        filled?;
+        self.finish_upload().await
     }
 
     /// A step after all before it, for shards that know nothing of the text.
@@ -103,7 +129,18 @@ impl Backend for CpuShard {
         self.own.check_step(tokens, pos)?;
         let mut order = self.own.order;
         order.begin(pos)?;
-        let mut result = self.step(tokens, pos, outputs).await;
+        let mut result = match self.recount(pos).await {
+            None => self.step(tokens, pos, outputs).await,
+            Some(count) => {
+                let before = self.split.count;
+                let mut resplit = self.resplit(count).await;
+                if resplit.is_err() {
+                    resplit = self.resplit(before).await;
+                }
+                resplit?;
+                self.step_again(tokens, pos, outputs).await
+            }
+        };
         for _ in 0..TRIES {
             if !result.as_ref().is_err_and(|error| error.code() == ErrorCode::WorkerFailed) {
                 break;

@@ -77,7 +77,12 @@ impl ModelArgs {
     /// Loads the model with room for at least `n_ctx` positions unless `--ctx` says otherwise.
     pub(crate) fn load(&self, n_ctx: Option<usize>) -> Result<Engine<AnyBackend>> {
         let quantize = self.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
-        let options = LoadOptions { n_ctx: self.ctx.or(n_ctx), n_batch: self.batch, quantize };
+        let options = LoadOptions {
+            n_ctx: self.ctx.or(n_ctx),
+            n_batch: self.batch,
+            quantize,
+            ..LoadOptions::default()
+        };
         let mut engine = pollster::block_on(native::load(&self.model, self.backend_options()?, options))?;
         for Lora { path, scale } in &self.lora {
             pollster::block_on(native::load_adapter(&mut engine, path, *scale))?;

@@ -17,7 +17,7 @@ use super::graph::{Graph, Op, Operand, RopeDecl, ValueDecl, ValueId, WeightDecl,
 use operands::{values_mut, weights_mut};
 pub use parts::Parts;
 use parts::{Heads, Layout, attends, elementwise, even};
-pub use work::{Measured, Work};
+pub use work::{Measured, Pace, Work};
 
 /// An op that needs the other shards.
 #[derive(Clone, Debug, PartialEq)]

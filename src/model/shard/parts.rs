@@ -55,6 +55,9 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) fn new(graph: &Graph, count: usize) -> Layout {
         let mut layout = Layout { values: vec![None; graph.values.len()], kv: vec![None; graph.kv.len()] };
+        if count < 2 {
+            return layout;
+        }
         layout.cut_heads(graph, count);
         layout.cut_runs(graph, count);
         for op in &graph.ops {
@@ -169,12 +172,12 @@ pub(super) fn elementwise(op: &Op) -> Vec<ValueId> {
 }
 
 /// `len` columns over `count` shards in whole panels of four where there are enough; `None` where a shard would have
-/// nothing.
+/// nothing, or all.
 pub(super) fn even(len: usize, count: usize) -> Option<Vec<Range<usize>>> {
     let unit = if len >= 4 * count { 4 } else { 1 };
     let n_units = len.div_ceil(unit);
     let cut = |index: usize| (index * n_units / count * unit).min(len);
-    (len >= count).then(|| (0..count).map(|index| cut(index)..cut(index + 1)).collect())
+    (len >= count && count > 1).then(|| (0..count).map(|index| cut(index)..cut(index + 1)).collect())
 }
 
 /// Heads over shards: whole groups (a key/value head with the query heads that read it) where there are enough of them,

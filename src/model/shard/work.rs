@@ -74,7 +74,12 @@ impl Work<'_> {
 
     /// Whether more than one worker can be worth it, given the speed of this one.
     pub fn is_worth_it(&self, alone: f64) -> bool {
-        self.least > 1 || self.products / alone >= LEAST_MS
+        self.least > 1 || self.alone_ms(alone) >= LEAST_MS
+    }
+
+    /// Milliseconds of a token's products at a speed.
+    pub fn alone_ms(&self, alone: f64) -> f64 {
+        self.products / alone
     }
 
     /// Multiplications between two exchanges of `count` workers, of the one that has most.
@@ -95,7 +100,7 @@ impl Work<'_> {
     pub fn cost(&self, measured: &Measured, n: usize) -> Cost {
         let Measured { alone, together, round_ms, count } = *measured;
         if n <= 1 {
-            let decode = self.products / alone;
+            let decode = self.alone_ms(alone);
             return Cost { decode, prefill: PREFILL * decode };
         }
         // Both costs grow from what one worker has to what was measured with all.
@@ -120,6 +125,42 @@ impl Work<'_> {
             }
         }
         best.0
+    }
+}
+
+/// A worker alone takes so much longer than its products, for all else that there is in a token.
+const ELSE: f64 = 1.15;
+
+/// What several workers lose to one: they are worth another look once it is as much as a change costs, so that changes never
+/// cost more than as much again as they could save.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// What a token takes one worker.
+    alone_ms: f64,
+    lost_ms: f64,
+    /// What has to be lost, in changes: more with every look that was for nothing.
+    patience: f64,
+}
+
+impl Pace {
+    /// Of workers that could be one, which takes so long for a token's products.
+    pub fn new(alone_ms: f64) -> Pace {
+        Pace { alone_ms: alone_ms * ELSE, lost_ms: 0.0, patience: 1.0 }
+    }
+
+    /// A token took all together so long.
+    pub fn took(&mut self, ms: f64) {
+        self.lost_ms = (self.lost_ms + ms - self.alone_ms).max(0.0);
+    }
+
+    /// What it takes to change, where a prompt of `n_tokens` has to be read again and weights take `load_ms`.
+    pub fn is_lost(&self, load_ms: f64, n_tokens: usize) -> bool {
+        self.lost_ms > self.patience * (load_ms + PREFILL * self.alone_ms * n_tokens as f64)
+    }
+
+    /// Somebody looked, and nothing is changed.
+    pub fn keep(&mut self) {
+        (self.lost_ms, self.patience) = (0.0, 2.0 * self.patience);
     }
 }
 
@@ -231,6 +272,26 @@ mod tests {
             assert_eq!(Work::new(graph, 2).best(&busy), 2);
         }
         assert!(!Work::new(&model(64, 100, 1, 120), 1).is_worth_it(QUIET.alone));
+    }
+
+    #[test]
+    fn a_change_is_made_once_as_much_was_lost_as_it_costs() {
+        let mut pace = Pace::new(10.0);
+        let slow = |pace: &mut Pace, load_ms: f64, n_tokens: usize| {
+            (1..).find(|_| {
+                pace.took(21.5);
+                pace.is_lost(load_ms, n_tokens)
+            })
+        };
+        // Ten milliseconds a token are lost.
+        assert_eq!(slow(&mut pace, 1000.0, 0), Some(101));
+        // As much is won again.
+        (0..1000).for_each(|_| pace.took(8.0));
+        assert!(!pace.is_lost(0.0, 0));
+        // A text that is read again makes a change dearer, and so does one that was thought better of.
+        assert_eq!(slow(&mut pace, 1000.0, 100), Some(170));
+        pace.keep();
+        assert_eq!(slow(&mut pace, 1000.0, 0), Some(201));
     }
 
     #[test]
