@@ -284,7 +284,7 @@ fn log_probabilities_are_those_of_the_reference() {
         }
     };
     let options = LoadOptions { n_ctx: Some(128), ..LoadOptions::default() };
-    let mut cpu = engine(&set.model(), BackendOptions::Cpu(CpuMode::Exact), options.clone()).unwrap();
+    let mut cpu = engine(&set.model(), BackendOptions::Cpu(CpuMode::Exact), options).unwrap();
     for (at, (row, pair)) in rows() {
         let request = CompletionRequest {
             prompt: lamplight::engine::Prompt::Ids(ids[..=at].to_vec()),

@@ -2,12 +2,15 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
-use std::path::Path;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::task::{Context, Poll};
 
-use lamplight::backend::cpu::{CpuMode, Sharding};
+use lamplight::backend::cpu::{CpuMode, CpuShard, Link, Sharding, Waiting};
 use lamplight::backend::{AnyBackend, Backend, Outputs};
 use lamplight::engine::native::{self, BackendOptions, load};
-use lamplight::engine::{Engine, LoadOptions, Loading};
+use lamplight::engine::{Engine, LoadOptions, Loading, fill};
 use lamplight::error::ErrorCode;
 use lamplight::model::graph::{Graph, Op, WeightKind};
 use lamplight::model::shard::{Split, shard};
@@ -79,6 +82,80 @@ fn one_shard_is_the_whole() {
         assert_eq!(one.graph.ops.len(), whole.ops.len(), "{}", path.display());
         assert!(!one.graph.ops.iter().any(|op| matches!(op, Op::Exchange(_))), "{}", path.display());
         assert_eq!(one.graph.weights, whole.weights, "{}", path.display());
+    }
+}
+
+/// Leads no others, and thinks better of that at position `at`.
+struct Recounts {
+    loading: Rc<Loading>,
+    path: PathBuf,
+    at: usize,
+    n_refills: Rc<Cell<usize>>,
+}
+
+impl Link for Recounts {
+    fn index(&self) -> usize {
+        0
+    }
+
+    fn recount<'a>(&'a mut self, _: &'a Graph, pos: usize) -> Option<Waiting<'a, Option<usize>>> {
+        (pos == self.at).then(|| Box::pin(async { Some(1_usize) }) as Waiting<'a, Option<usize>>)
+    }
+
+    fn refill<'a>(
+        &'a mut self,
+        shard: &'a mut CpuShard,
+        count: usize,
+    ) -> Waiting<'a, lamplight::error::Result<()>> {
+        Box::pin(async move {
+            assert_eq!(count, 1);
+            self.n_refills.set(self.n_refills.get() + 1);
+            let (files, _) = native::open(&self.path).await?;
+            fill(shard, &self.loading, &files).await
+        })
+    }
+
+    fn send(&mut self, _: &[f32]) -> lamplight::error::Result<()> {
+        unreachable!("there is nobody")
+    }
+
+    fn poll_receive(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut dyn FnMut(usize, &[f32]),
+    ) -> Poll<lamplight::error::Result<()>> {
+        unreachable!("there is nobody")
+    }
+}
+
+/// A shard that is filled anew in the middle of a text goes on with the same text, and its counters with theirs.
+#[test]
+fn a_recount_changes_nothing_of_the_text() {
+    for name in ["hf/llama31", "hf/mixtral"] {
+        let path = golden::dir().join(name);
+        let expected = logits(
+            &mut open(&path, BackendOptions::Cpu(CpuMode::Fast)),
+            &(0..23).collect::<Vec<u32>>(),
+            true,
+        );
+        let (files, model) = block_on(native::open(&path)).unwrap();
+        let loading =
+            Rc::new(Loading::new(model, LoadOptions { n_ctx: Some(64), ..LoadOptions::default() }).unwrap());
+        let n_refills = Rc::new(Cell::new(0));
+        let link = Recounts { loading: Rc::clone(&loading), path, at: 21, n_refills: Rc::clone(&n_refills) };
+        let split = Split { index: 0, count: 1, least: 0 };
+        let mut shard = CpuShard::new(loading.plan(), CpuMode::Fast, split, Box::new(link)).unwrap();
+        block_on(fill(&mut shard, &loading, &files)).unwrap();
+        let ids: Vec<u32> = (0..23).collect();
+        let mut found = Vec::new();
+        for ends in [0, 13, 20, 21, 22, 23].windows(2) {
+            let before = shard.counters().steps;
+            let step = block_on(shard.forward(&ids[ends[0]..ends[1]], ends[0], Outputs::All)).unwrap();
+            found.extend(step.into_iter().map(f32::to_bits));
+            assert!(shard.counters().steps > before);
+        }
+        assert_eq!(n_refills.get(), 1);
+        assert!(found == expected, "{name}");
     }
 }
 

@@ -280,6 +280,7 @@ impl CpuBackend {
             self.states.reset();
         }
         let n_outputs = outputs.n_rows(tokens.len());
+        self.workspace.fit(n_outputs)?;
         for rope in &mut self.ropes {
             rope.set(pos, tokens.len());
         }

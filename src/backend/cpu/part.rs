@@ -68,8 +68,9 @@ impl CpuShard {
         let (plan, routes) = divide(&self.plan, split)?;
         // There may not be room for the weights as they were and as they will be.
         self.own.release()?;
-        let link = self.own.link.take();
+        let (link, counters) = (self.own.link.take(), self.own.counters);
         self.own = CpuBackend::with_link(plan, self.mode, link)?;
+        self.own.counters = counters;
         (self.split, self.routes) = (split, routes);
         let mut link = self.own.link.take().expect("invariant: a shard has a link");
         let filled = link.refill(self, count).await;

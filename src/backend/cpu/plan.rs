@@ -65,6 +65,8 @@ pub(super) struct Workspace {
     buffers: Vec<Vec<f32>>,
     /// For each value its buffer; the logits' is one past the last.
     buffer_of: Vec<usize>,
+    /// Of buffers of rows that are put out the width of a row: they have room for one, the usual number, until there are more.
+    outputs: Vec<(usize, usize)>,
     /// Room for the source of an op that cannot work in place, and for a row of a table.
     pub(super) scratch: Vec<f32>,
 }
@@ -82,6 +84,7 @@ impl Workspace {
             }
         }
         let mut widths: Vec<usize> = Vec::new();
+        let mut rows: Vec<Rows> = Vec::new();
         let mut busy_until: Vec<usize> = Vec::new();
         let mut buffer_of = vec![usize::MAX; graph.values.len()];
         for (index, op) in graph.ops.iter().enumerate() {
@@ -89,12 +92,13 @@ impl Workspace {
             if buffer_of[id.0] != usize::MAX || Some(id) == graph.logits {
                 continue;
             }
-            let width = graph.values[id.0].width;
+            let (width, rows_of) = (graph.values[id.0].width, graph.values[id.0].rows);
             // A buffer read by this very op is still busy, so an op never writes over its own sources.
-            let free = (0..widths.len()).filter(|slot| busy_until[*slot] < index);
+            let free = (0..widths.len()).filter(|slot| busy_until[*slot] < index && rows[*slot] == rows_of);
             let slot = free.min_by_key(|slot| widths[*slot].abs_diff(width)).unwrap_or_else(|| {
                 widths.push(0);
                 busy_until.push(0);
+                rows.push(rows_of);
                 widths.len() - 1
             });
             widths[slot] = widths[slot].max(width);
@@ -105,8 +109,16 @@ impl Workspace {
             buffer_of[logits.0] = widths.len();
         }
         let mut buffers = Vec::with_capacity(widths.len() + 1);
-        for width in widths {
-            buffers.push(zeroed(width * plan.n_batch, "workspace")?);
+        let mut outputs = Vec::new();
+        for (slot, (width, rows)) in widths.into_iter().zip(rows).enumerate() {
+            let n_rows = match rows {
+                Rows::Tokens => plan.n_batch,
+                Rows::Outputs => 1,
+            };
+            if rows == Rows::Outputs {
+                outputs.push((slot, width));
+            }
+            buffers.push(zeroed(width * n_rows, "workspace")?);
         }
         buffers.push(Vec::new());
         let scratch = graph.ops.iter().map(|op| match *op {
@@ -115,7 +127,21 @@ impl Workspace {
             _ => 0,
         });
         let scratch = zeroed(scratch.max().unwrap_or(0), "workspace")?;
-        Ok(Workspace { buffers, buffer_of, scratch })
+        Ok(Workspace { buffers, buffer_of, outputs, scratch })
+    }
+
+    /// Makes room for a step that puts out so many rows.
+    /// # Errors
+    /// `OutOfMemory`.
+    pub(super) fn fit(&mut self, n_outputs: usize) -> Result<()> {
+        for (slot, width) in &self.outputs {
+            if self.buffers[*slot].len() < width * n_outputs {
+                self.buffers[*slot] = Vec::new();
+                self.buffers[*slot] = with_capacity(width * n_outputs, "workspace")?;
+                self.buffers[*slot].resize(width * n_outputs, f32::NAN);
+            }
+        }
+        Ok(())
     }
 
     /// The first `len` elements of the buffer of `id`.
