@@ -44,17 +44,21 @@ async function measure(rounds) {
         file.close();
         return bytes;
       },
+      async readFile(index) {
+        const file = await (await root.getFileHandle(`part${index}`)).getFile();
+        return new Uint8Array(await file.arrayBuffer());
+      },
       clear: () => Promise.all(parts.map((_, index) => root.removeEntry(`part${index}`))),
     },
   };
-  const rates = { indexedDb: { write: [], read: [] }, opfs: { write: [], read: [] } };
+  const rates = { indexedDb: { write: [], read: [] }, opfs: { write: [], read: [], readFile: [] } };
   for (let round = 0; round < rounds; round++) {
     for (const [name, store] of Object.entries(stores)) {
-      for (const what of ['write', 'read']) {
+      for (const what of Object.keys(rates[name])) {
         const start = performance.now();
         for (let index = 0; index < COUNT; index++) {
           const bytes = await store[what](index);
-          if (what === 'read' && bytes[PART - 1] !== parts[index][PART - 1]) throw new Error('what was read is not what was written');
+          if (what !== 'write' && bytes[PART - 1] !== parts[index][PART - 1]) throw new Error('what was read is not what was written');
         }
         rates[name][what].push(COUNT * PART / 1e3 / (performance.now() - start));
       }
@@ -70,7 +74,7 @@ const browser = await launch({ gpu: 'none' });
 try {
   const page = await openPage(browser, server);
   const rates = await page.evaluate(([code, count]) => new Promise((resolve, reject) => {
-    const source = `(${code})(${count}).then((rates) => postMessage(rates))`;
+    const source = `(${code})(${count}).then(postMessage, (error) => setTimeout(() => { throw error; }))`;
     const worker = new Worker(URL.createObjectURL(new Blob([source], { type: 'text/javascript' })));
     worker.onmessage = ({ data }) => resolve(data);
     worker.onerror = ({ message }) => reject(new Error(message));
@@ -79,7 +83,7 @@ try {
     for (const [what, values] of Object.entries(of)) {
       const sorted = values.toSorted((a, b) => a - b);
       const [least, median, most] = [0, sorted.length >> 1, sorted.length - 1].map((at) => sorted[at].toFixed(0));
-      console.log(`${name.padEnd(10)} ${what.padEnd(6)} ${median.padStart(6)} MB/s (${least} to ${most})`);
+      console.log(`${name.padEnd(10)} ${what.padEnd(8)} ${median.padStart(6)} MB/s (${least} to ${most})`);
     }
   }
 } finally {

@@ -84,7 +84,10 @@ export function createModelCache(assets: AssetOptions = {}): ModelCache {
       if (release) await download(model, options, release);
       return release?.manifest.version;
     },
-    storage: storageState,
+    async storage() {
+      const [state, parts] = await Promise.all([storageState(), ask('partStore', {}).catch(() => undefined)]);
+      return state && { ...state, ...parts && { parts } };
+    },
     persist,
   };
 }

@@ -3,7 +3,7 @@
  * is. `src/web/protocol.rs` is the other side of it; a change here is a change there, and of `PROTOCOL_VERSION`.
  */
 import type {
-  BackendChoice, CachedModel, ChatMessage, EngineInfo, FinishReason, LamplightErrorCode, Progress, QuantizeChoice, Usage,
+  BackendChoice, CachedModel, ChatMessage, EngineInfo, FinishReason, LamplightErrorCode, PartStore, Progress, QuantizeChoice, Usage,
   Warning,
 } from './types.js';
 
@@ -137,6 +137,8 @@ export interface Requests {
   };
   removeAdapter: { body: { id: number }; result: null };
   setAdapters: { body: { scales: [id: number, scale: number][] }; result: null };
+  /** What was found when the first model was kept. */
+  partStore: { body: Record<string, never>; result: PartStore | undefined };
   models: { body: Record<string, never>; result: CachedModel[] };
   deleteModel: { body: { key: string }; result: null };
   /** Bad parts are removed. */

@@ -190,6 +190,8 @@ export interface EngineInfo {
     fromCache: boolean;
     /** Whether the weights are kept in this browser now. */
     cached: boolean;
+    /** Where new weights are kept. */
+    store?: PartStore['store'];
     /** What the model is called in `models` then. */
     key?: string;
     seconds: number;
@@ -523,6 +525,16 @@ export interface StorageState {
   quotaBytes: number;
   /** False: the browser may remove everything when the disk is nearly full. */
   persisted: boolean;
+  /** Where weights are kept, and how fast that was found to be; of `models.storage()`, once a model has been kept. */
+  parts?: PartStore;
+}
+
+/** Where the bytes of weights are kept: in files of the origin (OPFS) where these were measured to be clearly faster. */
+export interface PartStore {
+  store: 'indexeddb' | 'opfs' | 'arrays';
+  /** MB a second, when the first model was kept in this browser. */
+  indexedDb?: { write: number; read: number };
+  opfs?: { write: number; read: number };
 }
 
 /** What this browser offers, without loading a model. */

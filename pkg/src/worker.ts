@@ -4,6 +4,7 @@
  * workers of a pool, which are told by the first one what to do (`pool.ts`).
  */
 import init, { serveShard, start } from './lamplight.js';
+import { OriginFiles } from './origin-files.js';
 import { Shard, Team, type StartShard } from './pool.js';
 import type { FromWorker, ToWorker } from './protocol.js';
 
@@ -23,7 +24,7 @@ scope.onmessage = ({ data }) => {
   scope.onmessage = null;
   const { wasmUrl } = data.start;
   init(wasmUrl === undefined ? undefined : { module_or_path: wasmUrl }).then(() => {
-    start({ startTeam: Team.start });
+    start({ startTeam: Team.start, openFiles: OriginFiles.open });
   }).catch((error: unknown) => {
     scope.postMessage({
       failed: `the wasm core could not be started (${String(error)}); the page's Content-Security-Policy must allow `

@@ -377,6 +377,11 @@ impl ModelFile {
         self.cache.borrow().is_some()
     }
 
+    /// Where storage keeps new parts.
+    pub fn place(&self) -> Option<&'static str> {
+        self.cache.borrow().as_ref()?.store.place()
+    }
+
     /// The part at `range`, from storage or from where the file is.
     /// # Errors
     /// What the origin says; `Truncated` when the file ends within the part.

@@ -153,6 +153,9 @@ struct LoadFacts {
     from_cache: bool,
     /// Storage took part to the end, so the next load can come from there.
     cached: bool,
+    /// Where new parts are kept, if any were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<&'static str>,
     seconds: f64,
     /// Of these, after the last weight was in place: the rest of making pipelines, and checks.
     ready_ms: f64,
@@ -465,6 +468,7 @@ fn info(
         load: LoadFacts {
             from_cache: network_bytes == 0 && file.cache_bytes() > 0,
             cached: file.is_cached(),
+            store: file.all().iter().find_map(|file| file.place()),
             seconds: started.elapsed().as_secs_f64(),
             ready_ms: reporter.phase_ms(),
             network_bytes,

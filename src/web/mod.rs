@@ -5,8 +5,10 @@
 
 pub mod actor;
 pub mod answer;
+pub mod blobs;
 pub mod bundle;
 mod crew;
+mod database;
 mod device;
 pub mod fetch;
 pub mod file;

@@ -11,6 +11,7 @@ use js_sys::{Array, Float32Array, Promise, Reflect};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
+use super::blobs::OriginFiles;
 use super::files::Files;
 use super::pipeline::part_message;
 use super::protocol::encode;
@@ -32,6 +33,9 @@ extern "C" {
 
     #[wasm_bindgen(method, js_name = startTeam)]
     fn start_team(this: &Host, count: u32, module: JsValue) -> Promise;
+
+    #[wasm_bindgen(method, js_name = openFiles)]
+    fn open_files(this: &Host) -> Promise;
 
     /// `Team` of pool.ts.
     #[derive(Clone)]
@@ -93,6 +97,13 @@ thread_local! {
 /// Takes what the worker's script offers.
 pub(super) fn set_host(host: Host) {
     HOST.set(Some(host));
+}
+
+/// The files of this origin, where the browser has such.
+pub(super) async fn open_files() -> Option<OriginFiles> {
+    let opening = HOST.with_borrow(|host| host.as_ref().map(Host::open_files))?;
+    let files = JsFuture::from(opening).await.ok()?;
+    (!files.is_undefined()).then(|| files.unchecked_into())
 }
 
 /// The other workers. They end with it.

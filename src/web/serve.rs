@@ -117,6 +117,7 @@ pub(super) fn is_immediate(kind: &str) -> bool {
         "abort"
             | "resolved"
             | "models"
+            | "partStore"
             | "deleteModel"
             | "verifyModel"
             | "pinModel"
@@ -149,6 +150,7 @@ async fn stored(kind: &str, body: JsValue) -> Result<JsValue> {
     let store = Store::open().await?;
     match kind {
         "models" => return Ok(encode(&store.list().await?)),
+        "partStore" => return store.part_store().await,
         "importModel" => store.import(&body).await?,
         _ => {
             let ModelRequest { key, pinned } = decode(body)?;

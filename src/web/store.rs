@@ -1,40 +1,28 @@
-//! Models in IndexedDB: one record per file, its parts by their SHA-256, and the parts' bytes as Blobs by that hash.
+//! Models in IndexedDB: one record per file, its parts by their SHA-256, and where the parts' bytes are by that hash.
 //!
 //! Principal type: [`Store`]. A part is written in one transaction, so it is there whole or not at all, and a model is
 //! complete when all its parts are there: nothing else says so. What two files have in common is stored once. Must not
 //! know what the bytes mean; what is done with whole models is in `stored`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
-use idb::{
-    Database, DatabaseEvent as _, Factory, KeyRange, ObjectStore, ObjectStoreParams, Query, Transaction,
-    TransactionMode,
-};
-use js_sys::{Array, Uint8Array};
+use idb::{Database, KeyRange, Query, Transaction, TransactionMode};
+use js_sys::{Array, Reflect, Uint8Array};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
 use web_sys::Blob;
 
+use super::blobs::{BlobStore, Blobs, InMemory, OriginFiles};
+use super::database::{BLOBS, MODELS, PART_INFO, PARTS, SETTINGS, Write, open_database, storage};
+use super::pool::open_files;
 use super::protocol::encode;
-use super::task::Task;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{ErrorCode, Result};
 use crate::weights::PART_BYTES;
-
-const DATABASE: &str = "lamplight";
-/// Raised when the stores below change; those that an older version had and this one has not go with the upgrade.
-const VERSION: u32 = 2;
-/// `key -> ModelRecord`
-const MODELS: &str = "models";
-/// `[key, index] -> PartInfo`: small, so that models can be listed without touching Blobs.
-const PART_INFO: &str = "partInfo";
-/// `sha256 -> Blob`, or a `Uint8Array` where no Blob can be stored.
-const BLOBS: &str = "blobs";
-
-const STORES: [&str; 3] = [MODELS, PART_INFO, BLOBS];
 
 /// What is known of a model's file besides its parts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -103,10 +91,32 @@ pub struct StoredPart {
     pub bytes: Uint8Array,
 }
 
+/// Where new parts' bytes go.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Blobs,
+    Files,
+    Arrays,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Place::Blobs => "indexeddb",
+            Place::Files => "opfs",
+            Place::Arrays => "arrays",
+        }
+    }
+}
+
 /// The database. Reopened by itself after the browser closed it.
 #[derive(Debug)]
 pub struct Store {
     database: RefCell<Rc<Database>>,
+    /// The origin's files, where there are such.
+    files: Option<OriginFiles>,
+    /// Where new parts go, once that is known.
+    place: Cell<Option<Place>>,
     /// Hashes of bytes that a load counts on and has not linked to its file yet: they are not swept.
     held: RefCell<HashSet<String>>,
 }
@@ -132,9 +142,86 @@ impl Store {
             return Ok(open);
         }
         let database = RefCell::new(open_database().await?);
-        let store = Rc::new(Store { database, held: RefCell::default() });
+        let (place, held) = Default::default();
+        let store = Rc::new(Store { database, files: open_files().await, place, held });
         OPEN.set(Rc::downgrade(&store));
+        // What a tab wrote and did not live to refer to.
+        let swept = Rc::clone(&store);
+        wasm_bindgen_futures::spawn_local(async move { swept.sweep_files().await });
         Ok(store)
+    }
+
+    /// Where new parts go, as `PartStore` of types.ts has it; `None` before the first one.
+    pub fn place(&self) -> Option<&'static str> {
+        self.place.get().map(Place::name)
+    }
+
+    /// What was found when the first part was kept: `PartStore` of types.ts, or `undefined`.
+    /// # Errors
+    /// `Storage`.
+    pub async fn part_store(&self) -> Result<JsValue> {
+        let transaction = self.transaction(&[SETTINGS], TransactionMode::ReadOnly).await?;
+        let request = transaction.object_store(SETTINGS).and_then(|store| store.get(JsValue::from(PARTS)));
+        Ok(request.map_err(storage)?.await.map_err(storage)?.unwrap_or_default())
+    }
+
+    /// Finds where new parts go: files where they are clearly faster here, which is measured once.
+    async fn find_place(&self) -> Result<Place> {
+        if let Some(place) = self.place.get() {
+            return Ok(place);
+        }
+        let mut found = self.part_store().await?;
+        if found.is_undefined()
+            && let Some(files) = &self.files
+        {
+            found = JsFuture::from(files.measure()).await.unwrap_or_default();
+            let write = self.write(&[SETTINGS]).await?;
+            let result =
+                write.store(SETTINGS).and_then(|store| store.put(&found, Some(&JsValue::from(PARTS))));
+            write.end(result.map(drop)).await?;
+        }
+        let name = Reflect::get(&found, &"store".into()).ok().and_then(|name| name.as_string());
+        let place = match name.as_deref() {
+            Some("opfs") if self.files.is_some() => Place::Files,
+            Some("arrays") => Place::Arrays,
+            _ => Place::Blobs,
+        };
+        self.place.set(Some(place));
+        Ok(place)
+    }
+
+    /// The store of a place.
+    fn at(&self, place: Place) -> &dyn BlobStore {
+        match (place, &self.files) {
+            (Place::Files, Some(files)) => files,
+            (Place::Arrays, _) => &InMemory,
+            (Place::Blobs | Place::Files, _) => &Blobs,
+        }
+    }
+
+    /// The store that a reference is of.
+    fn of(&self, reference: &JsValue) -> &dyn BlobStore {
+        self.at(match reference {
+            file if file.is_string() => Place::Files,
+            blob if blob.is_instance_of::<Blob>() => Place::Blobs,
+            _ => Place::Arrays,
+        })
+    }
+
+    /// Removes files that the database does not refer to.
+    async fn sweep_files(&self) {
+        let Some(files) = &self.files else { return };
+        let names = files.list().await;
+        // Nothing is removed where it cannot be known what is needed.
+        let gone = match self.hashes().await {
+            Ok(known) => {
+                let names =
+                    names.iter().filter(|name| !name.as_string().is_some_and(|name| known.contains(&name)));
+                names.collect()
+            }
+            Err(_) => Array::new(),
+        };
+        files.delete(&gone).await;
     }
 
     /// Keeps bytes that a load counts on from being swept until [`Store::link`].
@@ -189,10 +276,8 @@ impl Store {
         Ok(values.into_iter().filter_map(|value| serde_wasm_bindgen::from_value(value).ok()).collect())
     }
 
-    /// What is stored of a part: a Blob or an array.
-    /// # Errors
-    /// `Storage` when the database fails as a whole.
-    pub async fn read_data(&self, info: &PartInfo) -> Result<Option<JsValue>> {
+    /// What the database has under a part's hash.
+    async fn reference(&self, info: &PartInfo) -> Result<Option<JsValue>> {
         let transaction = self.transaction(&[BLOBS], TransactionMode::ReadOnly).await?;
         let hash = JsValue::from(info.sha256.as_str());
         let request = transaction.object_store(BLOBS).and_then(|store| store.get(hash));
@@ -200,30 +285,44 @@ impl Store {
         Ok(request.map_err(storage)?.await.unwrap_or(None))
     }
 
+    /// What a page can read a part by: a Blob or an array; `undefined` when it is not there.
+    /// # Errors
+    /// `Storage` when the database fails as a whole.
+    pub async fn read_data(&self, info: &PartInfo) -> Result<JsValue> {
+        match self.reference(info).await? {
+            Some(reference) => Ok(self.of(&reference).share(&info.sha256, reference).await),
+            None => Ok(JsValue::UNDEFINED),
+        }
+    }
+
     /// A part. `None` when it is not there or cannot be read.
     /// # Errors
     /// `Storage` when the database fails as a whole.
     pub async fn read_part(&self, info: &PartInfo) -> Result<Option<StoredPart>> {
-        let Some(value) = self.read_data(info).await? else { return Ok(None) };
-        Ok(match value.dyn_into::<Blob>() {
-            Ok(blob) => read_blob(&blob).await.ok().map(|bytes| StoredPart { blob: Some(blob), bytes }),
-            Err(value) => value.dyn_into().ok().map(|bytes| StoredPart { blob: None, bytes }),
-        })
+        match self.reference(info).await? {
+            Some(reference) => Ok(self.of(&reference).get(&info.sha256, reference).await),
+            None => Ok(None),
+        }
     }
 
-    /// Stores a part, in one transaction: as a Blob, or as an array where the browser keeps no Blobs (WebKit's private
-    /// windows; there IndexedDB is in memory anyway).
+    /// Stores a part: its bytes, and then all that the database says of it in one transaction. Where one store fails, the
+    /// next takes it.
     /// # Errors
     /// `QuotaExceeded` when the browser's storage is full, else `Storage`.
     pub async fn put_part(&self, key: &str, info: &PartInfo, bytes: &Uint8Array) -> Result<()> {
-        let blob = Blob::new_with_u8_array_sequence(&Array::of1(bytes))
-            .map_err(|thrown| storage_error(&super::task::describe(&thrown)))?;
-        match self.put_data(key, info, &blob).await {
-            // A copy: storing a view would store all of the buffer behind it.
-            Err(error) if error.code() == ErrorCode::Storage => {
-                self.put_data(key, info, &bytes.slice(0, bytes.length())).await
-            }
-            done => done,
+        let mut place = self.find_place().await?;
+        loop {
+            let store = self.at(place);
+            let kept = match store.put(&info.sha256, bytes).await {
+                Ok(reference) => self.put_data(key, info, &reference).await,
+                Err(error) => Err(error),
+            };
+            store.settle(&info.sha256);
+            place = match (&kept, place) {
+                (Err(error), Place::Files) if error.code() == ErrorCode::Storage => Place::Blobs,
+                (Err(error), Place::Blobs) if error.code() == ErrorCode::Storage => Place::Arrays,
+                _ => return kept,
+            };
         }
     }
 
@@ -239,6 +338,13 @@ impl Store {
         write.end(result).await
     }
 
+    /// Ends a transaction that removed references, and removes the files that only they were to.
+    async fn end_removal(&self, write: Write, result: std::result::Result<(), idb::Error>) -> Result<()> {
+        write.end(result).await?;
+        self.sweep_files().await;
+        Ok(())
+    }
+
     /// Removes a bad part: its bytes are bad for every file that has them.
     /// # Errors
     /// `Storage`.
@@ -251,7 +357,7 @@ impl Store {
             write.store(PART_INFO)?.delete(part).map(drop)
         };
         let result = requests();
-        write.end(result).await
+        self.end_removal(write, result).await
     }
 
     /// Removes a file and all its parts but those that another file has too.
@@ -268,7 +374,7 @@ impl Store {
             self.sweep(&write, own).await
         };
         let result = requests.await;
-        write.end(result).await
+        self.end_removal(write, result).await
     }
 
     /// Removes parts of files that have no record, and bytes that no part refers to.
@@ -290,7 +396,7 @@ impl Store {
             self.sweep(&write, all.iter().filter_map(JsValue::as_string).collect()).await
         };
         let result = requests.await;
-        write.end(result).await
+        self.end_removal(write, result).await
     }
 
     /// Removes the bytes of those of `hashes` that no file's part has. In the transaction that took the parts away: no
@@ -349,64 +455,7 @@ impl Store {
 
     /// A read-write transaction.
     async fn write(&self, stores: &[&str]) -> Result<Write> {
-        let mut transaction = self.transaction(stores, TransactionMode::ReadWrite).await?;
-        let (ended, finish) = Task::<bool>::pending();
-        let finish = Rc::new(RefCell::new(Some(finish)));
-        let on_abort = Rc::clone(&finish);
-        transaction.on_complete(move |_| {
-            if let Some(finish) = finish.take() {
-                finish(true);
-            }
-        });
-        transaction.on_abort(move |_| {
-            if let Some(finish) = on_abort.take() {
-                finish(false);
-            }
-        });
-        Ok(Write { transaction, ended })
-    }
-}
-
-/// A read-write transaction under way. Between its requests nothing else may be waited for: it would end.
-struct Write {
-    transaction: Transaction,
-    /// Whether it was committed.
-    ended: Task<bool>,
-}
-
-impl Write {
-    fn store(&self, name: &str) -> std::result::Result<ObjectStore, idb::Error> {
-        self.transaction.object_store(name)
-    }
-
-    /// Waits for the transaction's end, or undoes it where a request failed. Its own abort is what tells of a full disk:
-    /// the requests themselves may all have succeeded by then.
-    async fn end(self, result: std::result::Result<(), idb::Error>) -> Result<()> {
-        let Write { transaction, mut ended } = self;
-        let error = match result {
-            Ok(()) if (&mut ended).await => return Ok(()),
-            Ok(()) => transaction.error(),
-            Err(error) => {
-                // Where it has aborted by itself, that says why.
-                let why = transaction.error();
-                if let Ok(transaction) = transaction.abort() {
-                    // Nothing of it shall stay; what the abort itself says is of no interest then.
-                    ended.await;
-                    drop(transaction);
-                }
-                if why.is_none() {
-                    return Err(storage(error));
-                }
-                why
-            }
-        };
-        let name = error.as_ref().map_or_else(String::new, web_sys::DomException::name);
-        if name == "QuotaExceededError" {
-            let message =
-                "the browser's storage for this site is full; delete a cached model or free disk space";
-            return Err(Error::new(ErrorCode::QuotaExceeded, message));
-        }
-        Err(storage_error(&error.map_or(name, |error| error.message())))
+        Ok(Write::of(self.transaction(stores, TransactionMode::ReadWrite).await?))
     }
 }
 
@@ -415,53 +464,11 @@ fn hashes_of(infos: Vec<JsValue>) -> HashSet<String> {
     infos.map(|info| info.sha256).collect()
 }
 
-async fn open_database() -> Result<Rc<Database>> {
-    let mut request = Factory::new().and_then(|f| f.open(DATABASE, Some(VERSION))).map_err(storage)?;
-    request.on_upgrade_needed(|event| {
-        let Ok(database) = event.database() else { return };
-        let there = database.store_names();
-        // A failure here aborts the upgrade, and the open request then fails with it.
-        for name in STORES.iter().filter(|name| !there.iter().any(|store| store == *name)) {
-            let _ = database.create_object_store(name, ObjectStoreParams::new());
-        }
-        for name in there.iter().filter(|name| !STORES.contains(&name.as_str())) {
-            let _ = database.delete_object_store(name);
-        }
-    });
-    let (opened, finish) = Task::<Result<Database>>::pending();
-    let finish = Rc::new(RefCell::new(Some(finish)));
-    let on_blocked = Rc::clone(&finish);
-    // Tabs of this release make way at once (below), so one that does not would keep us waiting until it is closed.
-    request.on_blocked(move |_| {
-        if let Some(finish) = on_blocked.take() {
-            let message = "another tab holds the stored models in an older version; close it and reload";
-            finish(Err(Error::new(ErrorCode::Storage, message)));
-        }
-    });
-    wasm_bindgen_futures::spawn_local(async move {
-        let result = request.await.map_err(storage);
-        match (finish.take(), result) {
-            (Some(finish), result) => finish(result),
-            // It was opened too late.
-            (None, Ok(database)) => database.close(),
-            (None, Err(_)) => {}
-        }
-    });
-    let mut database = opened.await?;
-    // Another tab wants a newer version: holding on would block it for ever.
-    database.on_version_change(|event| {
-        if let Ok(database) = event.database() {
-            database.close();
-        }
-    });
-    Ok(Rc::new(database))
-}
-
 /// All bytes of a Blob, outside of the wasm memory.
 /// # Errors
 /// What the browser threw: the file behind it is gone, was changed, or cannot be read.
 pub async fn read_blob(blob: &Blob) -> std::result::Result<Uint8Array, JsValue> {
-    let buffer = wasm_bindgen_futures::JsFuture::from(blob.array_buffer()).await?;
+    let buffer = JsFuture::from(blob.array_buffer()).await?;
     Ok(Uint8Array::new(&buffer))
 }
 
@@ -481,18 +488,4 @@ fn all_parts(key: &str) -> Result<KeyRange> {
     let lower: JsValue = Array::of1(&key.into()).into();
     let upper: JsValue = Array::of2(&key.into(), &Array::new()).into();
     KeyRange::bound(&lower, &upper, None, None).map_err(storage)
-}
-
-fn storage(error: idb::Error) -> Error {
-    let detail = error.to_string();
-    if detail.contains("VersionError") {
-        let message =
-            "the models of this site were stored by a newer release; reload the page to get that release";
-        return Error::new(ErrorCode::Storage, message);
-    }
-    storage_error(&detail)
-}
-
-fn storage_error(detail: &str) -> Error {
-    Error::new(ErrorCode::Storage, format!("the browser's storage failed: {detail}"))
 }

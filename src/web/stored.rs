@@ -164,7 +164,8 @@ impl Store {
             let parts = self.parts(&record.key).await?;
             let blobs = Array::new();
             for info in &parts {
-                if let Some(data) = self.read_data(info).await? {
+                let data = self.read_data(info).await?;
+                if !data.is_undefined() {
                     blobs.push(&data);
                 }
             }

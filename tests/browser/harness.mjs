@@ -153,6 +153,26 @@ export function load(page, options) {
   }, options);
 }
 
+/** Begins a load whose progress in bytes is the page's `seen`, and waits until it is past `bytes`. */
+export async function begin(page, bytes) {
+  await page.evaluate((options) => {
+    globalThis.seen = 0;
+    globalThis.heard = [];
+    globalThis.loading = globalThis.lamplight.createEngine({
+      ...options, onProgress: ({ loadedBytes }) => { globalThis.seen = loadedBytes; }, onWarning: ({ code }) => globalThis.heard.push(code),
+    });
+  }, CPU);
+  await page.waitForFunction((least) => globalThis.seen > least, bytes);
+}
+
+/** Waits for the load that `begin` began; resolves with its info and the codes of its warnings. */
+export function end(page) {
+  return page.evaluate(async () => {
+    globalThis.engine = await globalThis.loading;
+    return { info: globalThis.engine.info, warnings: globalThis.heard };
+  });
+}
+
 /** Runs `createEngine` expecting it to fail; resolves with the error's fields and the codes of the warnings before it. */
 export function loadError(page, options) {
   return page.evaluate(async (engineOptions) => {
@@ -195,7 +215,8 @@ export const NOTHING_HELD = { workers: 1, locks: [], stored: NOTHING_STORED, mem
  */
 export async function ledger(page) {
   const [locks, stored, memory] = await page.evaluate(async () => {
-    const listed = await globalThis.lamplight.models.list();
+    // Nothing can be listed where the database is a newer release's.
+    const listed = await globalThis.lamplight.models.list().catch(() => []);
     const done = (request) => new Promise((resolve, reject) => {
       request.onsuccess = () => resolve(request.result);
       request.onerror = () => reject(request.error);
@@ -203,15 +224,21 @@ export async function ledger(page) {
     const db = await done(indexedDB.open('lamplight'));
     // In one transaction: a load may still be writing.
     const both = db.transaction(['partInfo', 'blobs']);
-    const [infos, blobs] = await Promise.all([done(both.objectStore('partInfo').getAll()), done(both.objectStore('blobs').getAllKeys())]);
+    const stores = [both.objectStore('partInfo').getAll(), both.objectStore('blobs').getAllKeys(), both.objectStore('blobs').getAll()];
+    const [infos, blobs, places] = await Promise.all(stores.map(done));
     db.close();
     const hashes = new Set(infos.map(({ sha256 }) => sha256));
+    const files = [];
+    const directory = await (await navigator.storage.getDirectory()).getDirectoryHandle('lamplight', { create: true });
+    for await (const name of directory.keys()) files.push(name);
+    const inFiles = blobs.filter((_, index) => places[index] === 'opfs');
     const { held, pending } = await navigator.locks.query();
     return [
       [...held, ...pending].map(({ name }) => name.replace(/^(lamplight:member):.*/, '$1')).sort(),
       {
         models: listed.map(({ key, complete }) => `${key}${complete ? '' : ', in part'}`).sort(), parts: infos.length, blobs: blobs.length,
-        unreadable: [...hashes].filter((hash) => !blobs.includes(hash)).length, unused: blobs.filter((hash) => !hashes.has(hash)).length,
+        unreadable: [...hashes].filter((hash) => !blobs.includes(hash)).length + inFiles.filter((hash) => !files.includes(hash)).length,
+        unused: blobs.filter((hash) => !hashes.has(hash)).length + files.filter((name) => !inFiles.includes(name)).length,
       },
       globalThis.engine?.info.memory ?? null,
     ];
@@ -260,6 +287,52 @@ export async function recovers(page, options, base, { warnings = [], ...changed 
   assert.deepEqual(loaded.info.warnings.map(({ code }) => code), warnings);
   await assertBaseline(page, base, changed);
   return loaded;
+}
+
+/** The stores that parts can be in. */
+export const STORES = ['indexeddb', 'opfs', 'arrays'];
+
+/** Has new parts kept in `store`, as if that had been found to be the fastest here. */
+export async function chooseStore(page, store) {
+  // The worker that is asked makes the database.
+  await page.evaluate(() => globalThis.lamplight.models.list());
+  await withDatabase(page, (db, done, choice) => done(db.transaction('settings', 'readwrite').objectStore('settings').put({ store: choice }, 'parts')), store);
+}
+
+/** Damages the bytes of part `index` of the stored model `key` (the first), in whichever store they are; `how` is flip, shorten or lose. */
+export function spoil(page, index, how, key) {
+  return withDatabase(page, async (db, done, { index, how, key }) => {
+    key ??= (await done(db.transaction('models').objectStore('models').getAllKeys()))[0];
+    const { sha256 } = await done(db.transaction('partInfo').objectStore('partInfo').get([key, index]));
+    const reference = await done(db.transaction('blobs').objectStore('blobs').get(sha256));
+    const directory = await (await navigator.storage.getDirectory()).getDirectoryHandle('lamplight', { create: true });
+    const stores = {
+      string: {
+        read: async () => (await (await directory.getFileHandle(sha256)).getFile()).arrayBuffer(),
+        write: async (bytes) => {
+          const file = await (await directory.getFileHandle(sha256)).createWritable();
+          await file.write(bytes);
+          await file.close();
+        },
+        remove: () => directory.removeEntry(sha256),
+      },
+      object: {
+        read: () => (reference instanceof Blob ? reference.arrayBuffer() : reference),
+        write: (bytes) => done(db.transaction('blobs', 'readwrite').objectStore('blobs').put(reference instanceof Blob ? new Blob([bytes]) : bytes, sha256)),
+        remove: () => done(db.transaction('blobs', 'readwrite').objectStore('blobs').delete(sha256)),
+      },
+    };
+    const { read, write, remove } = stores[typeof reference];
+    const bytes = new Uint8Array(await read());
+    if (how === 'flip') {
+      bytes[bytes.length >> 1] ^= 0xff;
+      await write(bytes);
+    } else if (how === 'shorten') {
+      await write(bytes.slice(1));
+    } else {
+      await remove();
+    }
+  }, { index, how, key });
 }
 
 /** Ends the page's engine and deletes all that this origin keeps, and asserts that nothing is held then. */

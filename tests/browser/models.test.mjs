@@ -4,18 +4,19 @@ import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import {
-  CPU, MODEL_BYTES, MODEL_FILE, MODEL_PATH, PARIS, PART_BYTES, around, assertLedger, assertNoProblems, baseline, load, openPage, recovers, says,
-  start, withDatabase,
+  CPU, MODEL_BYTES, MODEL_FILE, MODEL_PATH, PARIS, PART_BYTES, STORES, around, assertBaseline, assertLedger, baseline, chooseStore, load, openPage,
+  recovers, says, spoil, start, withDatabase,
 } from './harness.mjs';
 
 const COPY_PATH = '/models/copy.gguf';
 const N_PARTS = Math.ceil(MODEL_BYTES / PART_BYTES);
 
-describe('stored models', () => {
+for (const store of STORES) describe(`stored models in ${store}`, () => {
   let server, browser, page, key, base;
   around({ files: { [COPY_PATH]: MODEL_FILE } }, async (started) => {
     ({ server, browser, page } = started);
     key = server.origin + MODEL_PATH;
+    await chooseStore(page, store);
   });
   const list = () => page.evaluate(() => lamplight.models.list());
   const blobs = () => withDatabase(page, async (db, done) => (await done(db.transaction('blobs').objectStore('blobs').getAllKeys())).length);
@@ -53,12 +54,7 @@ describe('stored models', () => {
 
   test('a check finds the parts that are bad; the next load fetches these alone', async () => {
     assert.deepEqual(await page.evaluate((key) => lamplight.models.verify(key), key), { parts: N_PARTS, bad: 0 });
-    await withDatabase(page, async (db, done, key) => {
-      const { sha256 } = await done(db.transaction('partInfo').objectStore('partInfo').get([key, 3]));
-      const bytes = new Uint8Array(await (await done(db.transaction('blobs').objectStore('blobs').get(sha256))).arrayBuffer());
-      bytes[1000] ^= 1;
-      await done(db.transaction('blobs', 'readwrite').objectStore('blobs').put(new Blob([bytes]), sha256));
-    }, key);
+    await spoil(page, 3, 'flip', key);
     assert.deepEqual(await page.evaluate((key) => lamplight.models.verify(key), key), { parts: N_PARTS, bad: 1 });
     assert.equal((await list())[0].complete, false);
     server.clearLog();
@@ -107,11 +103,13 @@ describe('stored models', () => {
     const state = await page.evaluate(() => lamplight.models.storage());
     assert.ok(state.quotaBytes > state.usageBytes && state.usageBytes > 0, JSON.stringify(state));
     assert.equal(state.persisted, false);
+    assert.equal(state.parts.store, store);
     const session = await browser.context.newCDPSession(page);
     for (const [setting, persisted] of [['denied', false], ['granted', true]]) {
       await session.send('Browser.setPermission', { permission: { name: 'persistent-storage' }, setting, origin: server.origin });
       assert.equal(await page.evaluate(() => lamplight.models.persist()), persisted);
       assert.equal((await page.evaluate(() => lamplight.models.storage())).persisted, persisted);
+      await assertBaseline(page, base);
     }
   });
 
@@ -172,7 +170,7 @@ describe('stored models', () => {
     const { info } = await load(page, CPU);
     assert.deepEqual(info.warnings, []);
     assert.equal(info.load.cached, true);
-    assert.deepEqual(await withDatabase(page, (db) => [...db.objectStoreNames]), ['blobs', 'models', 'partInfo']);
+    assert.deepEqual(await withDatabase(page, (db) => [...db.objectStoreNames]), ['blobs', 'models', 'partInfo', 'settings']);
     assert.equal(await says(page), PARIS);
   });
 
@@ -210,7 +208,10 @@ describe('stored models', () => {
     assert.match(info.warnings[0].message, /newer release/);
     assert.equal(await says(page, { tokens: 8 }), base.text);
     assert.equal(await blobs(), N_PARTS, 'the newer release lost its models');
-    assertNoProblems(page);
+    await assertBaseline(page, base, { stored: { ...base.held.stored, models: [] } });
+    // With that release gone all is as ever.
+    await page.evaluate(() => new Promise((resolve, reject) => Object.assign(indexedDB.deleteDatabase('lamplight'), { onsuccess: resolve, onerror: reject })));
+    await recovers(page, CPU, base);
   });
 
   test('room for a model is made by removing the one used least recently, but no pinned one, and only if asked', async () => {
@@ -224,6 +225,7 @@ describe('stored models', () => {
       // What Chromium enforces then is not what it estimates: the disk shows that it is full when it is.
       const session = await fresh.context.newCDPSession(small);
       await session.send('Storage.overrideQuotaForOrigin', { origin: busy.origin, quotaSize: 140e6 });
+      await chooseStore(small, store);
       await load(small, CPU);
       const full = await load(small, { ...CPU, model: COPY_PATH });
       assert.deepEqual(full.info.warnings.map((warning) => warning.code), ['quota-exceeded']);
