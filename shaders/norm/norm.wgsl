@@ -12,10 +12,11 @@ struct Params {
     in_place: u32,     // 1: x is `out`
     addend: u32,       // 0: none, 1: the binding `addend`, 2: `out` itself
     eps: f32,
+    chosen: u32,       // 1: x has a row per token, of which the wanted outputs are taken
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> x: array<f32>;         // [rows, width]
+@group(0) @binding(2) var<storage, read> x: array<f32>;         // [rows, width], or [n_tokens, width]
 @group(0) @binding(3) var<storage, read> weight: array<f32>;    // [weight_width]
 @group(0) @binding(4) var<storage, read> bias: array<f32>;      // [bias_width]
 @group(0) @binding(5) var<storage, read> addend: array<f32>;    // [rows, width]
@@ -30,7 +31,7 @@ fn load(at: u32) -> f32 {
     if params.in_place != 0u {
         return out[at];
     }
-    return x[at];
+    return x[at + params.chosen * step.first_output * params.width];
 }
 
 @compute @workgroup_size(LANES)

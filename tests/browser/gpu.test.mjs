@@ -77,6 +77,28 @@ describe('WebGPU on lavapipe', () => {
     });
   }
 
+  test('log-probabilities are those of the logits, and only the best are read back', async () => {
+    const { found, expected, work, nVocab } = await page.evaluate(async () => {
+      const prompt = 'The capital of France is';
+      const request = { prompt, temperature: 0, max_tokens: 4, logprobs: 5, logit_bias: { 0: -100 } };
+      const { choices: [{ logprobs: found }], usage: { work } } = await engine.completions.create(request);
+      const expected = [];
+      for (let i = 0; i < found.tokens.length; i++) {
+        const ids = await engine.tokenize(prompt + found.tokens.slice(0, i).join(''));
+        const { logits } = await engine.forward(ids);
+        const largest = Math.max(...logits);
+        const logSum = largest + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - largest), 0));
+        expected.push([...logits].sort((a, b) => b - a).slice(0, 5).map((logit) => logit - logSum));
+      }
+      return { found, expected, work, nVocab: engine.info.model.nVocab };
+    });
+    assert.equal(found.tokens.length, 4);
+    found.top_logprobs.forEach((top, i) => Object.values(top).forEach((logprob, j) =>
+      assert.ok(Math.abs(logprob - expected[i][j]) < 1e-3, `token ${i}, ${j}: ${logprob} is not ${expected[i][j]}`)));
+    // The prompt's logits, then 176 bytes a step, of which some may be run ahead.
+    assert.ok(work.readback_bytes < 4 * nVocab + 32 * 176, `${work.readback_bytes} bytes`);
+  });
+
   test('an abort stops a chat on the GPU', async (t) => {
     const { outcome, ms, next } = await page.evaluate(async () => {
       const controller = new AbortController();

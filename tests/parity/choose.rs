@@ -242,6 +242,8 @@ fn a_draw_takes_two_dispatches_more_than_the_best_token() {
         choose(&mut backend, 1, 60, &draw, 1).expect("a step");
         backend.counters().dispatches - before
     });
+    // Two layers of six; embedding, norm of the output, head; the largest logit of each run, and of all.
+    assert_eq!(best, 2 * 6 + 5);
     assert_eq!(drawn, best + 2);
     assert_eq!(told, drawn + 2, "the most probable tokens of each run, and of all");
 }

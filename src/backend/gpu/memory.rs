@@ -70,8 +70,15 @@ pub(super) fn color_values(
             uses[value.0] = Some((from.min(first), to.max(last)));
         }
     }
-    if let Some((_, last)) = graph.logits.and_then(|logits| uses[logits.0].as_mut()) {
-        *last = graph.ops.len();
+    // Where outputs are computed slice by slice, every slice is taken from the same rows.
+    let taken = graph.ops.iter().filter_map(|op| match op {
+        Op::TakeOutputs { x, .. } if n_outputs < n_batch => Some(*x),
+        _ => None,
+    });
+    for value in taken.chain(graph.logits) {
+        if let Some((_, last)) = &mut uses[value.0] {
+            *last = graph.ops.len();
+        }
     }
     let (mut begin, mut end) = (vec![Vec::new(); graph.ops.len()], vec![Vec::new(); graph.ops.len() + 1]);
     for (value, used) in uses.iter().enumerate() {
@@ -146,8 +153,8 @@ mod tests {
     fn values_alive_together_never_share() {
         // A chain a -> b -> c -> d: b and d may share, neighbours may not.
         let value = |width| ValueDecl { name: String::new(), width, rows: Rows::Tokens };
-        let take = |x, out| Op::TakeOutputs { x: ValueId(x), out: ValueId(out) };
-        let graph = Graph {
+        let take = |x, out| Op::Map { x: ValueId(x), f: crate::model::graph::Unary::Tanh, out: ValueId(out) };
+        let mut graph = Graph {
             values: vec![value(4), value(8), value(2), value(16)],
             ops: vec![take(0, 1), take(1, 2), take(2, 3)],
             logits: Some(ValueId(3)),
@@ -166,5 +173,10 @@ mod tests {
         let coloring = color_values(&graph, &[(vec![0], vec![ValueId(3)])], 10, 1);
         let slots: Vec<usize> = coloring.slot.iter().flatten().copied().collect();
         assert!(slots[..3].iter().all(|slot| *slot != slots[3]), "{slots:?}");
+        // What outputs are taken from is read again for the next slice of them, and only then.
+        graph.ops[0] = Op::TakeOutputs { x: ValueId(0), out: ValueId(1) };
+        let coloring = color_values(&graph, &[], 10, 1);
+        assert!((1..4).all(|index| coloring.slot[index] != coloring.slot[0]));
+        assert_eq!(color_values(&graph, &[], 10, 10).bytes.len(), 2);
     }
 }

@@ -9,6 +9,11 @@ use crate::model::spec::{Activation, NormKind};
 
 impl Planner<'_> {
     pub(super) fn norm(&mut self, index: usize, op: &Op) -> Result<()> {
+        self.norm_from(index, op, None)
+    }
+
+    /// The same, of the wanted outputs among the rows of `chosen` where that is given.
+    pub(super) fn norm_from(&mut self, index: usize, op: &Op, chosen: Option<ValueId>) -> Result<()> {
         let &Op::Norm { x, norm, group, weight, bias, add, out } = op else {
             return Err(internal("not a norm"));
         };
@@ -21,7 +26,10 @@ impl Planner<'_> {
         let length = |vector: Option<WeightId>| {
             vector.map_or(0, |vector| self.model.graph.weights[vector.0].n_cols as u32)
         };
-        let (in_place, x_buffer) = self.source(x, out);
+        let (in_place, x_buffer) = match chosen {
+            Some(chosen) => (0, self.value(chosen)),
+            None => self.source(x, out),
+        };
         let (addend, addend_buffer) = self.addend(add, out);
         let params = [
             self.width(x),
@@ -33,6 +41,7 @@ impl Planner<'_> {
             in_place,
             addend,
             norm.eps.to_bits(),
+            u32::from(chosen.is_some()),
         ];
         let vectors = [self.vector(weight)?, self.vector(bias)?];
         let buffers = [x_buffer, vectors[0], vectors[1], addend_buffer, self.value(out)];

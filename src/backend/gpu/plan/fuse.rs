@@ -20,6 +20,8 @@ pub(super) enum Pattern {
     Products { products: Vec<usize>, outs: Vec<ValueId> },
     /// `activation(W₁·x) * (W₂·x)`: the two products and the activation.
     Gated { gate: usize, up: usize, activation: usize },
+    /// The choice of outputs, and the norm that reads nothing else.
+    Outputs { take: usize, norm: usize },
     /// Norms of the heads of queries, keys and values, then their rotation and their way into the cache.
     Heads { norms: [Option<usize>; 3], rope: usize },
 }
@@ -40,6 +42,7 @@ impl Fusion {
         let mut ops: Vec<usize> = match &self.pattern {
             Pattern::Products { products, .. } => products.clone(),
             Pattern::Gated { gate, up, activation } => vec![*gate, *up, *activation],
+            Pattern::Outputs { take, norm } => vec![*take, *norm],
             Pattern::Heads { norms, rope } => norms.iter().flatten().copied().chain([*rope]).collect(),
         };
         ops.extend(self.norm);
@@ -80,7 +83,7 @@ impl Fusions {
         bundles: Option<Vec<Bundle>>,
     ) -> Fusions {
         let mut finder = Finder::new(model, fits, bundles);
-        for find in [Finder::gated, Finder::products, Finder::norm, Finder::heads] {
+        for find in [Finder::gated, Finder::products, Finder::norm, Finder::heads, Finder::outputs] {
             for index in 0..model.graph.ops.len() {
                 find(&mut finder, index);
             }
@@ -269,6 +272,16 @@ impl<'a> Finder<'a> {
         }
         for fusion in fusions {
             self.list[fusion].norm = Some(index);
+        }
+    }
+
+    /// A norm that is all that reads the chosen outputs takes them from where they are chosen.
+    fn outputs(&mut self, index: usize) {
+        let Op::TakeOutputs { x, out } = *self.op(index) else { return };
+        let &[norm] = self.readers[out.0].as_slice() else { return };
+        let Op::Norm { x: read, add: None, .. } = *self.op(norm) else { return };
+        if read == out && self.writers[out.0].first() == Some(&index) && self.untouched(x, index, norm) {
+            self.add(Pattern::Outputs { take: index, norm }, norm);
         }
     }
 

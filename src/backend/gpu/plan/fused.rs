@@ -25,6 +25,7 @@ impl Planner<'_> {
                     Pattern::Products { products, outs } => self.products(fusion, products, outs, spare)?,
                     Pattern::Gated { .. } => self.gated_product(fusion)?,
                     Pattern::Heads { norms, rope } => self.norm_rope_kv_write(norms, *rope)?,
+                    Pattern::Outputs { take, norm } => self.norm_of_outputs(*take, *norm)?,
                 }
                 order.extend(first..self.plan.launches.len());
             }
@@ -129,6 +130,13 @@ impl Planner<'_> {
             |(op, out): (&usize, &ValueId)| (self.model.graph.ops[*op].writes() == *out).then_some(*op);
         self.wrote(products.iter().zip(outs).filter_map(there).collect());
         Ok(())
+    }
+
+    fn norm_of_outputs(&mut self, take: usize, norm: usize) -> Result<()> {
+        let Op::TakeOutputs { x, .. } = self.model.graph.ops[take] else {
+            return Err(internal("not a choice of outputs"));
+        };
+        self.norm_from(norm, &self.model.graph.ops[norm], Some(x))
     }
 
     fn gated_product(&mut self, fusion: &Fusion) -> Result<()> {
