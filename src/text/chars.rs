@@ -50,8 +50,8 @@ pub(crate) enum Category {
 pub(crate) fn category_of(c: char) -> Category {
     let code = c as u32;
     // An entry is `first << 4 | category`, so this finds the last one whose first is at most `code`.
-    let after = CATEGORIES.partition_point(|entry| *entry <= (code << 4 | 15));
-    let Some(entry) = after.checked_sub(1).map(|at| CATEGORIES[at]) else {
+    let after = CATEGORIES.partition_point(|[entry]| *entry <= (code << 4 | 15));
+    let Some([entry]) = after.checked_sub(1).map(|at| CATEGORIES[at]) else {
         return Category::Other;
     };
     let even = code.is_multiple_of(2);

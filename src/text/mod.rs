@@ -20,6 +20,7 @@ mod prefixes;
 mod pretokenize;
 mod specials;
 mod spm;
+mod table;
 mod template;
 mod tokenizer;
 mod unicode_tables;

@@ -55,7 +55,7 @@ pub(crate) struct Compatible {
 impl Compatible {
     pub(crate) fn new(composes: bool) -> Compatible {
         let mut at = 0;
-        let start = |entry: &u32| {
+        let start = |[entry]: &[u32; 1]| {
             let start = at;
             at += entry & 63;
             start
@@ -77,9 +77,9 @@ impl Compatible {
     }
 
     fn decomposition(&self, c: char) -> Option<&'static str> {
-        let at = COMPATIBLE.binary_search_by_key(&(c as u32), |entry| entry >> 6).ok()?;
+        let at = COMPATIBLE.binary_search_by_key(&(c as u32), |[entry]| entry >> 6).ok()?;
         let start = self.starts[at] as usize;
-        COMPATIBLE_TEXT.get(start..start + (COMPATIBLE[at] & 63) as usize)
+        COMPATIBLE_TEXT.get(start..start + (COMPATIBLE[at][0] & 63) as usize)
     }
 }
 
@@ -110,9 +110,9 @@ fn decompose(c: char, out: &mut Vec<(char, u8)>) {
         return;
     }
     if c >= '\u{c0}'
-        && let Ok(at) = DECOMPOSITIONS.binary_search_by_key(&code, |(whole, ..)| *whole)
+        && let Ok(at) = DECOMPOSITIONS.binary_search_by_key(&code, |[whole, ..]| *whole)
     {
-        let (_, first, second) = DECOMPOSITIONS[at];
+        let [_, first, second] = DECOMPOSITIONS[at];
         // Only the first part may decompose further, at most three levels deep.
         decompose(to_char(first), out);
         if second != 0 {
@@ -168,20 +168,20 @@ fn composition(first: char, second: char) -> Option<char> {
     if open && (TRAILS + 1..TRAILS + N_TRAILS).contains(&b) {
         return char::from_u32(a + (b - TRAILS));
     }
-    let parts = |index: &u16| {
-        let (_, first, second) = DECOMPOSITIONS[usize::from(*index)];
+    let parts = |[index]: &[u32; 1]| {
+        let [_, first, second] = DECOMPOSITIONS[*index as usize];
         (first, second)
     };
     let at = COMPOSITIONS.binary_search_by_key(&(a, b), parts).ok()?;
-    char::from_u32(DECOMPOSITIONS[usize::from(COMPOSITIONS[at])].0)
+    char::from_u32(DECOMPOSITIONS[COMPOSITIONS[at][0] as usize][0])
 }
 
 /// The canonical combining class.
 fn class(c: char) -> u8 {
     let code = c as u32;
-    let after = COMBINING.partition_point(|(first, ..)| *first <= code);
+    let after = COMBINING.partition_point(|[first, ..]| *first <= code);
     match after.checked_sub(1).map(|at| COMBINING[at]) {
-        Some((_, last, class)) if code <= last => class,
+        Some([_, last, class]) if code <= last => class as u8,
         _ => 0,
     }
 }

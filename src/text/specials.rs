@@ -102,7 +102,7 @@ impl Specials {
     }
 
     pub(crate) fn new(mut entries: Vec<Special>) -> Specials {
-        entries.sort_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
+        entries.sort_unstable_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
         entries.dedup_by(|later, earlier| later.text == earlier.text);
         let mut first = vec![false; 256];
         for entry in &entries {

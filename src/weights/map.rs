@@ -294,7 +294,9 @@ fn uses(weights: &[StoredTensor]) -> Vec<Use> {
             }
         }
     }
-    uses.sort_by_key(|used| (used.extent.file, used.extent.offset));
+    uses.sort_unstable_by_key(|used| {
+        (used.extent.file, used.extent.offset, used.weight, used.unit, used.input)
+    });
     let mut last = (0, 0);
     for used in &mut uses {
         let before = if last.0 == used.extent.file { last.1 } else { 0 };

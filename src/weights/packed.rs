@@ -108,7 +108,7 @@ impl Packed {
         }
         let mut columns: Vec<usize> = (0..self.n_in).collect();
         if self.act_order {
-            columns.sort_by_key(|input| of_input[*input]);
+            columns.sort_unstable_by_key(|input| (of_input[*input], *input));
         }
         let mut of_block = Vec::with_capacity(self.n_in / BLOCK);
         for block in columns.chunks_exact(BLOCK) {

@@ -40,20 +40,28 @@ print(f"""//! Canonical decompositions and combining classes, Unicode {unicodeda
 //!
 //! Generated: `python3 tests/tools/nfc_tables.py > src/text/nfc_tables.rs`. Hangul syllables are computed, not listed.
 
+use super::table::{{Table, table}};
+
 /// Character, first part, second part (0: none), in the order of the characters.
+pub(super) static DECOMPOSITIONS: Table<3> = table!(DECOMPOSITION_ROWS);
+
 #[rustfmt::skip]
-pub(crate) static DECOMPOSITIONS: [(u32, u32, u32); {len(decompositions)}] = [
-{table(f"(0x{c:x}, 0x{a:x}, 0x{b:x})," for c, a, b, _ in decompositions)}
+const DECOMPOSITION_ROWS: [[u32; 3]; {len(decompositions)}] = [
+{table(f"[0x{c:x}, 0x{a:x}, 0x{b:x}]," for c, a, b, _ in decompositions)}
 ];
 
 /// Indices of those decompositions that composition undoes, in the order of their parts.
+pub(super) static COMPOSITIONS: Table<1> = table!(COMPOSITION_ROWS.as_chunks::<1>().0);
+
 #[rustfmt::skip]
-pub(crate) static COMPOSITIONS: [u16; {len(order)}] = [
+const COMPOSITION_ROWS: [u32; {len(order)}] = [
 {table(f"{i}," for i in order)}
 ];
 
 /// First and last character of a range, and its combining class; characters not listed have class 0.
+pub(super) static COMBINING: Table<3> = table!(COMBINING_ROWS);
+
 #[rustfmt::skip]
-pub(crate) static COMBINING: [(u32, u32, u8); {len(classes)}] = [
-{table(f"(0x{a:x}, 0x{b:x}, {k})," for a, b, k in classes)}
+const COMBINING_ROWS: [[u32; 3]; {len(classes)}] = [
+{table(f"[0x{a:x}, 0x{b:x}, {k}]," for a, b, k in classes)}
 ];""")

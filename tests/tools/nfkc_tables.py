@@ -37,10 +37,13 @@ print("""//! Compatibility decompositions that are no canonical ones: what the f
 //! reference has them. Must not know what they are for.
 //!
 //! Generated: `python3 tests/tools/nfkc_tables.py PATH > src/text/nfkc_tables.rs`.
+
+use super::table::{Table, table};
 """)
 print("/// Character, shifted left by 6, plus the length of its decomposition in bytes; in the order of the characters.")
-print("#[rustfmt::skip]")
-print(f"pub(super) static COMPATIBLE: [u32; {len(entries)}] = [")
+print("pub(super) static COMPATIBLE: Table<1> = table!(COMPATIBLE_ROWS.as_chunks::<1>().0);")
+print("\n#[rustfmt::skip]")
+print(f"const COMPATIBLE_ROWS: [u32; {len(entries)}] = [")
 print("\n".join(lines((f" {code << 6 | len(text.encode()):#x}," for code, text in entries), 118, "   ")))
 print("];\n\n/// The full decompositions, one after the other.")
 print("#[rustfmt::skip]")

@@ -72,7 +72,7 @@ pub(super) fn header(json: &[u8], data_start: u64, file_len: Option<u64>) -> Res
         }
         tensors.push(tensor(name, entry, data_start).map_err(|error| error.at(name))?);
     }
-    tensors.sort_by_key(|tensor| (tensor.offset, tensor.n_bytes));
+    tensors.sort_unstable_by_key(|tensor| (tensor.offset, tensor.n_bytes));
     let data_end = check_places(&tensors, data_start, file_len)?;
     Ok(Header { tensors, metadata: entries.metadata, data_end })
 }

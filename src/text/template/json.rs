@@ -71,7 +71,7 @@ fn write_value(out: &mut String, value: &Value, style: &Style, depth: usize) -> 
         ValueKind::Map => {
             let mut keys: Vec<Value> = value.try_iter()?.collect();
             if style.sort_keys {
-                keys.sort();
+                keys.sort_unstable();
             }
             write_items(out, ['{', '}'], keys.len(), style, depth, |out, index| {
                 let key = &keys[index];

@@ -163,7 +163,7 @@ impl<'a> Finder<'a> {
     /// Puts `weights` into one buffer, if they can be.
     fn bundle(&mut self, weights: &[WeightId]) -> bool {
         let mut bundle = weights.to_vec();
-        bundle.sort_by_key(|weight| weight.0);
+        bundle.sort_unstable_by_key(|weight| weight.0);
         bundle.dedup();
         if bundle.len() != weights.len() {
             return false;
