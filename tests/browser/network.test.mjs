@@ -171,6 +171,7 @@ describe('network', () => {
   });
 
   test('a sign-in page with status 200 in place of the model is refused before anything is kept', async () => {
+    await forget(page);
     server.fault('/models/gated.gguf', { status: 200, body: '<html><body>Please sign in</body></html>' });
     const error = await loadError(page, { ...CPU, model: '/models/gated.gguf' });
     assert.equal(error.code, 'not-a-model');
