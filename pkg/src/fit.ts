@@ -71,9 +71,13 @@ export function judge(facts: FitFacts, { storageRoomBytes, deviceMemoryGiB, quan
 }
 
 /** What would make a model fit `room`, the least change first. */
-function smaller({ needs, contextLength, model, backend }: FitFacts, room: number, quantized: boolean): string[] {
+function smaller({ needs, contextLength, model, backend, smallerCaches }: FitFacts, room: number, quantized: boolean): string[] {
   const suggestions: string[] = [];
   const others = needs.weightBytes + needs.workspaceBytes;
+  const within = (share: number) => smallerCaches.find(([, bytes]) => bytes < needs.kvBytes && others + bytes <= room * share);
+  // Where there is not enough room at all, being tight is better.
+  const cache = within(TIGHT) ?? (others + needs.kvBytes > room ? within(1) : undefined);
+  if (cache) suggestions.push(`set kvCache to '${cache[0]}': the context then takes ${mib(cache[1])} instead of ${mib(needs.kvBytes)}`);
   // In steps that people use; below this a chat is no chat.
   const fitting = Math.floor(((room * TIGHT - others) / Math.max(1, needs.kvBytes)) * contextLength / 512) * 512;
   if (fitting >= 512 && fitting < contextLength) suggestions.push(`set contextLength to ${fitting}`);

@@ -3,8 +3,8 @@
  * is. `src/web/protocol.rs` is the other side of it; a change here is a change there, and of `PROTOCOL_VERSION`.
  */
 import type {
-  BackendChoice, CachedModel, ChatMessage, EngineInfo, FinishReason, LamplightErrorCode, PartStore, Progress, QuantizeChoice, Usage,
-  Warning,
+  BackendChoice, CachedModel, ChatMessage, EngineInfo, FinishReason, KvCacheChoice, LamplightErrorCode, PartStore, Progress,
+  QuantizeChoice, Usage, Warning,
 } from './types.js';
 
 /** Sent with every request; the worker refuses any other. */
@@ -80,6 +80,8 @@ export interface FitFacts {
   model: EngineInfo['model'];
   contextLength: number;
   needs: { weightBytes: number; kvBytes: number; workspaceBytes: number };
+  /** Bytes of keys and values in formats that take less room. */
+  smallerCaches: [KvCacheChoice, number][];
   limitBytes?: number;
   missingBytes: number;
 }
@@ -100,6 +102,7 @@ export interface Requests {
       gpuPrecision: 'auto' | 'f16' | 'f32';
       contextLength?: number;
       quantize?: QuantizeChoice;
+      kvCache?: KvCacheChoice;
       /** As many as are worth it when absent. */
       threads?: number;
       cache: boolean;

@@ -27,6 +27,8 @@ function loadBody(options: EngineOptions, source?: WireSource): Body {
   }
   const { quantize } = options;
   if (quantize !== undefined) oneOf(quantize, ['q8_0', 'q4_0', 'q4_k'] as const, 'quantize');
+  const { kvCache } = options;
+  if (kvCache !== undefined) oneOf(kvCache, ['f32', 'f16', 'q8_0', 'q4_0'] as const, 'kvCache');
   const { threads = 'auto' } = options;
   if (threads !== 'auto' && !(Number.isSafeInteger(threads) && threads >= 1 && threads <= MAX_THREADS)) {
     throw invalid(`threads must be 'auto' or a number from 1 to ${MAX_THREADS}, not ${String(threads)}`, 'threads');
@@ -37,6 +39,7 @@ function loadBody(options: EngineOptions, source?: WireSource): Body {
     gpuPrecision,
     contextLength,
     quantize,
+    kvCache,
     threads: threads === 'auto' ? undefined : threads,
     cache: options.cache ?? true,
     evict: options.evict ?? false,

@@ -107,6 +107,9 @@ export interface AssetOptions {
 /** Formats that weights can be turned into while they load. */
 export type QuantizeChoice = 'q8_0' | 'q4_0' | 'q4_k';
 
+/** Formats that keys and values can be kept in. */
+export type KvCacheChoice = 'f32' | 'f16' | 'q8_0' | 'q4_0';
+
 export interface EngineOptions extends AssetOptions {
   model: ModelSource;
   /** `auto` by default. */
@@ -118,6 +121,9 @@ export interface EngineOptions extends AssetOptions {
   /** Turn F32, F16 and BF16 weights into this format as they arrive, so that an unquantised model fits; their own by
    * default. What is stored in IndexedDB is the file as it is. */
   quantize?: QuantizeChoice;
+  /** What the keys and values of the context are kept in; `f16` (`f32` on a GPU without half floats) by default. `q8_0` takes
+   * about half the room of `f16` and is hardly worse; `q4_0` takes a third, and shows in the answers of many models. */
+  kvCache?: KvCacheChoice;
   /**
    * Use one engine together with every tab of the origin that asks for the same model with the same settings (default
    * false). It runs in one of the tabs; when that is closed or crashes, another loads the model and goes on with what was

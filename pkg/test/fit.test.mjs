@@ -5,7 +5,7 @@ import { judge } from '../dist/fit.js';
 
 const GIB = 2 ** 30;
 const facts = (weights, kv, more = {}) => ({
-  backend: 'webgpu', backendReason: '', contextLength: 4096, missingBytes: weights, model: { formats: { q4_k: weights } },
+  backend: 'webgpu', backendReason: '', contextLength: 4096, missingBytes: weights, model: { formats: { q4_k: weights } }, smallerCaches: [],
   needs: { weightBytes: weights, kvBytes: kv, workspaceBytes: 0 }, ...more,
 });
 
@@ -25,4 +25,18 @@ test('a large device sets no bound, and a full store makes it tight', () => {
   const full = judge(facts(GIB, 0), { deviceMemoryGiB: 8, storageRoomBytes: GIB / 2 });
   assert.equal(full.verdict, 'tight');
   assert.match(full.suggestions[0], /evict/);
+});
+
+test('a smaller cache is offered where it makes the model fit, the finer one first', () => {
+  const caches = (kv) => ({ smallerCaches: [['q8_0', kv * 9 / 16], ['q4_0', kv * 5 / 16]] });
+  const ask = (kv) => judge(facts(GIB, kv, { limitBytes: 2 * GIB, ...caches(kv) }), {});
+  assert.equal(ask(GIB / 2).verdict, 'fits');
+  const [first, second] = ask(GIB).suggestions;
+  assert.equal(first, "set kvCache to 'q8_0': the context then takes 576 MiB instead of 1024 MiB");
+  assert.match(second, /^set contextLength to /);
+  assert.match(ask(1.5 * GIB).suggestions[0], /^set kvCache to 'q4_0': .* 480 MiB instead of 1536 MiB$/);
+  assert.match(ask(3 * GIB).suggestions[0], /^set kvCache to 'q4_0'/);
+  assert.doesNotMatch(ask(8 * GIB).suggestions.join(), /kvCache/, 'no cache would do');
+  const fine = judge(facts(GIB, GIB, { limitBytes: 2 * GIB, smallerCaches: [['q8_0', GIB], ['q4_0', GIB]] }), {});
+  assert.doesNotMatch(fine.suggestions.join(), /kvCache/, 'the cache is small already');
 });

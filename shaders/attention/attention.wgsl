@@ -23,13 +23,14 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<head_t>;              // [n_tokens, n_heads, HEAD_DIM]
-@group(0) @binding(3) var<storage, read> k_cache: array<vec4<kv_t>>;
-@group(0) @binding(4) var<storage, read> v_cache: array<vec4<kv_t>>;
+@group(0) @binding(3) var<storage, read> k_cache: array<kv_four_t>;
+@group(0) @binding(4) var<storage, read> v_cache: array<kv_four_t>;
 @group(0) @binding(5) var<storage, read> sinks: array<f32>;             // [n_heads] scores without a value
 @group(0) @binding(6) var<storage, read_write> out: array<head_t>;      // [n_tokens, n_heads, HEAD_DIM]
 @group(0) @binding(7) var<storage, read_write> partials: array<vec4<f32>>; // [n_tokens, n_heads, max_splits, D4 + 1]
 
 #import attention/runs
+#import attention/load_kv
 
 const LANES: u32 = KEYS * ROW_GROUPS;
 const SCORE_ROWS: u32 = Q_ROWS / ROW_GROUPS; // rows of a lane while it computes scores
@@ -79,7 +80,7 @@ fn compute_scores(lane: u32, key: u32, position: u32, cache_row: u32, first_row:
     let group_row = (lane / KEYS) * SCORE_ROWS;
     var dots: array<f32, SCORE_ROWS>;
     for (var d = 0u; d < D4; d++) {
-        let four = vec4<f32>(k_cache[cache_row + d]);
+        let four = load_k(cache_row, d);
         for (var r = 0u; r < SCORE_ROWS; r++) {
             dots[r] += dot(four, q_tile[(group_row + r) * D4 + d]);
         }
@@ -157,7 +158,7 @@ fn main(
     for (var tile = first_key; tile < end_key; tile += KEYS) {
         // Keys past the last one are masked; their cache rows may hold anything, so read one that is there.
         let position = tile + key;
-        let cache_row = (cache_first + min(position, last_key)) * D4;
+        let cache_row = cache_first + min(position, last_key);
         compute_scores(lane, key, position, cache_row, first_row, last_key);
         workgroupBarrier();
         running_max = compute_weights(lane, running_max);
@@ -171,7 +172,7 @@ fn main(
             }
             let n_keys = min(KEYS, last_key + 1u - tile);
             for (var j = key_slot; j < n_keys; j += KEY_SLOTS) {
-                let value = vec4<f32>(v_cache[(cache_first + tile + j) * D4 + d]);
+                let value = load_v(cache_first + tile + j, d);
                 for (var r = 0u; r < OUT_ROWS; r++) {
                     let weight = probs[(out_row + r) * KEYS + j];
                     total[r] += weight;

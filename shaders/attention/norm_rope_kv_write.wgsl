@@ -39,6 +39,9 @@ const PAIRS: u32 = D4 * 2u;
 var<workgroup> squares: array<f32, LANES>;
 
 #import attention/rope
+#if KV_BITS
+#import attention/store_block
+#endif
 
 fn load(kind: u32, at: u32) -> f32 {
     if kind == 0u {
@@ -56,6 +59,32 @@ fn weighted(value: f32, element: u32, width: u32, at: u32) -> f32 {
         return value;
     }
     return value * norms[at + element % width];
+}
+
+// The two elements of `pair` of head `head`, which begins at `first`, after the norm.
+fn normed_pair(
+    kind: u32,
+    first: u32,
+    head: u32,
+    pair: u32,
+    factor: f32,
+    width: u32,
+    norm_at: u32,
+) -> vec2<f32> {
+    let at = elements(pair);
+    let element = head * HEAD_DIM;
+    return vec2<f32>(
+        weighted(load(kind, first + at.x) * factor, element + at.x, width, norm_at),
+        weighted(load(kind, first + at.y) * factor, element + at.y, width, norm_at),
+    );
+}
+
+// Values are not rotated.
+fn turned(kind: u32, pair: u32, position: u32, two: vec2<f32>) -> vec2<f32> {
+    if kind == 2u {
+        return two;
+    }
+    return rotated(pair, position, two);
 }
 
 @compute @workgroup_size(LANES)
@@ -97,21 +126,30 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
     }
     let norm_at = select(params.k_at, params.q_at, kind == 0u);
     let position = step.pos + token;
+#if KV_BITS
+    if kind != 0u {
+        for (var index = lane; index < KV_BLOCKS; index += LANES) {
+            for (var i = 0u; i < 32u; i++) {
+                let element = index * 32u + i;
+                block[i] = 0.0;
+                if element < HEAD_DIM {
+                    let pair = pair_of(element);
+                    let two = normed_pair(kind, first, head, pair, factor, width, norm_at);
+                    block[i] = of_pair(element, turned(kind, pair, position, two));
+                }
+            }
+            store_block(kind == 2u, head * params.n_ctx + position, index);
+        }
+        return;
+    }
+#else
     let cached = (head * params.n_ctx + position) * 4u * D4;
+#endif
     for (var pair = lane; pair < PAIRS; pair += LANES) {
         let at = elements(pair);
         var two = vec2<f32>();
         if pair < HALF {
-            let x = load(kind, first + at.x) * factor;
-            let y = load(kind, first + at.y) * factor;
-            let element = head * HEAD_DIM;
-            two = vec2<f32>(
-                weighted(x, element + at.x, width, norm_at),
-                weighted(y, element + at.y, width, norm_at),
-            );
-            if kind != 2u {
-                two = rotated(pair, position, two);
-            }
+            two = turned(kind, pair, position, normed_pair(kind, first, head, pair, factor, width, norm_at));
         }
         if kind == 0u {
             if pair < HALF {
@@ -119,12 +157,16 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
                 q[first + at.x] = two.x * scale;
                 q[first + at.y] = two.y * scale;
             }
-        } else if kind == 1u {
+        }
+#if KV_BITS
+#else
+        else if kind == 1u {
             k_cache[cached + at.x] = to_kv(two.x);
             k_cache[cached + at.y] = to_kv(two.y);
         } else {
             v_cache[cached + at.x] = to_kv(two.x);
             v_cache[cached + at.y] = to_kv(two.y);
         }
+#endif
     }
 }

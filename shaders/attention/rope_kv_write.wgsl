@@ -1,5 +1,5 @@
 // Rotates (and scales) q in place and k on its way into the cache; stores k and v at the step's positions.
-// Grid: (pairs of all heads of q, k and v / 64, tokens). Angles come from a table made on the CPU in f64: WGSL's sin
+// Grid: (pairs of all heads of q, k and v / 64, tokens); where the cache is kept in blocks, a lane takes one of k or v. Angles come from a table made on the CPU in f64: WGSL's sin
 // and cos are too coarse for large arguments.
 #import lib/step
 #import lib/kv
@@ -27,15 +27,51 @@ const HALF: u32 = HEAD_DIM / 2u;
 const PAIRS: u32 = D4 * 2u;
 
 #import attention/rope
+#if KV_BITS
+#import attention/store_block
+
+// Block number `index` of the token's keys, then of its values.
+fn keep_block(token: u32, index: u32) {
+    let head = index / KV_BLOCKS;
+    if head >= 2u * params.n_kv_heads {
+        return;
+    }
+    let is_v = head >= params.n_kv_heads;
+    let kv_head = head % params.n_kv_heads;
+    let source = (token * params.n_kv_heads + kv_head) * HEAD_DIM;
+    let position = step.pos + token;
+    for (var i = 0u; i < 32u; i++) {
+        let element = (index % KV_BLOCKS) * 32u + i;
+        block[i] = 0.0;
+        if element < HEAD_DIM && is_v {
+            block[i] = v[source + element];
+        } else if element < HEAD_DIM {
+            let at = elements(pair_of(element));
+            let two = vec2<f32>(k[source + at.x], k[source + at.y]);
+            block[i] = of_pair(element, rotated(pair_of(element), position, two));
+        }
+    }
+    store_block(is_v, kv_head * params.n_ctx + position, index % KV_BLOCKS);
+}
+#endif
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let token = id.y;
     let head = id.x / PAIRS;
     let pair = id.x % PAIRS;
+#if KV_BITS
+    if token < step.n_tokens && head >= params.n_heads {
+        keep_block(token, id.x - params.n_heads * PAIRS);
+    }
+    if token >= step.n_tokens || head >= params.n_heads {
+        return;
+    }
+#else
     if token >= step.n_tokens || head >= params.n_heads + 2u * params.n_kv_heads {
         return;
     }
+#endif
     let position = step.pos + token;
     let at = elements(pair);
     if head < params.n_heads {
@@ -49,6 +85,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         q[first + at.y] = turned.y * factor;
         return;
     }
+#if KV_BITS
+#else
     let is_v = head >= params.n_heads + params.n_kv_heads;
     let kv_head = (head - params.n_heads) % params.n_kv_heads;
     let source = (token * params.n_kv_heads + kv_head) * HEAD_DIM;
@@ -71,4 +109,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         k_cache[cached + at.x] = to_kv(turned.x);
         k_cache[cached + at.y] = to_kv(turned.y);
     }
+#endif
 }

@@ -14,8 +14,9 @@ pub use any::AnyBackend;
 pub use draw::{Draw, Logprobs};
 pub(crate) use order::StepOrder;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::Graph;
+use crate::quant;
 use crate::tensor::DType;
 
 /// Everything a backend needs to know to allocate and plan; no weights yet.
@@ -29,6 +30,22 @@ pub struct ModelPlan {
     pub n_ctx: usize,
     /// Most tokens of one step.
     pub n_batch: usize,
+    /// Format of the cache's keys and values, one of [`KV_FORMATS`]; what suits the backend where there is none.
+    pub kv_cache: Option<DType>,
+}
+
+/// Formats that keys and values can be kept in.
+pub const KV_FORMATS: [DType; 4] = [DType::F32, DType::F16, DType::Q8_0, DType::Q4_0];
+
+/// The format of [`KV_FORMATS`] that users call `name`.
+/// # Errors
+/// `InvalidRequest`.
+pub fn kv_format(name: &str) -> Result<DType> {
+    let found = KV_FORMATS.into_iter().find(|dtype| quant::format(*dtype).name == name);
+    found.ok_or_else(|| {
+        let message = format!("{name:?} is no format of a KV cache; there are f32, f16, q8_0 and q4_0");
+        Error::new(ErrorCode::InvalidRequest, message).at("kv_cache")
+    })
 }
 
 /// Bytes that a model takes in a backend, known before its weights are there.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::adapters::Adapters;
 use super::{Engine, text_files};
-use crate::backend::{Backend, ModelPlan};
+use crate::backend::{Backend, ModelPlan, kv_format};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 use crate::generate::{Session, SessionShape};
@@ -33,6 +33,20 @@ pub struct LoadOptions {
     pub quantize: Option<DType>,
     /// Whether the engine only computes, for another one that reads and writes the text.
     pub without_text: bool,
+    /// The format that keys and values are kept in, one of [`crate::backend::KV_FORMATS`]; by default half floats, or
+    /// single ones where a GPU has no half floats.
+    pub kv_cache: Option<DType>,
+}
+
+impl LoadOptions {
+    /// Of formats by their names.
+    /// # Errors
+    /// `InvalidRequest` names the format.
+    pub fn named(n_ctx: Option<usize>, quantize: Option<&str>, kv_cache: Option<&str>) -> Result<Self> {
+        let quantize = quantize.map(Recipe::named).transpose()?.map(|recipe| recipe.to());
+        let kv_cache = kv_cache.map(kv_format).transpose()?;
+        Ok(Self { n_ctx, quantize, kv_cache, ..Self::default() })
+    }
 }
 
 /// Largest context by default: enough for a chat, and a KV cache that fits everywhere.
@@ -51,6 +65,7 @@ pub struct Loading {
     summary: ModelSummary,
     head: HeadSpec,
     shape: SessionShape,
+    kv_cache: Option<DType>,
     adapters: Adapters,
 }
 
@@ -116,7 +131,8 @@ impl Loading {
         let summary = summarise(&spec, &model, &weights, template.is_ok())?;
         let shape = session_shape(&spec, &graph, options)?;
         let adapters = Adapters::new(&model.metadata, graph.clone(), weights.dtypes())?;
-        Ok(Self { graph, weights, tokenizer, template, summary, head: spec.head, shape, adapters })
+        let (head, kv_cache) = (spec.head, options.kv_cache);
+        Ok(Self { graph, weights, tokenizer, template, summary, head, shape, kv_cache, adapters })
     }
 
     /// What a backend needs to allocate and plan.
@@ -126,6 +142,7 @@ impl Loading {
             dtypes: self.weights.dtypes(),
             n_ctx: self.shape.n_ctx,
             n_batch: self.shape.n_batch,
+            kv_cache: self.kv_cache,
         }
     }
 

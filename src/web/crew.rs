@@ -74,9 +74,9 @@ impl Crew {
             }
         };
         let split = Split { index: 0, count, least: work.least_elements() };
-        let (context_length, quantize) = (request.context_length, request.quantize.clone());
-        let least = split.least;
-        let body = encode(&LoadShard { count, least, context_length, quantize, ..file.description()? });
+        let (quantize, kv_cache) = (request.quantize.clone(), request.kv_cache.clone());
+        let (context_length, least, rest) = (request.context_length, split.least, file.description()?);
+        let body = encode(&LoadShard { count, least, context_length, quantize, kv_cache, ..rest });
         let loaded = Box::pin(team.ask("load", &body));
         let weights = weights.clone();
         team.keep(Model { description: body, files: Rc::clone(file), parts: parts.to_vec(), weights });

@@ -4,7 +4,7 @@
 
 use super::load::PrecisionChoice;
 use super::report::Reporter;
-use crate::backend::{AnyBackend, Footprint};
+use crate::backend::{AnyBackend, Footprint, ModelPlan};
 use crate::engine::Loading;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -113,15 +113,15 @@ fn precision(device: &Device, choice: PrecisionChoice) -> Precision {
 /// # Errors
 /// `OutOfMemory` for what the device cannot bind at once.
 #[cfg(feature = "gpu")]
-pub(super) fn footprint(device: &Device, loading: &Loading, choice: PrecisionChoice) -> Result<Footprint> {
-    GpuBackend::footprint(&loading.plan(), device, precision(device, choice))
+pub(super) fn footprint(device: &Device, plan: &ModelPlan, choice: PrecisionChoice) -> Result<Footprint> {
+    GpuBackend::footprint(plan, device, precision(device, choice))
 }
 
 /// There is no device to plan for.
 /// # Errors
 /// None.
 #[cfg(not(feature = "gpu"))]
-pub(super) fn footprint(device: &Device, _loading: &Loading, _choice: PrecisionChoice) -> Result<Footprint> {
+pub(super) fn footprint(device: &Device, _plan: &ModelPlan, _choice: PrecisionChoice) -> Result<Footprint> {
     match *device {}
 }
 

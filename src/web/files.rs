@@ -274,9 +274,9 @@ impl Files {
             _ => None,
         };
         let listed = matches!(self.place, Place::Urls(_) | Place::Blobs(_)).then(|| self.names());
-        let (count, least, context_length, quantize) = Default::default();
+        let (count, least, context_length, quantize, kv_cache) = Default::default();
         let (small, heads) = (small.into(), heads.into());
-        Ok(LoadShard { count, least, context_length, quantize, gguf, listed, small, heads })
+        Ok(LoadShard { count, least, context_length, quantize, kv_cache, gguf, listed, small, heads })
     }
 
     /// File `index` of the model.

@@ -19,11 +19,11 @@ use super::report::{Phase, Reporter, Warning};
 use super::request::Abort;
 use super::task::{event_loop_turn, wasm_memory_bytes};
 use crate::backend::cpu::{CpuBackend, CpuMode, CpuShard};
-use crate::backend::{AnyBackend, Backend, Footprint, ModelPlan};
+use crate::backend::{AnyBackend, Backend, Footprint, ModelPlan, kv_format};
 use crate::engine::{Engine, LoadOptions, Loading, ModelSummary};
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::shard::{Split, Work};
-use crate::weights::{PART_BYTES, Recipe};
+use crate::weights::PART_BYTES;
 
 /// What fits the 4 GiB of a wasm memory beside the tokenizer and what is being read.
 const MAX_CPU_BYTES: u64 = 3700 << 20;
@@ -67,6 +67,9 @@ pub struct LoadRequest {
     /// The format that float weights are turned into; their own when absent.
     #[serde(default)]
     pub(super) quantize: Option<String>,
+    /// The format that keys and values are kept in; what suits the backend when absent.
+    #[serde(default)]
+    pub(super) kv_cache: Option<String>,
     /// Workers on the CPU; as many as are worth it when absent.
     #[serde(default)]
     pub(super) threads: Option<u32>,
@@ -304,8 +307,8 @@ async fn header(request: &LoadRequest, file: &Files, reporter: &Reporter) -> Res
     reporter.phase(Phase::Header);
     let model = file.model().await?;
     let n_ctx = request.context_length.map(|n| n as usize);
-    let quantize = request.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
-    Loading::new(model, LoadOptions { n_ctx, quantize, ..LoadOptions::default() })
+    let (quantize, kv_cache) = (request.quantize.as_deref(), request.kv_cache.as_deref());
+    Loading::new(model, LoadOptions::named(n_ctx, quantize, kv_cache)?)
 }
 
 /// What a token costs, and how many workers have the memory.
@@ -323,7 +326,7 @@ fn cpu_backend(loading: &Loading, why: &Error, crew: Option<&Crew>) -> Result<(A
         let mib = |bytes: u64| bytes >> 20;
         let message = format!(
             "the model takes {} MiB of weights, {} MiB for a context of {} and {} MiB of workspace on the CPU path ({}), \
-             which has {} MiB; take a smaller model or context, the option `quantize`, or a browser with WebGPU",
+             which has {} MiB; take a smaller model or context, the options `quantize` or `kvCache`, or a browser with WebGPU",
             mib(needs.weight_bytes),
             mib(needs.kv_bytes),
             loading.n_ctx(),
@@ -393,6 +396,8 @@ pub struct FitFacts {
     model: ModelSummary,
     context_length: usize,
     needs: Footprint,
+    /// Bytes of keys and values kept in formats that take less room than floats.
+    smaller_caches: [(&'static str, u64); 2],
     /// What the CPU path has; a GPU does not say.
     limit_bytes: Option<u64>,
     /// Bytes that storage lacks of the model.
@@ -406,32 +411,44 @@ pub async fn fit(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Reporte
     let file = files(request, abort, reporter)?;
     let found = find_device(request.backend).await?;
     let loading = header(request, &file, reporter).await?;
-    let planned = found.and_then(|device| device::footprint(&device, &loading, request.gpu_precision));
-    let (backend, backend_reason, (needs, limit_bytes)) = match planned {
-        Ok(needs) => ("webgpu", "an adapter was found".to_owned(), (needs, None)),
+    let mut plan = loading.plan();
+    let gpu =
+        |device: &device::Device, plan: &ModelPlan| device::footprint(device, plan, request.gpu_precision);
+    let planned = found.and_then(|device| gpu(&device, &plan).map(|needs| (needs, device)));
+    let (device, backend_reason, (needs, limit_bytes)) = match planned {
+        Ok((needs, device)) => (Some(device), "an adapter was found".to_owned(), (needs, None)),
         Err(error) if request.backend == BackendChoice::WebGpu => return Err(error),
-        Err(error) => ("cpu", error.message().to_owned(), cpu_needs(request, &loading)?),
+        Err(error) => (None, error.message().to_owned(), cpu_needs(request, &loading, &plan)?),
     };
+    let mut smaller_caches = [("q8_0", 0), ("q4_0", 0)];
+    for (name, bytes) in &mut smaller_caches {
+        plan.kv_cache = Some(kv_format(name)?);
+        let needs = match &device {
+            Some(device) => gpu(device, &plan)?,
+            None => cpu_needs(request, &loading, &plan)?.0,
+        };
+        *bytes = needs.kv_bytes;
+    }
     Ok(FitFacts {
-        backend,
+        backend: if device.is_some() { "webgpu" } else { "cpu" },
         backend_reason,
         model: loading.summary().clone(),
         context_length: loading.n_ctx(),
         needs,
+        smaller_caches,
         limit_bytes,
         missing_bytes: file.missing(loading.weights().data_ends()),
     })
 }
 
 /// What a model takes of as many workers as it would get at least, and what these have together.
-fn cpu_needs(request: &LoadRequest, loading: &Loading) -> Result<(Footprint, Option<u64>)> {
-    let plan = loading.plan();
-    let work = work(loading, &plan);
+fn cpu_needs(request: &LoadRequest, loading: &Loading, plan: &ModelPlan) -> Result<(Footprint, Option<u64>)> {
+    let work = work(loading, plan);
     let count = crew::count(request.threads, &work);
     let mut needs = Footprint::default();
     for index in 0..count {
         let split = (count > 1).then(|| Split { index, count, least: work.least_elements() });
-        let own = CpuBackend::footprint(&plan, split)?;
+        let own = CpuBackend::footprint(plan, split)?;
         needs.weight_bytes += own.weight_bytes;
         needs.kv_bytes += own.kv_bytes;
         needs.workspace_bytes += own.workspace_bytes;

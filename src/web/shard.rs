@@ -26,7 +26,7 @@ use crate::backend::{AnyBackend, Backend};
 use crate::engine::{Engine, LoadOptions, Loading, ModelFiles, ModelFolder, open_files};
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::shard::Split;
-use crate::weights::{ByteSource, Recipe};
+use crate::weights::ByteSource;
 
 #[wasm_bindgen]
 extern "C" {
@@ -54,6 +54,8 @@ pub(super) struct LoadShard {
     pub(super) context_length: Option<u32>,
     #[serde(default)]
     pub(super) quantize: Option<String>,
+    #[serde(default)]
+    pub(super) kv_cache: Option<String>,
     /// The name of a GGUF file, where the model was named by one.
     #[serde(default)]
     pub(super) gguf: Option<String>,
@@ -137,9 +139,10 @@ async fn load(request: LoadShard, shard: &JsShard) -> Result<Engine<AnyBackend>>
         (None, None) => ModelFiles::Folder,
     };
     let (_, model) = open_files(&folder, which).await?;
-    let quantize = request.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
     let n_ctx = request.context_length.map(|n| n as usize);
-    let loading = Loading::new(model, LoadOptions { n_ctx, n_batch: None, quantize, without_text: true })?;
+    let (quantize, kv_cache) = (request.quantize.as_deref(), request.kv_cache.as_deref());
+    let options = LoadOptions::named(n_ctx, quantize, kv_cache)?;
+    let loading = Loading::new(model, LoadOptions { without_text: true, ..options })?;
     let link = WebLink::new(shard.link());
     let index = crate::backend::cpu::Link::index(&link);
     let split = Split { index, count: request.count, least: request.least };

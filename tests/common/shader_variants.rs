@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use lamplight::backend::gpu::kernels::{AttentionTile, Kernel, MAT_VEC_ROWS, SOFTWARE_MAT_VEC_ROWS, Variant};
+use lamplight::backend::gpu::kernels::{
+    AttentionTile, Kernel, KvFormat, MAT_VEC_ROWS, SOFTWARE_MAT_VEC_ROWS, Variant,
+};
 use lamplight::quant::FORMATS;
 
 const VARIANTS: &str = include_str!("../../shaders/variants.toml");
@@ -43,7 +45,10 @@ pub(crate) fn variants() -> Vec<Variant> {
         let file = &row["kernel"][0];
         let kernel = Kernel::ALL.iter().find(|kernel| kernel.file() == file);
         let kernel = *kernel.unwrap_or_else(|| panic!("{file} is no kernel"));
-        for f16 in flags(&row, "f16") {
+        let kvs = numbers(&row, "kv", 0).into_iter().map(|kv| KvFormat::ALL[kv as usize]);
+        let formats: Vec<_> =
+            flags(&row, "f16").into_iter().flat_map(|f16| kvs.clone().map(move |kv| (f16, kv))).collect();
+        for (f16, kv) in formats {
             match kernel {
                 Kernel::Embed
                 | Kernel::MatVec
@@ -69,12 +74,12 @@ pub(crate) fn variants() -> Vec<Variant> {
                 Kernel::NormRopeKvWrite => variants.extend(
                     numbers(&row, "head_dim", 64)
                         .into_iter()
-                        .map(|head_dim| Variant::norm_rope_kv_write(head_dim, f16)),
+                        .map(|head_dim| Variant::norm_rope_kv_write(head_dim, kv)),
                 ),
                 Kernel::RopeKvWrite => variants.extend(
                     numbers(&row, "head_dim", 64)
                         .into_iter()
-                        .map(|head_dim| Variant::rope_kv_write(head_dim, f16)),
+                        .map(|head_dim| Variant::rope_kv_write(head_dim, kv)),
                 ),
                 Kernel::Attention | Kernel::AttentionMerge => {
                     for head_dim in numbers(&row, "head_dim", 64) {
@@ -82,7 +87,7 @@ pub(crate) fn variants() -> Vec<Variant> {
                             for few in flags(&row, "few") {
                                 let tile = AttentionTile::new(head_dim, group, few).expect("a tile");
                                 variants.push(match kernel {
-                                    Kernel::Attention => Variant::attention(tile, f16),
+                                    Kernel::Attention => Variant::attention(tile, kv),
                                     _ => Variant::attention_merge(tile),
                                 });
                             }

@@ -108,7 +108,13 @@ fn product(rng: &mut Rng, dtype: DType, n_cols: usize, n_rows: usize, outlier: f
         random_bytes(rng, DType::F32, n_rows, 1.0),
     ];
     Model {
-        plan: ModelPlan { graph, dtypes: vec![DType::F32, dtype, DType::F32], n_ctx: 17, n_batch: 17 },
+        plan: ModelPlan {
+            graph,
+            dtypes: vec![DType::F32, dtype, DType::F32],
+            n_ctx: 17,
+            n_batch: 17,
+            kv_cache: None,
+        },
         bytes,
     }
 }

@@ -9,6 +9,7 @@ mod cpu_fast;
 mod elementwise;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod kv_cache;
 mod layers;
 mod moe;
 mod naive;

@@ -156,7 +156,7 @@ fn model(rng: &mut Rng, case: &Case, dtype: DType) -> Model {
     parts.graph.ops.push(Op::TakeOutputs { x: sum, out });
     parts.graph.logits = Some(out);
     let Parts { graph, dtypes, bytes } = parts;
-    Model { plan: ModelPlan { graph, dtypes, n_ctx: 400, n_batch: 90 }, bytes }
+    Model { plan: ModelPlan { graph, dtypes, n_ctx: 400, n_batch: 90, kv_cache: None }, bytes }
 }
 
 /// Rows of the experts are no multiples of four where the format's blocks let them be.

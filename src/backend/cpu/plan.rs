@@ -4,7 +4,7 @@
 //! kernels need no error path. Must not know how an op is computed.
 
 use super::fits::op_fits;
-use crate::backend::ModelPlan;
+use crate::backend::{KV_FORMATS, ModelPlan};
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Op, Rows, ValueId};
 use crate::quant;
@@ -18,6 +18,9 @@ pub(super) fn check(plan: &ModelPlan) -> Result<()> {
     if plan.n_ctx == 0 || plan.n_batch == 0 {
         let message = format!("n_ctx {} and n_batch {} must be above zero", plan.n_ctx, plan.n_batch);
         return Err(Error::new(ErrorCode::InvalidRequest, message));
+    }
+    if plan.kv_cache.is_some_and(|dtype| !KV_FORMATS.contains(&dtype)) {
+        return Err(internal(format!("no cache is kept as {:?}", plan.kv_cache)));
     }
     if plan.dtypes.len() != graph.weights.len() {
         return Err(internal(format!("{} formats for {} weights", plan.dtypes.len(), graph.weights.len())));

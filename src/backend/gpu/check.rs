@@ -33,7 +33,13 @@ impl GpuDevice {
 
 async fn check_format(device: &GpuDevice, format: &'static Format, precision: Precision) -> Result<()> {
     let (bytes, values) = sample(format)?;
-    let plan = ModelPlan { graph: tied_matrix(), dtypes: vec![format.dtype], n_ctx: N_ROWS, n_batch: N_ROWS };
+    let plan = ModelPlan {
+        graph: tied_matrix(),
+        dtypes: vec![format.dtype],
+        n_ctx: N_ROWS,
+        n_batch: N_ROWS,
+        kv_cache: None,
+    };
     let mut backend = GpuBackend::new(plan, device.clone(), precision).await?;
     backend.upload(0, 0, &bytes)?;
     backend.finish_upload().await?;

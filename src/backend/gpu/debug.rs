@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::engine::{GpuBackend, MAPPED, make_buffer};
+use super::kernels::KvFormat;
 use crate::backend::{Trace, trace_name};
 use crate::bail;
 use crate::error::Result;
@@ -113,11 +114,15 @@ impl GpuBackend {
         for state in self.plan.states.iter().filter(|_| pos == 0) {
             self.fill(*state, 0, self.plan.buffers[*state].bytes, f32::NAN.to_bits());
         }
-        // Two half-float NaNs, or one of f32.
-        let (element, word) = if self.f16 { (2, 0x7e00_7e00) } else { (4, f32::NAN.to_bits()) };
+        let kv = KvFormat::of(self.model.kv_cache, self.f16);
+        // Two half-float NaNs, or one of f32, which scales are too.
+        let word = match kv {
+            KvFormat::F16 | KvFormat::Half => 0x7e00_7e00,
+            _ => f32::NAN.to_bits(),
+        };
         for (KvDecl { n_kv_heads, head_dim }, (k, v)) in self.model.graph.kv.iter().zip(&self.plan.caches) {
             for head in 0..*n_kv_heads {
-                let row = (head_dim.next_multiple_of(4) * element) as u64;
+                let row = kv.row_bytes(*head_dim) as u64;
                 let from = (head * self.model.n_ctx + pos) as u64 * row;
                 let n_bytes = (self.model.n_ctx - pos) as u64 * row;
                 self.fill(*k, from, n_bytes, word);

@@ -291,6 +291,63 @@ impl AttentionTile {
     }
 }
 
+/// How keys and values are kept; see shaders/lib/kv.wgsl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KvFormat {
+    /// Single floats.
+    F32,
+    /// Half floats, where the device has them.
+    F16,
+    /// Half floats, two a word.
+    Half,
+    /// Codes of 8 bits in blocks of 32, with a scale.
+    Q8,
+    /// Codes of 4 bits.
+    Q4,
+}
+
+impl KvFormat {
+    /// All of them.
+    pub const ALL: [KvFormat; 5] = [KvFormat::F32, KvFormat::F16, KvFormat::Half, KvFormat::Q8, KvFormat::Q4];
+
+    /// The one for a cache of `dtype`, with and without half floats in kernels.
+    pub fn of(dtype: Option<DType>, f16: bool) -> KvFormat {
+        match (dtype, f16) {
+            (None | Some(DType::F16), true) => KvFormat::F16,
+            (Some(DType::F16), false) => KvFormat::Half,
+            (Some(DType::Q8_0), _) => KvFormat::Q8,
+            (Some(DType::Q4_0), _) => KvFormat::Q4,
+            _ => KvFormat::F32,
+        }
+    }
+
+    /// Bits of an element of a block; 0 where there are no blocks.
+    const fn bits(self) -> u32 {
+        match self {
+            KvFormat::F32 | KvFormat::F16 => 0,
+            KvFormat::Half => 16,
+            KvFormat::Q8 => 8,
+            KvFormat::Q4 => 4,
+        }
+    }
+
+    /// Bytes of a head's keys, or values, of a position.
+    pub const fn row_bytes(self, head_dim: usize) -> usize {
+        let n_blocks = head_dim.div_ceil(32);
+        match self {
+            KvFormat::F32 => head_dim.next_multiple_of(4) * 4,
+            KvFormat::F16 => head_dim.next_multiple_of(4) * 2,
+            KvFormat::Half => n_blocks * 32 * 2,
+            KvFormat::Q8 | KvFormat::Q4 => n_blocks * 4 * (self.bits() as usize + 1),
+        }
+    }
+
+    /// Lanes that a head takes on its way into the cache: one for a pair, or for a block.
+    pub const fn write_lanes(self, head_dim: usize) -> usize {
+        if self.bits() == 0 { head_dim.next_multiple_of(4) / 2 } else { head_dim.div_ceil(32) }
+    }
+}
+
 /// A kernel with everything that decides its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
@@ -300,6 +357,8 @@ pub struct Variant {
     pub format: Option<DType>,
     /// Half floats: in the KV cache, and in the weights' tile of the mat-mul.
     pub f16: bool,
+    /// Of the kernels that touch the cache.
+    pub kv: KvFormat,
     /// Whether weight rows are whole chunks of 32, as all but odd float matrices are.
     pub whole_chunks: bool,
     /// Whether products are of normalised rows, of the kernels that fuse that.
@@ -319,6 +378,7 @@ impl Variant {
             kernel,
             format: None,
             f16: false,
+            kv: KvFormat::F32,
             whole_chunks: false,
             normed: false,
             lane_rows: 0,
@@ -350,13 +410,17 @@ impl Variant {
     }
 
     /// The kernel that normalises heads on their way into the cache.
-    pub const fn norm_rope_kv_write(head_dim: u32, f16: bool) -> Variant {
-        Variant { f16, head_dim, ..Variant::plain(Kernel::NormRopeKvWrite) }
+    pub const fn norm_rope_kv_write(head_dim: u32, kv: KvFormat) -> Variant {
+        Variant::plain(Kernel::NormRopeKvWrite).of_cache(head_dim, kv)
     }
 
     /// The kernel that fills the cache.
-    pub const fn rope_kv_write(head_dim: u32, f16: bool) -> Variant {
-        Variant { f16, head_dim, ..Variant::plain(Kernel::RopeKvWrite) }
+    pub const fn rope_kv_write(head_dim: u32, kv: KvFormat) -> Variant {
+        Variant::plain(Kernel::RopeKvWrite).of_cache(head_dim, kv)
+    }
+
+    const fn of_cache(self, head_dim: u32, kv: KvFormat) -> Variant {
+        Variant { f16: matches!(kv, KvFormat::F16), kv, head_dim, ..self }
     }
 
     /// A recurrence that has a workgroup for a head and a lane for an element of it.
@@ -365,13 +429,13 @@ impl Variant {
     }
 
     /// The attention kernel.
-    pub const fn attention(tile: AttentionTile, f16: bool) -> Variant {
-        Variant { f16, head_dim: tile.head_dim, tile: Some(tile), ..Variant::plain(Kernel::Attention) }
+    pub const fn attention(tile: AttentionTile, kv: KvFormat) -> Variant {
+        Variant { tile: Some(tile), ..Variant::plain(Kernel::Attention).of_cache(tile.head_dim, kv) }
     }
 
     /// The kernel that puts together what attention computed in runs of keys.
     pub const fn attention_merge(tile: AttentionTile) -> Variant {
-        Variant { kernel: Kernel::AttentionMerge, ..Variant::attention(tile, false) }
+        Variant { kernel: Kernel::AttentionMerge, ..Variant::attention(tile, KvFormat::F32) }
     }
 
     /// What the text of the variant is made from.
@@ -392,6 +456,14 @@ impl Variant {
         }
         if self.head_dim != 0 {
             defines.push(("HEAD_DIM", self.head_dim));
+        }
+        if self.kv.bits() != 0 {
+            let row_words = self.kv.row_bytes(self.head_dim as usize) / 4;
+            defines.extend([
+                ("KV_BITS", self.kv.bits()),
+                ("KV_ROW", row_words as u32),
+                ("KV_HALF", u32::from(self.kv == KvFormat::Half)),
+            ]);
         }
         if let Some(tile) = self.tile {
             defines.extend([
@@ -458,7 +530,7 @@ impl Variant {
             label.push_str(quant::format(format).name);
         }
         for (name, value) in self.defines() {
-            if matches!(name, F16 | "HEAD_DIM") && value != 0 {
+            if matches!(name, F16 | "HEAD_DIM" | "KV_BITS") && value != 0 {
                 label.push_str(&format!(" {name}={value}"));
             }
         }

@@ -20,10 +20,12 @@ macro_rules! files {
 files!(
     "attention/attention",
     "attention/attention_merge",
+    "attention/load_kv",
     "attention/norm_rope_kv_write",
     "attention/rope",
     "attention/rope_kv_write",
     "attention/runs",
+    "attention/store_block",
     "attention/store_head",
     "elementwise/columns",
     "elementwise/permute",

@@ -52,7 +52,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.synthetic {
         let (name, n_batch) = (args.model.model.to_string_lossy(), args.model.batch.unwrap_or(N_BATCH));
         let (n_ctx, quantize) = (args.model.ctx.unwrap_or(n_ctx), args.model.quantize.as_deref());
-        let (plan, bytes) = synthetic::plan(&name, quantize, n_ctx, n_batch.min(n_ctx))?;
+        let (mut plan, bytes) = synthetic::plan(&name, quantize, n_ctx, n_batch.min(n_ctx))?;
+        plan.kv_cache = args.model.kv_format()?;
         let (n_vocab, n_batch) = (plan.graph.weights[0].n_rows, plan.n_batch);
         let options = args.model.backend_options()?;
         let mut backend = pollster::block_on(native::make_backend(plan.clone(), options))?;

@@ -4,14 +4,14 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use lamplight::backend::AnyBackend;
 use lamplight::backend::cpu::{CpuMode, Sharding};
 #[cfg(feature = "gpu")]
 use lamplight::backend::gpu::Precision;
+use lamplight::backend::{AnyBackend, kv_format};
 use lamplight::engine::native::{self, BackendOptions};
 use lamplight::engine::{Engine, LoadOptions};
 use lamplight::error::{Error, ErrorCode, Result};
-use lamplight::weights::Recipe;
+use lamplight::tensor::DType;
 use serde_json::Value;
 
 /// Which model, and how it runs.
@@ -31,6 +31,9 @@ pub(crate) struct ModelArgs {
     /// Turn float weights into this format as they arrive, such as q8_0, q4_0 or q4_k
     #[arg(long, visible_alias = "quant", value_name = "TYPE")]
     pub(crate) quantize: Option<String>,
+    /// Keep keys and values in this format: f32, f16, q8_0 or q4_0; f16 where the device has it, if not given
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) kv_cache: Option<String>,
     /// Most tokens of one prefill step
     #[arg(long, value_name = "N")]
     pub(crate) batch: Option<usize>,
@@ -76,18 +79,19 @@ impl BackendName {
 impl ModelArgs {
     /// Loads the model with room for at least `n_ctx` positions unless `--ctx` says otherwise.
     pub(crate) fn load(&self, n_ctx: Option<usize>) -> Result<Engine<AnyBackend>> {
-        let quantize = self.quantize.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.to());
-        let options = LoadOptions {
-            n_ctx: self.ctx.or(n_ctx),
-            n_batch: self.batch,
-            quantize,
-            ..LoadOptions::default()
-        };
+        let (quantize, kv_cache) = (self.quantize.as_deref(), self.kv_cache.as_deref());
+        let options = LoadOptions::named(self.ctx.or(n_ctx), quantize, kv_cache)?;
+        let options = LoadOptions { n_batch: self.batch, ..options };
         let mut engine = pollster::block_on(native::load(&self.model, self.backend_options()?, options))?;
         for Lora { path, scale } in &self.lora {
             pollster::block_on(native::load_adapter(&mut engine, path, *scale))?;
         }
         Ok(engine)
+    }
+
+    /// The format of `--kv-cache`.
+    pub(crate) fn kv_format(&self) -> Result<Option<DType>> {
+        self.kv_cache.as_deref().map(kv_format).transpose()
     }
 
     pub(crate) fn backend_options(&self) -> Result<BackendOptions> {

@@ -140,7 +140,7 @@ pub(crate) fn plan(
     let bytes =
         read.map(|decl| decl.n_rows as u64 * quant::format(dtype).row_bytes(decl.n_cols as u64).unwrap_or(0));
     let bytes = bytes.sum();
-    Ok((ModelPlan { graph, dtypes, n_ctx, n_batch }, bytes))
+    Ok((ModelPlan { graph, dtypes, n_ctx, n_batch, kv_cache: None }, bytes))
 }
 
 fn metadata(shape: &Shape) -> Result<Metadata> {

@@ -47,6 +47,8 @@ struct FileWeight {
 /// Keys and values of one layer, `[n_ctx, n_kv_heads, head_dim]` each.
 struct Cache {
     decl: KvDecl,
+    /// What keys and values are rounded to before they are kept: a head is whole blocks, filled up with zeros.
+    format: &'static Format,
     k: Vec<f32>,
     v: Vec<f32>,
 }
@@ -57,7 +59,9 @@ impl Exact {
         let mut caches = Vec::new();
         for decl in &plan.graph.kv {
             let len = plan.n_ctx * decl.n_kv_heads * decl.head_dim;
-            caches.push(Cache { decl: *decl, k: zeroed(len, "KV cache")?, v: zeroed(len, "KV cache")? });
+            let format = quant::format(plan.kv_cache.unwrap_or(DType::F32));
+            let (k, v) = (zeroed(len, "KV cache")?, zeroed(len, "KV cache")?);
+            caches.push(Cache { decl: *decl, format, k, v });
         }
         let widest = widest_row(plan);
         let (row, scores) = (zeroed(widest, "workspace")?, zeroed(plan.n_ctx, "workspace")?);
@@ -150,12 +154,12 @@ impl Kernels for Exact {
 
     fn write_kv(&mut self, kv: usize, pos: usize, k: &[f32], v: &[f32]) {
         let cache = &mut self.caches[kv];
-        cache.k[pos * k.len()..][..k.len()].copy_from_slice(k);
-        cache.v[pos * v.len()..][..v.len()].copy_from_slice(v);
+        ops::round_heads(cache.format, cache.decl.head_dim, k, &mut cache.k[pos * k.len()..][..k.len()]);
+        ops::round_heads(cache.format, cache.decl.head_dim, v, &mut cache.v[pos * v.len()..][..v.len()]);
     }
 
     fn attention(&mut self, op: &Attention, q: &[f32], out: &mut [f32]) {
-        let Cache { decl, k, v } = &self.caches[op.kv];
+        let Cache { decl, k, v, .. } = &self.caches[op.kv];
         let sinks = op.sinks.map(|sinks| self.weights[sinks.0].vector.as_slice());
         ops::attention(op, *decl, (k, v), sinks, q, &mut self.scores, out);
     }

@@ -5,6 +5,8 @@ use super::super::{Attention, Norm};
 use super::LANES;
 use crate::model::graph::KvDecl;
 use crate::model::spec::NormKind;
+use crate::quant::Format;
+use crate::tensor::DType;
 
 /// `a · b`, summed as [`LANES`] says.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -49,6 +51,21 @@ pub(super) fn norm(op: &Norm, weight: Option<&[f32]>, bias: Option<&[f32]>, x: &
             let residual = if op.accumulate { *out } else { 0.0 };
             *out = normed * weight.map_or(1.0, at) + bias.map_or(0.0, at) + residual;
         }
+    }
+}
+
+/// What `from: [n_heads, head_dim]` is after it was kept as `format`. A half float beyond the largest is the largest.
+pub(super) fn round_heads(format: &Format, head_dim: usize, from: &[f32], to: &mut [f32]) {
+    let quantize = format.quantize.expect("invariant: caches have formats that can be written");
+    let largest = if format.dtype == DType::F16 { 65504.0 } else { f32::MAX };
+    let mut block = vec![0.0; head_dim.next_multiple_of(format.block_len)];
+    let mut bytes = vec![0; block.len() / format.block_len * format.block_bytes];
+    for (from, to) in from.chunks_exact(head_dim).zip(to.chunks_exact_mut(head_dim)) {
+        block.fill(0.0);
+        block.iter_mut().zip(from).for_each(|(block, from)| *block = from.clamp(-largest, largest));
+        quantize(&block, None, &mut bytes);
+        (format.dequant)(&bytes, &mut block);
+        to.copy_from_slice(&block[..head_dim]);
     }
 }
 

@@ -100,7 +100,8 @@ impl Activations {
     }
 }
 
-fn round_block<const T: usize>(x: &[f32; BLOCK], block: &mut ActBlock<T>, token: usize) {
+/// Rounds `x` into column `token` of a block.
+pub(super) fn round_block<const T: usize>(x: &[f32; BLOCK], block: &mut ActBlock<T>, token: usize) {
     // Comparing the bits of the magnitudes lets a NaN win, and thus reach the result.
     let quads = x.as_chunks::<4>().0;
     let largest = quads.iter().fold(F32x4::ZERO, |largest, quad| largest.max(F32x4::load(quad).abs()));

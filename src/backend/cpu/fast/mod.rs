@@ -1,10 +1,12 @@
-//! The kernels that users run: repacked weights, integer dots, f16 KV cache.
+//! The kernels that users run: repacked weights, integer dots, a KV cache of f16 or of what was asked for.
 //!
 //! Principal type: [`Fast`]. What an op computes is said by `exact`; these kernels differ by rounding only. All of
 //! them are written on the vectors of `simd`, and allocate nothing in a step.
 
 mod activations;
 mod attention;
+mod cache;
+mod codes;
 mod elementwise;
 mod floats;
 mod matmul;
@@ -22,8 +24,10 @@ use crate::backend::ModelPlan;
 use crate::error::Result;
 use crate::model::graph::{Op, ValueId, WeightId, WeightKind};
 use crate::model::spec::Activation;
+use crate::tensor::DType;
 use activations::{Activations, BLOCK};
-use attention::{Cache, Scratch};
+use attention::Scratch;
+use cache::Cache;
 use matmul::{Finish, Unpacked};
 use moe::Experts;
 use product::{Scratch as ProductScratch, product};
@@ -45,7 +49,7 @@ pub(super) struct Fast {
 impl Fast {
     pub(super) fn new(plan: &ModelPlan) -> Result<Fast> {
         let weights = empty_weights(plan);
-        let caches = plan.graph.kv.iter().map(|decl| Cache::new(*decl, plan.n_ctx));
+        let caches = plan.graph.kv.iter().map(|decl| Cache::new(kv_format(plan), *decl, plan.n_ctx));
         let caches = caches.collect::<Result<Vec<_>>>()?;
         let widest = widest_matrix(plan);
         Ok(Fast {
@@ -65,9 +69,14 @@ pub(super) fn weight_bytes(plan: &ModelPlan) -> Vec<u64> {
     empty_weights(plan).iter().map(Weight::packed_bytes).collect()
 }
 
+/// The format of the KV cache of `plan`.
+fn kv_format(plan: &ModelPlan) -> DType {
+    plan.kv_cache.unwrap_or(DType::F16)
+}
+
 /// Bytes that the KV cache of `plan` takes.
 pub(super) fn kv_bytes(plan: &ModelPlan) -> u64 {
-    plan.graph.kv.iter().map(|decl| Cache::bytes(decl, plan.n_ctx)).sum()
+    plan.graph.kv.iter().map(|decl| Cache::bytes(kv_format(plan), decl, plan.n_ctx)).sum()
 }
 
 /// The weights of `plan` with nothing in them.

@@ -145,7 +145,7 @@ impl PanelBlock for Panel4Halves {
 }
 
 #[inline(always)]
-fn visit_nibbles(quants: &[[u8; 16]; 4], mut visit: impl FnMut(usize, I16x8)) {
+pub(super) fn visit_nibbles(quants: &[[u8; 16]; 4], mut visit: impl FnMut(usize, I16x8)) {
     let nibble = I16x8::splat(15);
     unrolled!(j in [0, 1, 2, 3] {
         let vector = I16x8::load_bytes(&quants[j]);
@@ -172,7 +172,7 @@ fn row_nibbles(quants: &[[u8; 16]; 4], row: usize) -> [i8; BLOCK] {
 }
 
 #[inline(always)]
-fn visit_bytes(quants: &[[u8; 16]; 8], mut visit: impl FnMut(usize, I16x8)) {
+pub(super) fn visit_bytes(quants: &[[u8; 16]; 8], mut visit: impl FnMut(usize, I16x8)) {
     unrolled!(j in [0, 1, 2, 3, 4, 5, 6, 7] {
         let vector = I16x8::load_bytes(&quants[j]);
         visit(2 * j, vector.shl::<8>().sar::<8>());

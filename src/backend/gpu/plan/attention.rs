@@ -26,10 +26,11 @@ impl Planner<'_> {
         };
         let (k_cache, v_cache) = self.plan.caches[kv];
         let buffers = [k, v, table.unwrap_or(self.none), self.value(q), k_cache, v_cache];
-        // Cached heads are filled up to whole vectors of four.
-        let pairs = (n_heads + 2 * n_kv_heads) * decl.head_dim.next_multiple_of(4) / 2;
-        let grid = flat((pairs as u32).div_ceil(64));
-        let stage = self.stage(Variant::rope_kv_write(decl.head_dim as u32, self.f16), grid);
+        // Cached heads are filled up to whole vectors of four, or blocks.
+        let kv_lanes = self.kv.write_lanes(decl.head_dim);
+        let lanes = n_heads * (decl.head_dim.next_multiple_of(4) / 2) + 2 * n_kv_heads * kv_lanes;
+        let grid = flat((lanes as u32).div_ceil(64));
+        let stage = self.stage(Variant::rope_kv_write(decl.head_dim as u32, self.kv), grid);
         self.launch(index, Rows::Tokens, [stage; 2], &params, &buffers)
     }
 
@@ -45,7 +46,7 @@ impl Planner<'_> {
         let (few, many) = (few?, many?);
         let stages = [few, many].map(|tile| {
             let grid = Grid { mul: group, div: tile.q_rows, ..flat(decl.n_kv_heads as u32) };
-            self.stage(Variant::attention(tile, self.f16), grid)
+            self.stage(Variant::attention(tile, self.kv), grid)
         });
         let (runs, max_runs) = self.key_runs(few.keys as usize, window);
         let params = [

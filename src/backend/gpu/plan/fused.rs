@@ -204,7 +204,7 @@ impl Planner<'_> {
         let (k_cache, v_cache) = self.plan.caches[kv];
         let buffers = [k, v, table.unwrap_or(self.none), weights, self.value(q), k_cache, v_cache];
         let n_cached = if kv_rows.is_some() { 2 * decl.n_kv_heads } else { 0 };
-        let variant = Variant::norm_rope_kv_write(decl.head_dim as u32, self.f16);
+        let variant = Variant::norm_rope_kv_write(decl.head_dim as u32, self.kv);
         let stage = self.stage(variant, super::flat((n_heads + n_cached) as u32));
         self.launch(rope, self.rows(q), [stage; 2], &params, &buffers)
     }

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use self::fuse::{Bundle, Fusions};
 pub(super) use self::sample::{Choosers, TOP_WORDS, limit_words, sampling_words};
 use super::device::AdapterInfo;
-use super::kernels::{MAT_VEC_LANES_N, MAT_VEC_ROWS, SOFTWARE_MAT_VEC_ROWS, Variant};
+use super::kernels::{KvFormat, MAT_VEC_LANES_N, MAT_VEC_ROWS, SOFTWARE_MAT_VEC_ROWS, Variant};
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
@@ -280,6 +280,7 @@ impl Plan {
 pub(super) struct Planner<'a> {
     model: &'a ModelPlan,
     f16: bool,
+    kv: KvFormat,
     tuning: Tuning,
     none: usize,
     plan: Plan,
@@ -295,7 +296,8 @@ impl<'a> Planner<'a> {
         tuning: Tuning,
         bundles: Option<Vec<Bundle>>,
     ) -> Result<Plan> {
-        let mut planner = Planner { model, f16, tuning, none: 0, plan: Plan::default() };
+        let kv = KvFormat::of(model.kv_cache, f16);
+        let mut planner = Planner { model, f16, kv, tuning, none: 0, plan: Plan::default() };
         planner.none = planner.buffer("none", 16);
         planner.plan.step = planner.buffer("step", ((STEP_WORDS + model.n_batch) * 4) as u64);
         planner.outputs()?;
@@ -448,9 +450,8 @@ impl<'a> Planner<'a> {
             .collect();
         self.plan.values = coloring.slot.iter().map(|slot| slot.map(|slot| slots[slot])).collect();
         self.plan.logits = graph.logits.and_then(|logits| self.plan.values[logits.0]).unwrap_or(self.none);
-        let element = if self.f16 { 2 } else { 4 };
         for (index, kv) in graph.kv.iter().enumerate() {
-            let bytes = (self.model.n_ctx * kv.n_kv_heads * kv.head_dim.next_multiple_of(4)) as u64 * element;
+            let bytes = (self.model.n_ctx * kv.n_kv_heads * self.kv.row_bytes(kv.head_dim)) as u64;
             let k = self.buffer(&format!("k cache {index}"), bytes);
             let v = self.buffer(&format!("v cache {index}"), bytes);
             self.plan.caches.push((k, v));
