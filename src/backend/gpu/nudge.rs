@@ -26,7 +26,7 @@ pub(super) async fn nudging<T>(awaited: impl Future<Output = T>, turn: Turn, mut
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use std::cell::Cell;
 
