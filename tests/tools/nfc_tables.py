@@ -46,6 +46,7 @@ use super::table::{{Table, table}};
 pub(super) static DECOMPOSITIONS: Table<3> = table!(DECOMPOSITION_ROWS);
 
 #[rustfmt::skip]
+#[expect(clippy::large_const_arrays, reason = "only the compiler reads it")]
 const DECOMPOSITION_ROWS: [[u32; 3]; {len(decompositions)}] = [
 {table(f"[0x{c:x}, 0x{a:x}, 0x{b:x}]," for c, a, b, _ in decompositions)}
 ];
