@@ -55,16 +55,14 @@ pub(super) async fn fill(
         file.cancel();
     }
     // What is whole is kept even when the load failed: the next try begins behind it.
-    for Coming { file, part, .. } in pipeline.coming {
+    for Coming { file, part, .. } in std::mem::take(&mut pipeline.coming) {
         if let Ok(part) = part.await
             && part.is_new
         {
             file.keep(part).await;
         }
     }
-    for kept in pipeline.keeping {
-        kept.await;
-    }
+    pipeline.kept().await;
     result
 }
 
@@ -149,6 +147,8 @@ impl Pipeline<'_> {
         loop {
             self.ask();
             let Some(Coming { index, file, is_stored, part }) = self.coming.pop_front() else {
+                // A file that is refused is removed: nothing of it may be stored after that.
+                self.kept().await;
                 for file in self.file.all() {
                     file.check_digest().await?;
                 }
@@ -196,6 +196,13 @@ impl Pipeline<'_> {
             if abort.is_aborted() {
                 return Err(abort.error());
             }
+        }
+    }
+
+    /// Waits until all is stored that is on its way there.
+    async fn kept(&mut self) {
+        for kept in self.keeping.drain(..) {
+            kept.await;
         }
     }
 
