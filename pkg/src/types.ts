@@ -122,7 +122,7 @@ export interface EngineOptions extends AssetOptions {
    * default. What is stored in IndexedDB is the file as it is. */
   quantize?: QuantizeChoice;
   /** What the keys and values of the context are kept in; `f16` (`f32` on a GPU without half floats) by default. `q8_0` takes
-   * about half the room of `f16` and is hardly worse; `q4_0` takes a third, and shows in the answers of many models. */
+   * about half the room of `f16` (of SmolLM2-135M, the likeliest token stays in 99 of 100 places), `q4_0` a third (in 80 of 100). */
   kvCache?: KvCacheChoice;
   /**
    * Use one engine together with every tab of the origin that asks for the same model with the same settings (default
