@@ -71,7 +71,7 @@ async function read(name: string): Promise<Uint8Array> {
   const file = await (await directory()).getFileHandle(name);
   let handle: SyncHandle;
   try {
-    // Without the mode, which not every browser knows, one reader at a time.
+    // A writer may hold it.
     handle = await file.createSyncAccessHandle({ mode: 'read-only' });
   } catch {
     return new Uint8Array(await (await file.getFile()).arrayBuffer());
@@ -99,8 +99,9 @@ export class OriginFiles {
   /** `undefined` where the browser lacks something of what this needs, or denies it. */
   static async open(): Promise<OriginFiles | undefined> {
     try {
-      const Handle = (globalThis as { FileSystemFileHandle?: { prototype: object } }).FileSystemFileHandle;
-      if (!Handle || !('createSyncAccessHandle' in Handle.prototype) || !('move' in Handle.prototype) || !navigator.locks) return undefined;
+      const { FileSystemFileHandle: Handle, FileSystemSyncAccessHandle: Access } = globalThis as unknown as Record<string, { prototype: object } | undefined>;
+      // Without modes of access a part would have one reader at a time, and engines have several workers.
+      if (!Handle || !Access || !('mode' in Access.prototype) || !('move' in Handle.prototype) || !navigator.locks) return undefined;
       await directory();
       return new OriginFiles();
     } catch {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
 import { describe, test } from 'node:test';
-import { ROOT, around, assertNoProblems, load, loadError, loadFiles, logits, withDatabase } from './harness.mjs';
+import { ROOT, around, assertNoProblems, load, loadError, loadFiles, logits, spoil } from './harness.mjs';
 
 /** Two shards and an index. */
 const SHARDED = '/golden/hf/llama31/';
@@ -123,13 +123,8 @@ describe('folders', () => {
     await load(page, { ...OPTIONS, model: SHARDED });
     const expected = await logits(page);
     await page.evaluate(() => engine.dispose());
-    await withDatabase(page, async (db, done) => {
-      const [{ key }] = await lamplight.models.list();
-      const { sha256 } = await done(db.transaction('partInfo').objectStore('partInfo').get([key, 0]));
-      const bytes = new Uint8Array(await (await done(db.transaction('blobs').objectStore('blobs').get(sha256))).arrayBuffer());
-      bytes[bytes.length >> 1] ^= 0xff;
-      await done(db.transaction('blobs', 'readwrite').objectStore('blobs').put(new Blob([bytes]), sha256));
-    });
+    const [{ key }] = await page.evaluate(() => lamplight.models.list());
+    await spoil(page, 0, 'flip', key);
     server.clearLog();
     await load(page, { ...OPTIONS, model: SHARDED });
     assert.deepEqual(await logits(page), expected);

@@ -215,6 +215,8 @@ export const NOTHING_HELD = { workers: 1, locks: [], stored: NOTHING_STORED, mem
  */
 export async function ledger(page) {
   const [locks, stored, memory] = await page.evaluate(async () => {
+    // Before anything opens the storage, which sweeps files without an owner under a lock.
+    const { held, pending } = await navigator.locks.query();
     // Nothing can be listed where the database is a newer release's.
     const listed = await globalThis.lamplight.models.list().catch(() => []);
     const done = (request) => new Promise((resolve, reject) => {
@@ -232,7 +234,6 @@ export async function ledger(page) {
     const directory = await (await navigator.storage.getDirectory()).getDirectoryHandle('lamplight', { create: true });
     for await (const name of directory.keys()) files.push(name);
     const inFiles = blobs.filter((_, index) => places[index] === 'opfs');
-    const { held, pending } = await navigator.locks.query();
     return [
       [...held, ...pending].map(({ name }) => name.replace(/^(lamplight:member):.*/, '$1')).sort(),
       {
@@ -270,7 +271,13 @@ export async function assertLedger(page, expected) {
 /** Text and ledger of a load without a fault, to which `assertBaseline` holds the loads with one. */
 export async function baseline(page, options) {
   await load(page, options);
-  return { text: await says(page, { tokens: 8 }), held: await ledger(page) };
+  const text = await says(page, { tokens: 8 });
+  // Files without an owner are swept once, when storage is opened: that is over soon.
+  await page.waitForFunction(async () => {
+    const { held, pending } = await navigator.locks.query();
+    return ![...held, ...pending].some(({ name }) => name === 'lamplight:files');
+  });
+  return { text, held: await ledger(page) };
 }
 
 /** Asserts that a fault left nothing behind: the text, what is held (`changed` where it is meant to differ), and a quiet page. */
