@@ -1,5 +1,5 @@
 // Measures loading: cold from a local server, again from the browser's storage, a check of every part, and memory; beside wllama and a plain fetch.
-//   node benches/browser/load.mjs --model FILE.gguf [--rounds 3] [--backend cpu|webgpu] [--gpu lavapipe] [--peers wllama]
+//   node benches/browser/load.mjs --model FILE.gguf [--rounds 3] [--backend cpu|webgpu] [--gpu lavapipe] [--peers wllama] [--rate MB/s]
 // Every session has a fresh browser profile; sessions are interleaved. Prints a table for benches/RESULTS.md.
 import fs from 'node:fs';
 import os from 'node:os';
@@ -16,6 +16,8 @@ const { values: args } = parseArgs({
   options: {
     model: { type: 'string' }, rounds: { type: 'string', default: '3' }, backend: { type: 'string', default: 'cpu' },
     gpu: { type: 'string', default: 'lavapipe' }, peers: { type: 'string', default: 'wllama' },
+    // Of the line that all connections share; as fast as the machine is if not given.
+    rate: { type: 'string' },
   },
 });
 
@@ -24,6 +26,7 @@ async function session(engine) {
   const server = await startServer({
     mounts: { '/': HERE, '/pkg/': path.join(ROOT, 'pkg/dist') }, files: { '/models/model.gguf': path.resolve(args.model) },
   });
+  if (args.rate) server.fault('/models/model.gguf', { lineBytesPerSecond: Number(args.rate) * 1e6 });
   const browser = await launch({ gpu: { cpu: 'none', webgpu: args.gpu }[args.backend] });
   const url = `${server.origin}/models/model.gguf`;
   const open = async () => {
@@ -42,7 +45,7 @@ async function session(engine) {
       }, url);
       return { cold };
     }
-    const load = () => page.evaluate(([name, url, options]) => bench.load(name, url, options), [engine, url, { backend: args.backend, threads: 1 }]);
+    const load = () => page.evaluate(([name, url, options]) => bench.load(name, url, options), [engine, url, { backend: args.backend, threads: 1, nCtx: 2048 }]);
     const { ms: cold } = await load();
     const memory = peakMemory(browser.profile);
     await page.close();
@@ -77,7 +80,7 @@ async function main() {
   }
   const value = (engine, key) => median(results.get(engine).map((result) => result[key]));
   const cell = (number, digits = 2) => (Number.isFinite(number) ? number.toFixed(digits) : '-');
-  console.log(`\n${path.basename(args.model)}, ${(fs.statSync(args.model).size / 1e6).toFixed(1)} MB, ${args.backend}; medians of ${args.rounds} interleaved sessions, `
+  console.log(`\n${path.basename(args.model)}, ${(fs.statSync(args.model).size / 1e6).toFixed(1)} MB, ${args.backend}${args.rate ? `, a line of ${args.rate} MB/s` : ''}; medians of ${args.rounds} interleaved sessions, `
     + `load average ${Math.min(...loads).toFixed(1)} to ${Math.max(...loads).toFixed(1)}, ${os.cpus().length} logical cores.\n`);
   console.log('| engine | cold, s | cached, s | Lamplight / it, cached | verify all, s | peak of the renderer, MiB | wasm memory, MiB |\n| --- | --- | --- | --- | --- | --- | --- |');
   for (const engine of engines) {

@@ -9,6 +9,7 @@
 //   cutAfter                destroy the connection after so many bytes of the body
 //   holdAfter               stop sending after so many bytes, and keep the connection open
 //   bytesPerSecond          send slowly
+//   lineBytesPerSecond      all answers together share a line of this speed
 //   flipByteAt              corrupt the byte at this offset of the file, in every answer that holds it
 //   times                   how many answers it spoils (every one by default)
 //   when(entry)             only answers to requests for which this is true; entry is the log entry
@@ -35,6 +36,13 @@ function drained(response) {
   });
 }
 
+/** Waits until the line has carried `length` bytes more; a timer that came late is made up for within 50 ms. */
+function onLine(fault, length) {
+  const now = performance.now();
+  fault.carried = Math.max(fault.carried ?? now, now - 50) + (length / fault.lineBytesPerSecond) * 1000;
+  return sleep(fault.carried - now);
+}
+
 /** Writes `file[first..=last]` with the fault's cuts and slowness; resolves with how many bytes were handed over. */
 async function sendBody(response, file, first, last, fault) {
   let sent = 0;
@@ -57,6 +65,7 @@ async function sendBody(response, file, first, last, fault) {
       sent += length;
       at += length;
       if (fault.bytesPerSecond) await sleep((length / fault.bytesPerSecond) * 1000);
+      if (fault.lineBytesPerSecond) await onLine(fault, length);
     }
     response.end();
     return sent;
