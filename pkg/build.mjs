@@ -64,7 +64,7 @@ function buildCore() {
   // Sorted by name, the instances of one generic function lie side by side, where gzip's window of 32 kB finds them alike:
   // 34 kB less to download. The names themselves go last.
   runNpm('binaryen', 'wasm-opt', [
-    '-O3', '--enable-simd', '--enable-bulk-memory', '--enable-bulk-memory-opt', '--enable-nontrapping-float-to-int',
+    '-O3', '--converge', '--enable-simd', '--enable-bulk-memory', '--enable-bulk-memory-opt', '--enable-nontrapping-float-to-int',
     '--enable-sign-ext', '--enable-mutable-globals', '--enable-reference-types', '--enable-multivalue',
     '--reorder-functions-by-name', '--strip-debug', '--strip-producers', wasm, '-o', wasm,
   ], 'optimise the core');

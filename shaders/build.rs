@@ -1,4 +1,4 @@
-//! Copies the WGSL files without their comments, so that no page downloads them: a build script of Cargo.
+//! Copies the WGSL files without comments and needless spaces, so that no page downloads them: a build script of Cargo.
 //!
 //! Lines stay where they are, so that a compiler's message names the line of the file under shaders/.
 
@@ -28,6 +28,26 @@ fn strip(from: &Path, to: &Path) -> io::Result<()> {
 
 /// WGSL has no strings, so `//` always begins a comment; the files have no block comments (tests/shaders.rs holds that).
 fn without_comments(text: &str) -> String {
-    let code = |line: &str| line.split("//").next().unwrap_or_default().trim_end().to_owned() + "\n";
-    text.lines().map(code).collect()
+    text.lines().map(|line| closed_up(line.split("//").next().unwrap_or_default().trim()) + "\n").collect()
+}
+
+/// A line without the spaces that part neither two words nor two operators.
+fn closed_up(line: &str) -> String {
+    if line.starts_with('#') {
+        return line.to_owned();
+    }
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let is_operator = |c: char| "+-*/%&|^<>=!~".contains(c);
+    let mut out = String::new();
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == ' '
+            && let (Some(before), Some(&after)) = (out.chars().last(), chars.peek())
+            && !(is_word(before) && is_word(after) || is_operator(before) && is_operator(after))
+        {
+            continue;
+        }
+        out.push(c);
+    }
+    out
 }

@@ -1,6 +1,6 @@
 // Rotates (and scales) q in place and k on its way into the cache; stores k and v at the step's positions.
-// Grid: (pairs of all heads of q, k and v / 64, tokens); where the cache is kept in blocks, a lane takes one of k or v. Angles come from a table made on the CPU in f64: WGSL's sin
-// and cos are too coarse for large arguments.
+// Grid: (pairs of all heads of q, k and v / 64, tokens); where the cache is kept in blocks, a lane takes one of k or v.
+// Angles come from a table made on the CPU in f64: WGSL's sin and cos are too coarse for large arguments.
 #import lib/step
 #import lib/kv
 

@@ -121,6 +121,7 @@ impl Loading {
             weights.requantize(Recipe::new(dtype)?)?;
         }
         let (tokenizer, template) = match options.without_text {
+            // No text comes here: a tokenizer of no tokens, which takes no memory.
             true => (Tokenizer::from_rwkv_vocab("")?, Err(String::new())),
             false => {
                 let tokenizer = text_files::tokenizer(&model)?;

@@ -92,7 +92,7 @@ impl Store {
             model.clean &= record.clean;
             model.last_used = model.last_used.max(record.last_used);
         }
-        models.sort_by(|a, b| b.last_used.total_cmp(&a.last_used));
+        models.sort_unstable_by(|a, b| b.last_used.total_cmp(&a.last_used));
         Ok(models)
     }
 

@@ -189,9 +189,9 @@ mod tests {
     fn branches_follow_the_defines_and_defines_become_constants() {
         let half = expand("attention/attention", None, &[(F16, 1), ("HEAD_DIM", 64)]).unwrap();
         assert!(half.starts_with("enable f16;\nconst F16: u32 = 1u;\nconst HEAD_DIM: u32 = 64u;\n"));
-        assert!(half.contains("alias kv_t = f16;") && !half.contains("alias kv_t = f32;"));
+        assert!(half.contains("alias kv_t=f16;") && !half.contains("alias kv_t=f32;"));
         let full = expand("attention/attention", None, &[(F16, 0), ("HEAD_DIM", 64)]).unwrap();
-        assert!(!full.contains("enable f16") && full.contains("alias kv_t = f32;"));
+        assert!(!full.contains("enable f16") && full.contains("alias kv_t=f32;"));
         assert!(!full.contains('#'), "a directive is left in the text");
     }
 
