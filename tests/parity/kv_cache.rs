@@ -180,6 +180,48 @@ fn gpu_kernels_agree_with_exact_ones() {
     }
 }
 
+/// A long context costs a short text nothing, and texts go on over the ends of pages, also with a window that begins within one.
+#[test]
+fn pages_are_made_as_positions_are_used() {
+    for (seed, window) in [(0, None), (1, Some(37)), (2, Some(600))] {
+        for kv_cache in [DType::F16, DType::Q8_0] {
+            let mut rng = Rng(780 + seed);
+            let case = Case { window, n_heads: 3, n_kv_heads: 1, ..cases()[0] };
+            let mut model = model(&mut rng, case, kv_cache);
+            model.plan.n_ctx = 1046;
+            let mut plain = CpuBackend::new(model.plan.clone(), CpuMode::Exact).expect("exact");
+            let mut fast = CpuBackend::new(model.plan.clone(), CpuMode::Fast).expect("fast");
+            model.upload(&mut rng, &mut plain);
+            model.upload(&mut rng, &mut fast);
+            let (mut pos, mut held) = (0, Vec::new());
+            for n_tokens in [130, 130, 130, 121, 1, 1, 130, 130, 130, 120, 1, 1, 5, 16] {
+                let tokens = model.random_tokens(&mut rng, n_tokens);
+                let [ours, theirs] = [&mut fast, &mut plain]
+                    .map(|backend| backend.forward_traced(&tokens, pos).expect("forward"));
+                let own = difference(&ours, &theirs);
+                assert!(own <= tolerance(kv_cache).0, "{kv_cache:?}, {window:?}: {own} at {pos}");
+                pos += n_tokens;
+                // The first step makes room for its logits.
+                if held.last() != Some(&fast.memory_bytes()) {
+                    held.push(fast.memory_bytes());
+                    assert!([130, 513, 1025].contains(&pos), "grown at {pos}");
+                }
+            }
+            assert_eq!((pos, held.len()), (1046, 3));
+            let kv_bytes = CpuBackend::footprint(&model.plan, None).expect("a footprint").kv_bytes;
+            assert_eq!(
+                2 * (held[1] - held[0]) + held[2] - held[1],
+                kv_bytes,
+                "pages of 512, 512 and the rest"
+            );
+            // Refused, and nothing is lost by it.
+            assert!(block_on(fast.forward(&[1], pos, Outputs::Last)).is_err());
+            block_on(fast.forward(&[1], 3, Outputs::Last)).expect("going back");
+            assert_eq!(fast.memory_bytes(), held[2], "pages stay");
+        }
+    }
+}
+
 /// A chunk of a prompt and single tokens see the same keys, whatever block of the softmax they are in.
 #[test]
 fn chunks_give_what_single_tokens_give() {

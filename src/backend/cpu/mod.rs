@@ -97,6 +97,9 @@ trait Kernels {
     /// [`Op::ExpertMatMul`]
     fn expert_matmul(&mut self, op: &ExpertMatMul, x: &[f32], selection: &[f32], out: &mut [f32]);
 
+    /// Makes room in the caches for the first `end` positions; a step's are there before it begins.
+    fn reserve(&mut self, end: usize) -> Result<()>;
+
     /// Stores one token's rotated keys and its values, both `[n_kv_heads, head_dim]`.
     fn write_kv(&mut self, kv: usize, pos: usize, k: &[f32], v: &[f32]);
 
@@ -194,7 +197,7 @@ impl CpuBackend {
         };
         let weight_bytes = fast::weight_bytes(&plan).iter().sum();
         let kv_bytes = fast::kv_bytes(&plan);
-        plan.n_ctx = plan.n_ctx.min(plan.n_batch);
+        plan.n_ctx = 1;
         let kernels = fast::Fast::new(&plan)?.memory_bytes().saturating_sub(fast::kv_bytes(&plan));
         let others = Workspace::new(&plan)?.memory_bytes() + States::new(&plan)?.memory_bytes();
         Ok(Footprint { weight_bytes, kv_bytes, workspace_bytes: kernels + others })
@@ -227,6 +230,7 @@ impl CpuBackend {
     /// # Errors
     /// As [`Backend::forward`].
     pub fn forward_traced(&mut self, tokens: &[u32], pos: usize) -> Result<Trace> {
+        self.kernels.reserve(pos.saturating_add(tokens.len()).min(self.plan.n_ctx))?;
         self.workspace.poison();
         self.kernels.poison(pos);
         let mut trace = Trace::default();
@@ -275,6 +279,7 @@ impl CpuBackend {
         mut after: Option<&mut After<'_>>,
     ) -> Result<Vec<f32>> {
         self.check_step(tokens, pos)?;
+        self.kernels.reserve(pos + tokens.len())?;
         self.order.begin(pos)?;
         if pos == 0 {
             self.states.reset();

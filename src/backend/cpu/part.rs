@@ -128,6 +128,7 @@ impl Backend for CpuShard {
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         // What is refused here is refused before anybody else begins.
         self.own.check_step(tokens, pos)?;
+        self.own.kernels.reserve(pos + tokens.len())?;
         let mut order = self.own.order;
         order.begin(pos)?;
         let mut result = match self.recount(pos).await {

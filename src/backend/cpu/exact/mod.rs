@@ -152,6 +152,10 @@ impl Kernels for Exact {
         self.expert_products(op, x, selection, out);
     }
 
+    fn reserve(&mut self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
     fn write_kv(&mut self, kv: usize, pos: usize, k: &[f32], v: &[f32]) {
         let cache = &mut self.caches[kv];
         ops::round_heads(cache.format, cache.decl.head_dim, k, &mut cache.k[pos * k.len()..][..k.len()]);

@@ -6,8 +6,8 @@
 //! quantised keys and values by integer dots, with queries and weights rounded to 16 bits. Must not know graphs or
 //! weights.
 
-use super::activations::{ActBlock, BLOCK, round_block};
-use super::cache::{Cache, Float, ROWS, Rows, STEP};
+use super::activations::{ActBlock, BLOCK, round_rows};
+use super::cache::{Cache, Float, PAGE, Page, ROWS, Rows, STEP};
 use super::codes::{Codes, PANEL, dots};
 use super::elementwise::{exp, tanh};
 use crate::backend::cpu::Attention;
@@ -30,8 +30,8 @@ pub(super) struct Scratch {
     q: Vec<[f32; ROWS]>,
     /// `[width / STEP, ROWS]` sums.
     sums: Vec<[[f32; STEP]; ROWS]>,
-    /// `[width / BLOCK]` rounded queries, and a block of rounded weights behind them: of one query, and of several.
-    acts: (Vec<ActBlock<1>>, Vec<ActBlock<ROWS>>),
+    /// `[width / BLOCK]` rounded queries, and a block of rounded weights behind them.
+    acts: Vec<ActBlock<ROWS>>,
 }
 
 /// The queries of one pass: `R` of those that share a key/value head.
@@ -62,10 +62,13 @@ impl Pass<'_> {
     }
 }
 
-/// A block of keys.
+/// A block of keys, within a page.
 #[derive(Clone, Copy)]
-struct Keys {
-    /// Begins a tile, and a block of positions.
+struct Keys<'a> {
+    page: &'a Page,
+    /// Width of a head of the page.
+    width: usize,
+    /// Begins a tile, and a block of the page's positions.
     first: usize,
     n: usize,
 }
@@ -76,13 +79,12 @@ impl Scratch {
     /// `OutOfMemory`.
     pub(super) fn new(caches: &[Cache]) -> Result<Scratch> {
         let width = caches.iter().map(|cache| cache.width).max().unwrap_or(0);
-        let coded = |cache: &Cache| !matches!(cache.k, Rows::F32(_) | Rows::F16(_));
-        let n_acts = if caches.iter().any(coded) { width / BLOCK + 1 } else { 0 };
+        let n_acts = if caches.iter().any(Cache::is_coded) { width / BLOCK + 1 } else { 0 };
         Ok(Scratch {
             scores: zeroed(KEYS, "workspace")?,
             q: zeroed(width, "workspace")?,
             sums: zeroed(width / STEP, "workspace")?,
-            acts: (zeroed(n_acts, "workspace")?, zeroed(n_acts, "workspace")?),
+            acts: zeroed(n_acts, "workspace")?,
         })
     }
 
@@ -95,12 +97,11 @@ impl Scratch {
 
     /// Bytes held.
     pub(super) fn memory_bytes(&self) -> usize {
-        let Scratch { scores, q, sums, acts: (single, several) } = self;
+        let Scratch { scores, q, sums, acts } = self;
         size_of_val(scores.as_slice())
             + size_of_val(q.as_slice())
             + size_of_val(sums.as_slice())
-            + size_of_val(single.as_slice())
-            + size_of_val(several.as_slice())
+            + size_of_val(acts.as_slice())
     }
 
     /// `q, out: [n_tokens, n_heads, head_dim]`, `sinks: [n_heads]`
@@ -137,27 +138,33 @@ impl Scratch {
                 sinks[row] = scores[pass.q_head(row)];
             }
         }
-        if !matches!(cache.k, Rows::F32(_) | Rows::F16(_)) {
-            self.round_queries(n_rows, cache.width / BLOCK);
+        if cache.is_coded() {
+            for (q, act) in self.q[..cache.width].as_chunks::<BLOCK>().0.iter().zip(&mut self.acts) {
+                round_rows(q, act);
+            }
         }
         self.sums.fill([[0.0; STEP]; ROWS]);
         let sinks = F32x4::load(&sinks);
         let mut largest = sinks.max(F32x4::splat(LOWEST));
         let mut totals = exp(sinks - largest);
-        for first in (start..end).step_by(KEYS) {
-            let keys = Keys { first, n: KEYS.min(end - first) };
-            self.scores(pass, n_rows, cache, keys);
+        let mut first = start;
+        while first < end {
+            let n = KEYS.min(end - first).min(PAGE - first % PAGE);
+            let page = &cache.pages[first / PAGE];
+            let keys = Keys { page, width: cache.width, first: first % PAGE, n };
+            self.scores(pass, n_rows, keys);
             for row in 0..n_rows {
                 let visible = pass.visible(row);
-                let before = visible.start.saturating_sub(first).min(keys.n);
-                let behind = visible.end.saturating_sub(first).min(keys.n);
-                for index in (0..before).chain(behind..keys.n) {
+                let before = visible.start.saturating_sub(first).min(n);
+                let behind = visible.end.saturating_sub(first).min(n);
+                for index in (0..before).chain(behind..n) {
                     self.scores[index][row] = f32::NEG_INFINITY;
                 }
             }
             let shrink;
-            (shrink, largest, totals) = self.softmax(pass.op.softcap, largest, totals, keys.n);
-            self.add_values(pass, n_rows, cache, keys, shrink);
+            (shrink, largest, totals) = self.softmax(pass.op.softcap, largest, totals, n);
+            self.add_values(pass, n_rows, keys, shrink);
+            first += n;
         }
         let totals = totals.to_array();
         for row in 0..n_rows {
@@ -171,40 +178,40 @@ impl Scratch {
     }
 
     /// Scores of a block of keys; those of rows beyond `n_rows` mean nothing.
-    fn scores(&mut self, pass: &Pass, n_rows: usize, cache: &Cache, keys: Keys) {
-        match &cache.k {
-            Rows::F32(k) => self.float_scores::<ROWS, f32>(pass, cache, k, keys),
+    fn scores(&mut self, pass: &Pass, n_rows: usize, keys: Keys) {
+        match &keys.page.k {
+            Rows::F32(k) => self.float_scores::<ROWS, f32>(pass, k, keys),
             Rows::F16(k) => match n_rows {
-                1 => self.float_scores::<1, u16>(pass, cache, k, keys),
-                2 => self.float_scores::<2, u16>(pass, cache, k, keys),
-                3 => self.float_scores::<3, u16>(pass, cache, k, keys),
-                _ => self.float_scores::<4, u16>(pass, cache, k, keys),
+                1 => self.float_scores::<1, u16>(pass, k, keys),
+                2 => self.float_scores::<2, u16>(pass, k, keys),
+                3 => self.float_scores::<3, u16>(pass, k, keys),
+                _ => self.float_scores::<4, u16>(pass, k, keys),
             },
-            Rows::Q8(k) => self.code_scores(pass, n_rows, cache, k, keys),
-            Rows::Q4(k) => self.code_scores(pass, n_rows, cache, k, keys),
+            Rows::Q8(k) => self.code_scores(pass, n_rows, k, keys),
+            Rows::Q4(k) => self.code_scores(pass, n_rows, k, keys),
         }
     }
 
     /// Takes the sums times `shrink`, and adds the block's values, weighted by its scores.
-    fn add_values(&mut self, pass: &Pass, n_rows: usize, cache: &Cache, keys: Keys, shrink: [f32; ROWS]) {
-        match &cache.v {
-            Rows::F32(v) => self.float_values::<ROWS, f32>(pass, cache, v, keys, shrink),
+    fn add_values(&mut self, pass: &Pass, n_rows: usize, keys: Keys, shrink: [f32; ROWS]) {
+        match &keys.page.v {
+            Rows::F32(v) => self.float_values::<ROWS, f32>(pass, v, keys, shrink),
             Rows::F16(v) => match n_rows {
-                1 => self.float_values::<1, u16>(pass, cache, v, keys, shrink),
-                2 => self.float_values::<2, u16>(pass, cache, v, keys, shrink),
-                3 => self.float_values::<3, u16>(pass, cache, v, keys, shrink),
-                _ => self.float_values::<4, u16>(pass, cache, v, keys, shrink),
+                1 => self.float_values::<1, u16>(pass, v, keys, shrink),
+                2 => self.float_values::<2, u16>(pass, v, keys, shrink),
+                3 => self.float_values::<3, u16>(pass, v, keys, shrink),
+                _ => self.float_values::<4, u16>(pass, v, keys, shrink),
             },
-            Rows::Q8(v) => self.code_values(pass, n_rows, cache, v, keys, shrink),
-            Rows::Q4(v) => self.code_values(pass, n_rows, cache, v, keys, shrink),
+            Rows::Q8(v) => self.code_values(pass, n_rows, v, keys, shrink),
+            Rows::Q4(v) => self.code_values(pass, n_rows, v, keys, shrink),
         }
     }
 
-    fn float_scores<const R: usize, E: Float>(&mut self, pass: &Pass, cache: &Cache, k: &[E], keys: Keys) {
+    fn float_scores<const R: usize, E: Float>(&mut self, pass: &Pass, k: &[E], keys: Keys) {
         // The loops below are unrolled for these.
         const { assert!(R <= ROWS && ROWS == 4 && STEP == 8) };
-        let width = cache.width;
-        let rows = &k[(pass.kv_head * cache.n_ctx + keys.first) * width..];
+        let width = keys.width;
+        let rows = &k[(pass.kv_head * keys.page.n_ctx + keys.first) * width..];
         let scores = self.scores[..keys.n.next_multiple_of(ROWS)].as_chunks_mut::<ROWS>().0;
         let queries = self.q[..width].as_chunks::<STEP>().0;
         for (tile, scores) in rows.chunks_exact(width * ROWS).zip(scores) {
@@ -227,14 +234,14 @@ impl Scratch {
     fn float_values<const R: usize, E: Float>(
         &mut self,
         pass: &Pass,
-        cache: &Cache,
         v: &[E],
         keys: Keys,
         shrink: [f32; ROWS],
     ) {
         let weights = &self.scores[..keys.n];
-        let steps = v[pass.kv_head * cache.n_ctx * cache.width..].chunks_exact(cache.n_ctx * STEP);
-        for (values, sums) in steps.zip(&mut self.sums[..cache.width / STEP]) {
+        let Keys { page: Page { n_ctx, .. }, width, .. } = keys;
+        let steps = v[pass.kv_head * n_ctx * width..].chunks_exact(n_ctx * STEP);
+        for (values, sums) in steps.zip(&mut self.sums[..width / STEP]) {
             let values = &values.as_chunks::<STEP>().0[keys.first..keys.first + keys.n];
             let mut totals = [[F32x4::ZERO; 2]; R];
             unrolled!(row in [0, 1, 2, 3] {
@@ -265,27 +272,17 @@ impl Scratch {
         }
     }
 
-    /// Rounds the queries of a pass; rows beyond `n_rows` are zeros.
-    fn round_queries(&mut self, n_rows: usize, n_blocks: usize) {
-        let Scratch { q, acts: (single, several), .. } = self;
-        let blocks = q.as_chunks::<BLOCK>().0.iter().zip(single).zip(several).take(n_blocks);
-        for ((q, single), several) in blocks {
-            match n_rows {
-                1 => round_block(&q.map(|rows| rows[0]), single, 0),
-                _ => (0..ROWS).for_each(|row| round_block(&q.map(|rows| rows[row]), several, row)),
-            }
-        }
-    }
-
-    fn code_scores<C: Codes>(&mut self, pass: &Pass, n_rows: usize, cache: &Cache, k: &[C], keys: Keys) {
-        let n_blocks = cache.width / BLOCK;
-        let panels = &k[(pass.kv_head * cache.n_ctx + keys.first) * cache.width / PANEL..];
+    fn code_scores<C: Codes>(&mut self, pass: &Pass, n_rows: usize, k: &[C], keys: Keys) {
+        let n_blocks = keys.width / BLOCK;
+        let panels = &k[(pass.kv_head * keys.page.n_ctx + keys.first) * keys.width / PANEL..];
         let scores = self.scores[..keys.n.next_multiple_of(ROWS)].as_chunks_mut::<ROWS>().0;
-        let (single, several) = (&self.acts.0[..n_blocks], &self.acts.1[..n_blocks]);
+        let acts = &self.acts[..n_blocks];
         for (tile, scores) in panels.chunks_exact(n_blocks).zip(scores) {
             match n_rows {
-                1 => put_scores(dots(tile, single, true), scores),
-                _ => put_scores(dots(tile, several, true), scores),
+                1 => put_scores::<1>(dots(tile, acts, true), scores),
+                2 => put_scores::<2>(dots(tile, acts, true), scores),
+                3 => put_scores::<3>(dots(tile, acts, true), scores),
+                _ => put_scores::<4>(dots(tile, acts, true), scores),
             }
         }
     }
@@ -294,40 +291,39 @@ impl Scratch {
         &mut self,
         pass: &Pass,
         n_rows: usize,
-        cache: &Cache,
         v: &[C],
         keys: Keys,
         shrink: [f32; ROWS],
     ) {
-        let n_blocks = cache.width / BLOCK;
-        let Scratch { scores, sums, acts: (single, several), .. } = self;
-        let (single, several) = (&mut single[n_blocks..], &mut several[n_blocks..]);
+        let Keys { page, width, .. } = keys;
+        let Scratch { scores, sums, acts, .. } = self;
+        let act = &mut acts[width / BLOCK..][..1];
         let shrink = shrink.map(F32x4::splat);
-        for sums in sums[..cache.width / STEP].iter_mut() {
+        for sums in sums[..width / STEP].iter_mut() {
             for (sums, shrink) in sums.iter_mut().zip(shrink) {
                 sums.as_chunks_mut::<4>().0.iter_mut().for_each(|sum| (F32x4::load(sum) * shrink).store(sum));
             }
         }
-        let panels = &v[(pass.kv_head * cache.n_ctx + keys.first) * cache.width / PANEL..];
-        let positions = panels.chunks_exact(cache.width / ROWS).zip(scores[..keys.n].chunks(BLOCK));
+        let panels = &v[(pass.kv_head * page.n_ctx + keys.first) * width / PANEL..];
+        let positions = panels.chunks_exact(width / ROWS).zip(scores[..keys.n].chunks(BLOCK));
         for (panels, weights) in positions {
-            for (block, panels) in panels.chunks_exact(BLOCK / ROWS).enumerate() {
+            let blocks = panels.as_chunks::<{ BLOCK / ROWS }>().0.iter();
+            for (panels, sums) in blocks.zip(sums.as_chunks_mut::<{ BLOCK / STEP }>().0) {
                 // What stands behind the last position is not looked at.
-                let mut scaled = [[0.0; BLOCK]; ROWS];
+                let mut scaled = [[0.0; ROWS]; BLOCK];
                 let scales = panels.iter().flat_map(Codes::scale);
-                for (at, (weights, scale)) in weights.iter().zip(scales).enumerate() {
-                    (0..n_rows).for_each(|row| scaled[row][at] = weights[row] * scale);
+                for ((scaled, weights), scale) in scaled.iter_mut().zip(weights).zip(scales) {
+                    (F32x4::load(weights) * F32x4::splat(*scale)).store(scaled);
                 }
-                match n_rows {
-                    1 => round_block(&scaled[0], &mut single[0], 0),
-                    _ => (0..ROWS).for_each(|row| round_block(&scaled[row], &mut several[0], row)),
-                }
-                for (quad, panel) in panels.iter().enumerate() {
-                    let sums = &mut sums[block * (BLOCK / STEP) + quad / 2];
-                    let panel = std::slice::from_ref(panel);
-                    match n_rows {
-                        1 => add(dots(panel, single, false), sums, quad % 2),
-                        _ => add(dots(panel, several, false), sums, quad % 2),
+                round_rows(&scaled, &mut act[0]);
+                for (panels, sums) in panels.as_chunks::<{ STEP / ROWS }>().0.iter().zip(sums) {
+                    for (half, panel) in panels.chunks_exact(1).enumerate() {
+                        match n_rows {
+                            1 => add::<1>(dots(panel, act, false), sums, half),
+                            2 => add::<2>(dots(panel, act, false), sums, half),
+                            3 => add::<3>(dots(panel, act, false), sums, half),
+                            _ => add::<4>(dots(panel, act, false), sums, half),
+                        }
                     }
                 }
             }

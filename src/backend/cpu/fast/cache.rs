@@ -1,6 +1,6 @@
 //! The KV cache in any of its formats.
 //!
-//! Principal type: [`Cache`]. Keys lie in tiles of four positions, so that one vector of scores has a lane per position.
+//! Principal type: [`Cache`], in pages that are made as positions are used. Keys lie in tiles of four positions, so that one vector of scores has a lane per position.
 //! Float values lie in rows of eight elements, and a pass sums them where they stand; quantised ones lie in panels of
 //! four elements by 32 positions, so that integer dots sum over positions. Must not know queries.
 
@@ -21,7 +21,10 @@ pub(super) const ROWS: usize = 4;
 /// Elements of a head that the inner loops over floats take at a time.
 pub(super) const STEP: usize = 8;
 
-/// Keys, or values, of all heads of a layer.
+/// Positions of a page: a short text takes no memory of a long context. Whole blocks, and whole tiles.
+pub(super) const PAGE: usize = 512;
+
+/// Keys, or values, of all heads of a page; `n_ctx` counts its positions.
 pub(super) enum Rows {
     /// Keys `[n_kv_heads, n_ctx / ROWS, width, ROWS]`, values `[n_kv_heads, width / STEP, n_ctx, STEP]`.
     F32(Vec<f32>),
@@ -41,6 +44,14 @@ pub(super) struct Cache {
     pub(super) n_ctx: usize,
     /// Width of a head, filled up with zeros to whole steps or blocks.
     pub(super) width: usize,
+    /// Of [`PAGE`] positions each, the last of what is left; as many as have been used.
+    pub(super) pages: Vec<Page>,
+}
+
+/// Keys and values of a run of positions.
+pub(super) struct Page {
+    /// Positions, filled up to whole tiles or blocks.
+    pub(super) n_ctx: usize,
     pub(super) k: Rows,
     pub(super) v: Rows,
 }
@@ -184,21 +195,41 @@ impl Cache {
         2 * (len * panel_bytes as u64 / PANEL as u64)
     }
 
+    /// With its first page.
     /// # Errors
     /// `OutOfMemory`.
     pub(super) fn new(dtype: DType, decl: KvDecl, n_ctx: usize) -> Result<Cache> {
         let (n_ctx, width) = filled(dtype, &decl, n_ctx);
-        let len = decl.n_kv_heads * n_ctx * width;
-        let (k, v) = (Rows::new(dtype, len)?, Rows::new(dtype, len)?);
-        Ok(Cache { decl, format: quant::format(dtype), n_ctx, width, k, v })
+        let mut cache = Cache { decl, format: quant::format(dtype), n_ctx, width, pages: Vec::new() };
+        cache.reserve(1)?;
+        Ok(cache)
     }
 
-    /// Stores `k, v: [n_kv_heads, head_dim]` at `pos`.
+    /// Makes the pages of the first `end` positions.
+    /// # Errors
+    /// `OutOfMemory`.
+    pub(super) fn reserve(&mut self, end: usize) -> Result<()> {
+        while self.pages.len() * PAGE < end.min(self.n_ctx) {
+            let n_ctx = PAGE.min(self.n_ctx - self.pages.len() * PAGE);
+            let len = self.decl.n_kv_heads * n_ctx * self.width;
+            let (k, v) = (Rows::new(self.format.dtype, len)?, Rows::new(self.format.dtype, len)?);
+            self.pages.push(Page { n_ctx, k, v });
+        }
+        Ok(())
+    }
+
+    /// Whether it holds integers, in panels.
+    pub(super) fn is_coded(&self) -> bool {
+        !matches!(self.format.dtype, DType::F32 | DType::F16)
+    }
+
+    /// Stores `k, v: [n_kv_heads, head_dim]` at `pos`, which has a page.
     pub(super) fn write(&mut self, pos: usize, k: &[f32], v: &[f32]) {
-        let Cache { decl, format, n_ctx, width, .. } = *self;
-        for (rows, values, is_v) in [(&mut self.k, k, false), (&mut self.v, v, true)] {
+        let Cache { decl, format, width, .. } = *self;
+        let Page { n_ctx, k: keys, v: others } = &mut self.pages[pos / PAGE];
+        for (rows, values, is_v) in [(keys, k, false), (others, v, true)] {
             for (head, values) in values.chunks_exact(decl.head_dim).enumerate() {
-                Place { format, is_v, head, pos, n_ctx, width }.write(rows, values);
+                Place { format, is_v, head, pos: pos % PAGE, n_ctx: *n_ctx, width }.write(rows, values);
             }
         }
     }
@@ -206,13 +237,13 @@ impl Cache {
     /// Fills the positions from `pos` on with the largest values, which no computation survives unnoticed.
     pub(super) fn poison(&mut self, pos: usize) {
         let KvDecl { n_kv_heads, head_dim } = self.decl;
-        for pos in pos..self.n_ctx {
+        for pos in pos..self.n_ctx.min(self.pages.len() * PAGE) {
             self.write(pos, &vec![f32::MAX; n_kv_heads * head_dim], &vec![f32::MAX; n_kv_heads * head_dim]);
         }
     }
 
     /// Bytes held.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.k.memory_bytes() + self.v.memory_bytes()
+        self.pages.iter().map(|page| page.k.memory_bytes() + page.v.memory_bytes()).sum()
     }
 }

@@ -92,11 +92,15 @@ impl Codes for Codes4 {
     }
 }
 
-/// The dot products of the four rows of a run of panels with `T` rounded rows each. Scales belong to rows where `scaled`;
-/// else they are in the activations already.
+/// The dot products of the four rows of a run of panels with the first `T` of as many rounded rows each. Scales belong to
+/// rows where `scaled`; else they are in the activations already.
 #[inline(never)]
-pub(super) fn dots<C: Codes, const T: usize>(panels: &[C], acts: &[ActBlock<T>], scaled: bool) -> [F32x4; T] {
-    const { assert!(T <= 4) };
+pub(super) fn dots<C: Codes, const T: usize>(
+    panels: &[C],
+    acts: &[ActBlock<ROWS>],
+    scaled: bool,
+) -> [F32x4; T] {
+    const { assert!(T <= ROWS && ROWS == 4) };
     let mut sums = [F32x4::ZERO; T];
     for (panel, act) in panels.iter().zip(acts) {
         let mut products = [I32x4::ZERO; T];

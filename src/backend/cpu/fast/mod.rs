@@ -146,6 +146,10 @@ impl Kernels for Fast {
         self.experts.products(op, weight, bias, scratch, x, selection, out);
     }
 
+    fn reserve(&mut self, end: usize) -> Result<()> {
+        self.caches.iter_mut().try_for_each(|cache| cache.reserve(end))
+    }
+
     fn write_kv(&mut self, kv: usize, pos: usize, k: &[f32], v: &[f32]) {
         self.caches[kv].write(pos, k, v);
     }

@@ -95,6 +95,13 @@ impl F32x4 {
 #[rustfmt::skip]
 impl I32x4 {
     pub(in crate::backend::cpu) const ZERO: Self = Self([0; 4]);
+    #[inline(always)]
+    pub(in crate::backend::cpu) fn store(self, to: &mut [i32; 4]) { *to = self.0; }
+    /// Of each lane the low halves of both floats' bits, the first one's low.
+    #[inline(always)]
+    pub(in crate::backend::cpu) fn low_halves(low: F32x4, high: F32x4) -> Self {
+        Self(std::array::from_fn(|i| (low.0[i].to_bits() & 0xffff | high.0[i].to_bits() << 16) as i32))
+    }
     #[cfg(all(test, target_arch = "wasm32"))]
     pub(in crate::backend::cpu) fn to_array(self) -> [i32; 4] { self.0 }
 }

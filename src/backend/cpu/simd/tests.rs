@@ -79,6 +79,16 @@ fn float_operations_equal_their_twins() {
 }
 
 #[wasm_bindgen_test]
+fn low_halves_equal_their_twins() {
+    quads(&FLOATS, |a, b| {
+        let (mut ours, mut twin) = ([0; 4], [0; 4]);
+        wasm::I32x4::low_halves(wasm::F32x4::load(&a), wasm::F32x4::load(&b)).store(&mut ours);
+        generic::I32x4::low_halves(generic::F32x4::load(&a), generic::F32x4::load(&b)).store(&mut twin);
+        assert_eq!(ours, twin, "{a:?}, {b:?}");
+    });
+}
+
+#[wasm_bindgen_test]
 fn half_floats_equal_their_twins_and_the_half_crate() {
     for bits in (0..=u16::MAX).filter(|bits| bits & 0x7c00 != 0x7c00) {
         let four = [bits, bits ^ 0x8000, 0, bits];

@@ -99,6 +99,12 @@ impl F32x4 {
 #[rustfmt::skip]
 impl I32x4 {
     pub(in crate::backend::cpu) const ZERO: Self = Self(i32x4(0, 0, 0, 0));
+    #[inline(always)]
+    pub(in crate::backend::cpu) fn store(self, to: &mut [i32; 4]) { store(self.0, to); }
+    #[inline(always)]
+    pub(in crate::backend::cpu) fn low_halves(low: F32x4, high: F32x4) -> Self {
+        Self(v128_bitselect(low.0, i32x4_shl(high.0, 16), i32x4_splat(0xffff)))
+    }
     #[cfg(test)]
     pub(in crate::backend::cpu) fn to_array(self) -> [i32; 4] {
         let mut array = [0; 4];
