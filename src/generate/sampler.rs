@@ -72,7 +72,10 @@ impl Sampler {
     /// A sampler that goes on as `draw` says.
     pub(super) fn of_draw(draw: &Draw) -> Self {
         let rule = Draw { recent: Vec::new(), seen: Vec::new(), ..draw.clone() };
-        Self { rule, counts: draw.seen.iter().copied().collect(), candidates: Vec::new() }
+        // Not collected: that would sort first, which takes a page code for each kind of map.
+        let mut counts = BTreeMap::new();
+        counts.extend(draw.seen.iter().copied());
+        Self { rule, counts, candidates: Vec::new() }
     }
 
     /// The seed in use, also when it came from the clock.

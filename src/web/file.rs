@@ -136,8 +136,10 @@ impl ModelFile {
         record.key = key.to_owned();
         record.model = model.to_owned();
         record.url = url.to_owned();
-        let parts = parts.into_iter().chain(linked.iter().cloned()).map(|part| (part.index, part)).collect();
-        let (store, lost) = (Rc::clone(store), BTreeMap::new());
+        let (stored, store, lost) = (parts, Rc::clone(store), BTreeMap::new());
+        // Not collected: that would sort first, which takes a page code for each kind of map.
+        let mut parts = BTreeMap::new();
+        parts.extend(stored.into_iter().chain(linked.iter().cloned()).map(|part| (part.index, part)));
         Ok(Cache { store, record, parts, linked, lost, evict: false })
     }
 

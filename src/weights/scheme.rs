@@ -93,8 +93,9 @@ impl Scheme {
     pub fn tensors(&self, shards: &[ShardHeader]) -> Result<(Vec<StoredTensor>, Vec<String>)> {
         let placed =
             shards.iter().flat_map(|shard| shard.header.tensors.iter().map(|tensor| (shard.file, tensor)));
-        let by_name: BTreeMap<&str, Placed<'_>> =
-            placed.map(|placed| (placed.1.name.as_str(), placed)).collect();
+        // Not collected: that would sort first, which takes a page code for each kind of map.
+        let mut by_name: BTreeMap<&str, Placed<'_>> = BTreeMap::new();
+        by_name.extend(placed.map(|placed| (placed.1.name.as_str(), placed)));
         let mut made = Vec::new();
         let mut used = Vec::new();
         for name in by_name.keys() {

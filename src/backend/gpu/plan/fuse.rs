@@ -162,11 +162,12 @@ impl<'a> Finder<'a> {
 
     /// Puts `weights` into one buffer, if they can be.
     fn bundle(&mut self, weights: &[WeightId]) -> bool {
-        let mut bundle = weights.to_vec();
-        bundle.sort_unstable_by_key(|weight| weight.0);
-        bundle.dedup();
-        if bundle.len() != weights.len() {
-            return false;
+        let mut bundle: Vec<WeightId> = Vec::new();
+        for weight in weights {
+            match bundle.binary_search_by_key(&weight.0, |other| other.0) {
+                Ok(_) => return false,
+                Err(place) => bundle.insert(place, *weight),
+            }
         }
         if bundle.len() < 2 || self.bundles.contains(&bundle) {
             return true;
