@@ -169,7 +169,7 @@ class WorkerEngine implements Engine {
   async #generate<T extends 'chat' | 'complete'>(
     type: T, body: Requests[T]['body'], signal: AbortSignal | undefined,
   ): Promise<Outcome> {
-    const outcome = await this.#client.call(type, body, { signal });
+    const outcome = withProfile(await this.#client.call(type, body, { signal }));
     if (outcome.finish_reason === 'abort') throw abortedError(signal);
     return outcome;
   }
@@ -201,7 +201,8 @@ class WorkerEngine implements Engine {
       this.#client.call(type, body as Requests['chat']['body'], { signal: stop.signal, onEvent }).then(
         (outcome) => {
           start();
-          finish(sink, chunks.last(outcome.finish_reason, outcome.usage));
+          const { finish_reason: reason, usage } = withProfile(outcome);
+          finish(sink, chunks.last(reason, usage));
         },
         (error: unknown) => (started ? sink.fail(error) : reject(error)),
       ).finally(() => signal?.removeEventListener('abort', onAbort));
@@ -284,6 +285,12 @@ async function bytesOf(part: AdapterPart, field: string, signal: AbortSignal | u
   throw new LamplightError('http-status', `${String(part)} answered with status ${response.status}`, field);
 }
 
+/** The profile among what the request took. */
+function withProfile(outcome: Outcome): Outcome {
+  if (outcome.profile) outcome.usage.profile = outcome.profile;
+  return outcome;
+}
+
 function finish<T>(sink: ChunkSink<T>, last: T): void {
   sink.push(last);
   sink.end();
@@ -314,6 +321,7 @@ function sampling(options: SamplingOptions, top: number | undefined): WireSampli
   }
   if (allowed !== undefined && allowed !== null) wire.allowed_token_ids = Array.from(tokenIds(allowed, 'allowed_token_ids'));
   if (top !== undefined) wire.top_logprobs = top;
+  if (options.profile) wire.profile = true;
   if (options.stop_token_ids) wire.stop_token_ids = Array.from(tokenIds(options.stop_token_ids, 'stop_token_ids'));
   return wire;
 }

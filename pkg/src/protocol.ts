@@ -3,7 +3,7 @@
  * is. `src/web/protocol.rs` is the other side of it; a change here is a change there, and of `PROTOCOL_VERSION`.
  */
 import type {
-  BackendChoice, CachedModel, ChatMessage, EngineInfo, FinishReason, KvCacheChoice, LamplightErrorCode, PartStore, Progress,
+  BackendChoice, CachedModel, ChatMessage, EngineInfo, FinishReason, KvCacheChoice, LamplightErrorCode, PartStore, Profile, Progress,
   QuantizeChoice, Usage, Warning,
 } from './types.js';
 
@@ -55,6 +55,8 @@ export interface WireSampling {
   stop?: string[];
   stop_token_ids?: number[];
   max_tokens?: number;
+  /** Tell where the time went. */
+  profile?: boolean;
 }
 
 /** A token and how probable it was; `top` of drawn ones only. */
@@ -71,6 +73,7 @@ export interface Outcome {
   logprobs?: WireLogprob[];
   finish_reason: FinishReason;
   usage: Usage;
+  profile?: Profile;
 }
 
 /** What a model would take. */

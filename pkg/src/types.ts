@@ -271,6 +271,10 @@ export interface SamplingOptions {
   stop_token_ids?: number[];
   max_tokens?: number;
   /**
+   * Tell in `usage.profile` where the time went, kernel by kernel, for people who make it faster; the request takes longer.
+   */
+  profile?: boolean;
+  /**
    * Stops the request within 200 ms. A stream then ends with a last chunk whose `finish_reason` is `abort`; a request
    * without `stream`, or one that was still waiting for its turn, rejects with the code `aborted`.
    */
@@ -335,6 +339,32 @@ export interface Usage {
     /** CPU time spent recording and submitting, in microseconds. */
     encode_us: number;
   };
+  /** Where the time went, if that was asked for. */
+  profile?: Profile;
+}
+
+/** Where the time of a request went: on WebGPU all of it, on the CPU its decoded tokens, as one of its workers saw them. */
+export interface Profile {
+  /** What took longest first. */
+  kernels: KernelTime[];
+  /** What memory can do: bytes that copies of large buffers read and write a second. */
+  bytesPerSecond?: number;
+  /** The browser rounds each time to so many milliseconds; sums of many calls are right nevertheless. */
+  roundedTo?: number;
+  /** Why there are no times. */
+  missing?: string;
+}
+
+export interface KernelTime {
+  /** A kernel with its weight format, or on the CPU a kind of op, such as `attn_q`. */
+  name: string;
+  calls: number;
+  /** Of all calls. */
+  ms: number;
+  /** Of weights (and on the CPU the KV cache) that they read, where that is known; of experts and token tables it is not. */
+  bytes: number;
+  /** Those bytes in that time as a share of what memory can do. */
+  share?: number;
 }
 
 /** A token: its text (U+FFFD where it is a part of a character) and its bytes, and the natural logarithm of its probability,

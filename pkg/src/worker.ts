@@ -3,6 +3,7 @@
  * Whatever fails on the way, or later outside of any request, is told to the page. The same script runs the other
  * workers of a pool, which are told by the first one what to do (`pool.ts`).
  */
+import { endProfile, startProfile, watchKernels } from './kernel-clock.js';
 import init, { serveShard, start } from './lamplight.js';
 import { OriginFiles } from './origin-files.js';
 import { Shard, Team, type StartShard } from './pool.js';
@@ -23,8 +24,9 @@ scope.onmessage = ({ data }) => {
   // One start is enough; from here on the actor takes `onmessage` over.
   scope.onmessage = null;
   const { wasmUrl } = data.start;
+  watchKernels();
   init(wasmUrl === undefined ? undefined : { module_or_path: wasmUrl }).then(() => {
-    start({ startTeam: Team.start, openFiles: OriginFiles.open });
+    start({ startTeam: Team.start, openFiles: OriginFiles.open, startProfile, endProfile });
   }).catch((error: unknown) => {
     scope.postMessage({
       failed: `the wasm core could not be started (${String(error)}); the page's Content-Security-Policy must allow `

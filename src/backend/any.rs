@@ -9,7 +9,7 @@ use super::cpu::CpuPool;
 use super::cpu::CpuShard;
 #[cfg(feature = "gpu")]
 use super::gpu::GpuBackend;
-use super::{Backend, Counters, Draw, Logprobs, Outputs};
+use super::{Backend, Counters, Draw, Logprobs, Outputs, Profile};
 use crate::error::Result;
 use crate::model::graph::Graph;
 use crate::tensor::DType;
@@ -103,6 +103,10 @@ impl Backend for AnyBackend {
 
     fn use_long_rope(&mut self, long: bool) {
         either!(self, backend => backend.use_long_rope(long))
+    }
+
+    fn profile(&mut self, begin: bool) -> Option<Profile> {
+        either!(self, backend => Backend::profile(backend, begin))
     }
 
     fn counters(&self) -> Counters {

@@ -9,10 +9,12 @@ mod draw;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod order;
+mod profile;
 
 pub use any::AnyBackend;
 pub use draw::{Draw, Logprobs};
 pub(crate) use order::StepOrder;
+pub use profile::{OpTime, Profile};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::Graph;
@@ -184,6 +186,13 @@ pub trait Backend {
     /// factors for such. What the KV cache holds was rotated otherwise: the caller computes it again. To begin with it
     /// is not.
     fn use_long_rope(&mut self, long: bool);
+
+    /// Begins to note where the time of decoded tokens goes, or ends that and tells it; `None` from backends whose time
+    /// is measured from outside of them.
+    fn profile(&mut self, begin: bool) -> Option<Profile> {
+        let _ = begin;
+        None
+    }
 
     /// Work done so far.
     fn counters(&self) -> Counters;

@@ -9,7 +9,7 @@ use web_time::Instant;
 
 use super::metrics::difference;
 use super::{NoPause, Pause};
-use crate::backend::{Backend, Counters, Draw, Logprobs, MOST_BEGUN, Outputs};
+use crate::backend::{Backend, Counters, Draw, Logprobs, MOST_BEGUN, Outputs, Profile};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -125,6 +125,11 @@ impl<B: Backend> Session<B> {
     /// Backend work since `before`.
     pub fn counters_since(&self, before: Counters) -> Counters {
         difference(self.backend.counters(), before)
+    }
+
+    /// [`Backend::profile`]
+    pub fn profile(&mut self, begin: bool) -> Option<Profile> {
+        self.backend.profile(begin)
     }
 
     /// Makes the KV cache hold exactly `ids` and gives the logits after the last of them; `on_progress` gets the

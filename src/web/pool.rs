@@ -19,8 +19,8 @@ use super::serve::SetAdaptersRequest;
 use super::task::describe;
 use super::upload::{Uploader, Window};
 use super::watch::{self, Watch};
-use crate::backend::Outputs;
 use crate::backend::cpu::{CpuShard, Link, Step, Waiting};
+use crate::backend::{Outputs, Profile};
 use crate::engine::AdapterId;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::Graph;
@@ -36,6 +36,12 @@ extern "C" {
 
     #[wasm_bindgen(method, js_name = openFiles)]
     fn open_files(this: &Host) -> Promise;
+
+    #[wasm_bindgen(method, js_name = startProfile)]
+    fn start_profile(this: &Host);
+
+    #[wasm_bindgen(method, js_name = endProfile)]
+    fn end_profile(this: &Host, ops: &JsValue) -> Promise;
 
     /// `Team` of pool.ts.
     #[derive(Clone)]
@@ -104,6 +110,20 @@ pub(super) async fn open_files() -> Option<OriginFiles> {
     let opening = HOST.with_borrow(|host| host.as_ref().map(Host::open_files))?;
     let files = JsFuture::from(opening).await.ok()?;
     (!files.is_undefined()).then(|| files.unchecked_into())
+}
+
+/// Has the worker's script time what runs on the GPU from now on.
+pub(super) fn start_profile() {
+    HOST.with_borrow(|host| host.as_ref().map(Host::start_profile));
+}
+
+/// Ends that; where the time went, as `Profile` of types.ts. `ops` are the CPU's.
+pub(super) async fn end_profile(ops: Option<Profile>) -> JsValue {
+    let ops = ops.map_or(JsValue::UNDEFINED, |profile| encode(&profile.ops));
+    match HOST.with_borrow(|host| host.as_ref().map(|host| host.end_profile(&ops))) {
+        Some(ending) => JsFuture::from(ending).await.unwrap_or_default(),
+        None => JsValue::UNDEFINED,
+    }
 }
 
 /// The other workers. They end with it.

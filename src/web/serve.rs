@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use js_sys::{Float32Array, Uint8Array, Uint32Array};
+use js_sys::{Float32Array, Reflect, Uint8Array, Uint32Array};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use serde_wasm_bindgen::preserve;
@@ -14,7 +14,7 @@ use wasm_bindgen::{JsCast, JsValue};
 
 use super::actor::{Out, Shared};
 use super::load::{download, fit, load};
-use super::pool::Team;
+use super::pool::{Team, end_profile, start_profile};
 use super::protocol::{Reply, Request, decode, encode, object};
 use super::report::Reporter;
 use super::request::{Abort, Turns};
@@ -236,6 +236,11 @@ async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out)
         return Err(Error::new(ErrorCode::InvalidRequest, "no model is loaded in this worker").at("type"));
     };
     let turns = Turns::new(Rc::clone(abort));
+    let profiled = Reflect::get(&body, &"profile".into()).is_ok_and(|profile| profile.is_truthy());
+    if profiled {
+        engine.session_mut().profile(true);
+        start_profile();
+    }
     let result = match kind.as_str() {
         "chat" => chat(&mut engine, body, &turns, id, out).await,
         "complete" => complete(&mut engine, body, &turns, id, out).await,
@@ -246,6 +251,13 @@ async fn answer(shared: &Shared, request: Request, abort: &Rc<Abort>, out: &Out)
         }
         _ => text_request(&engine, &kind, body),
     };
+    if profiled {
+        let profile = end_profile(engine.session_mut().profile(false)).await;
+        if let Ok(Answer { value, .. }) = &result {
+            // Only an object takes it.
+            let _ = Reflect::set(value, &"profile".into(), &profile);
+        }
+    }
     shared.put_engine(engine);
     if let Some(threads) = shared.team().and_then(|team| team.changed()) {
         out.send(&Reply::Event(

@@ -69,6 +69,22 @@ describe('chat without WebGPU', () => {
     assert.equal(last.usage.total_tokens, last.usage.prompt_tokens + last.usage.completion_tokens);
   });
 
+  test('a profile tells where the time of decoded tokens went', async () => {
+    const [timed, after] = await page.evaluate(async () => {
+      const request = { prompt: 'The capital of France is', temperature: 0, max_tokens: 5 };
+      return [await engine.completions.create({ ...request, profile: true }), await engine.completions.create(request)];
+    });
+    assert.equal(timed.choices[0].text, after.choices[0].text);
+    assert.equal(after.usage.profile, undefined);
+    const { kernels, bytesPerSecond } = timed.usage.profile;
+    assert.ok(bytesPerSecond > 1e6, `${bytesPerSecond}`);
+    const up = kernels.find(({ name }) => name === 'ffn_up');
+    // Thirty layers of four tokens after the one that the prompt gives, and of what of the prompt is a step by itself.
+    assert.ok(up.calls % 30 === 0 && up.calls >= 4 * 30 && up.calls <= 30 * timed.usage.work.steps, JSON.stringify(up));
+    assert.ok(up.ms > 0 && up.bytes > 0 && up.share > 0, JSON.stringify(up));
+    assert.deepEqual(kernels, [...kernels].sort((a, b) => b.ms - a.ms));
+  });
+
   test('bias, allowed tokens and log-probabilities, whole and streamed', async () => {
     const result = await page.evaluate(async () => {
       const request = { prompt: 'The capital of France is', temperature: 0, max_tokens: 4 };

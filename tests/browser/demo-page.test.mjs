@@ -208,12 +208,19 @@ describe('the demo page', () => {
     assert.match(await page.locator('.context-meter').innerText(), /of [\d,]+ tokens used/);
     assert.deepEqual(await accessibilityProblems(page), []);
 
-    // The same seed says the same again.
+    // The same seed says the same again, also when it is told where the time goes.
+    const kernels = page.locator('[data-section="profile"]');
+    await kernels.getByText('Kernel times').click();
+    await kernels.getByLabel('Time the kernels of each reply').check();
     await page.getByRole('button', { name: 'Regenerate the reply' }).click();
     await page.locator('.message.reply[aria-busy]').waitFor();
     await replied(page);
     assert.equal((await lastReply(page).locator('.markdown').innerText()).trim(), text);
     assert.equal(await page.locator('.message').count(), 2);
+    assert.match(await kernels.locator('table').innerText(), /Calls\s+Time\s+Share\s+Read\s+Of peak[^]*ffn_up\s+\d+\s+[\d.,]+ ms\s+[\d.]+ %\s+[\d.]+ [kM]?B\s+[\d.]+ %/);
+    assert.deepEqual(await accessibilityProblems(page), []);
+    await kernels.getByLabel('Time the kernels of each reply').uncheck();
+    await kernels.getByText('Kernel times').click();
   });
 
   test('Escape stops a reply, what was written stays, and the chat goes on', async () => {

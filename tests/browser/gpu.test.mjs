@@ -99,6 +99,28 @@ describe('WebGPU on lavapipe', () => {
     assert.ok(work.readback_bytes < 4 * nVocab + 32 * 176, `${work.readback_bytes} bytes`);
   });
 
+  test('a profile has every dispatch of a request, by the GPU\'s own clock, and changes no text', async () => {
+    const [plain, timed, after] = await page.evaluate(async () => {
+      const results = [];
+      for (const profile of [false, true, false]) {
+        results.push(await engine.completions.create({ prompt: 'The capital of France is', temperature: 0, max_tokens: 6, profile }));
+      }
+      return results;
+    });
+    assert.equal(plain.usage.profile, undefined);
+    assert.equal(timed.choices[0].text, plain.choices[0].text);
+    const { kernels, bytesPerSecond, missing } = timed.usage.profile;
+    assert.equal(missing, undefined);
+    assert.equal(kernels.reduce((sum, { calls }) => sum + calls, 0), timed.usage.work.dispatches);
+    assert.ok(bytesPerSecond > 1e6, `${bytesPerSecond}`);
+    const head = kernels.find(({ name }) => /mat_vec q8_0/.test(name));
+    // Its table of 49,152 rows of 576, in blocks of 34 bytes, padded to whole words.
+    assert.ok(head.bytes >= head.calls * 49152 * 576 / 32 * 34, JSON.stringify(head));
+    assert.ok(head.ms > 0 && head.share > 0, JSON.stringify(head));
+    assert.equal(after.usage.profile, undefined);
+    assert.equal(after.choices[0].text, plain.choices[0].text);
+  });
+
   test('an abort stops a chat on the GPU', async (t) => {
     const { outcome, ms, next } = await page.evaluate(async () => {
       const controller = new AbortController();

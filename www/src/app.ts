@@ -16,6 +16,7 @@ import { ModelCard } from './model-card';
 import { BackendSetting, backendSwitch, ModelChooser } from './model-source';
 import { isPageKept, keepPageOffline } from './offline';
 import { Panel } from './panel';
+import { ProfilePanel } from './profile-panel';
 import { SettingsForm } from './settings';
 import { snippet } from './snippet';
 import { remember, remembered } from './store';
@@ -33,6 +34,7 @@ export class App {
   readonly #backend = new BackendSetting(initialBackend());
   readonly #settings = new SettingsForm();
   readonly #device = new DevicePanel();
+  readonly #profile = new ProfilePanel();
   readonly #cache = new CacheList((entry) => this.#loadStored(entry));
   readonly #choosers = [0, 1].map(() => new ModelChooser(this.#backend, (request) => void this.#choose(request)));
   readonly #modelCard = new ModelCard(() => void this.#host.unload());
@@ -42,6 +44,7 @@ export class App {
   readonly #chat = new Chat({
     engine: () => this.#host.engine,
     settings: this.#settings,
+    profile: this.#profile,
     scroller: this.#scroller,
     reload: () => this.#loadAgain(),
   });
@@ -72,6 +75,7 @@ export class App {
       { id: 'settings', title: 'Sampling', body: this.#settings.root, open: true },
       { id: 'cache', title: 'Stored models', body: this.#cache.root, open: true },
       { id: 'device', title: 'This device', body: this.#device.root, open: true },
+      { id: 'profile', title: 'Kernel times', body: this.#profile.root, open: false },
       { id: 'code', title: 'In your own page', body: snippet(), open: false },
     ], () => [header, this.#main]);
     fill(header,

@@ -7,6 +7,7 @@ import { announce } from './announcer';
 import { fill, h, icon } from './dom';
 import { explain, isAbort } from './errors';
 import { ReplyView, userMessage } from './message-view';
+import type { ProfilePanel } from './profile-panel';
 import { Reply } from './reply';
 import type { SettingsForm } from './settings';
 
@@ -15,6 +16,8 @@ export interface ChatSetting {
   /** The loaded engine, if there is one now. */
   engine: () => Engine | undefined;
   settings: SettingsForm;
+  /** Says whether replies are timed, and shows where the time went. */
+  profile: ProfilePanel;
   /** The scrolling element around the conversation. */
   scroller: HTMLElement;
   /** Loads the same model again, after the engine was lost. */
@@ -33,6 +36,7 @@ export class Chat extends EventTarget {
   readonly #jump: HTMLButtonElement;
   readonly #engine: () => Engine | undefined;
   readonly #settings: SettingsForm;
+  readonly #profile: ProfilePanel;
   readonly #scroller: HTMLElement;
   readonly #reload: () => void;
   #messages: ChatMessage[] = [];
@@ -40,10 +44,11 @@ export class Chat extends EventTarget {
   #view: ReplyView | undefined;
   #follow = true;
 
-  constructor({ engine, settings, scroller, reload }: ChatSetting) {
+  constructor({ engine, settings, profile, scroller, reload }: ChatSetting) {
     super();
     this.#engine = engine;
     this.#settings = settings;
+    this.#profile = profile;
     this.#scroller = scroller;
     this.#reload = reload;
     this.#jump = h('button', {
@@ -139,7 +144,8 @@ export class Chat extends EventTarget {
     const { systemPrompt } = this.#settings;
     const turns = alternating(this.#messages);
     const messages = systemPrompt ? [{ role: 'system', content: systemPrompt }, ...turns] : turns;
-    const stream = await engine.chat.completions.create({ ...this.#settings.sampling(), messages, stream: true, signal });
+    const request = { ...this.#settings.sampling(), messages, profile: this.#profile.wanted, signal };
+    const stream = await engine.chat.completions.create({ ...request, stream: true });
     for await (const chunk of stream) {
       const [choice] = chunk.choices;
       if (choice.delta.content) reply.add(choice.delta.content, performance.now());
@@ -148,6 +154,7 @@ export class Chat extends EventTarget {
       view.update();
     }
     reply.finish ??= 'stop';
+    this.#profile.show(reply.usage?.profile);
   }
 
   #noticeScroll(): void {

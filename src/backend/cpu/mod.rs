@@ -14,7 +14,6 @@ mod part;
 mod plan;
 #[cfg(not(target_arch = "wasm32"))]
 mod pool;
-#[cfg(not(target_arch = "wasm32"))]
 mod profile;
 mod recurrent;
 mod rope;
@@ -28,11 +27,11 @@ pub use exchange::{Link, Step, Waiting};
 pub use part::CpuShard;
 #[cfg(not(target_arch = "wasm32"))]
 pub use pool::{CpuPool, MAX_THREADS, Sharding};
-#[cfg(not(target_arch = "wasm32"))]
-pub use profile::{OpTime, Profile};
 pub use trial::Trial;
 
-use crate::backend::{Backend, Counters, Footprint, ModelPlan, Outputs, StepOrder, Trace, trace_name};
+use crate::backend::{
+    Backend, Counters, Footprint, ModelPlan, Outputs, Profile, StepOrder, Trace, trace_name,
+};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Graph, Op, RopeDecl, Rows, ValueId, WeightDecl, WeightId};
@@ -71,6 +70,8 @@ pub struct CpuBackend {
     counters: Counters,
     /// Memory for the next logits.
     spare: Vec<f32>,
+    /// Of decoded tokens, while it is wanted.
+    profile: Option<Profile>,
 }
 
 /// The arithmetic of the ops and the storage of weights and KV cache. Slices have the lengths that the graph says for
@@ -222,7 +223,20 @@ impl CpuBackend {
         let states = States::new(&plan)?;
         let order = StepOrder::new(!plan.graph.states.is_empty());
         let (ropes, counters, spare) = (Vec::new(), Counters::default(), Vec::new());
-        Ok(CpuBackend { plan, kernels, workspace, ropes, states, order, link, ready: false, counters, spare })
+        let (ready, profile) = (false, None);
+        Ok(CpuBackend {
+            plan,
+            kernels,
+            workspace,
+            ropes,
+            states,
+            order,
+            link,
+            ready,
+            counters,
+            spare,
+            profile,
+        })
     }
 
     /// Runs a step like [`Backend::forward`] with all outputs, and returns what every op wrote. All buffers are
@@ -366,7 +380,16 @@ impl Backend for CpuBackend {
     }
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
-        self.step(tokens, pos, outputs, None).await
+        let Some(mut profile) = self.profile.take_if(|_| tokens.len() == 1) else {
+            return self.step(tokens, pos, outputs, None).await;
+        };
+        let result = self.profiled(tokens, pos, outputs, &mut profile).await;
+        self.profile = Some(profile);
+        result
+    }
+
+    fn profile(&mut self, begin: bool) -> Option<Profile> {
+        std::mem::replace(&mut self.profile, begin.then(Profile::default))
     }
 
     fn reuse(&mut self, logits: Vec<f32>) {

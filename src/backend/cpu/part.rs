@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::exchange::{Link, Step};
 use super::routes::{Route, part_of};
 use super::{CpuBackend, CpuMode};
-use crate::backend::{Backend, Counters, ModelPlan, Outputs};
+use crate::backend::{Backend, Counters, ModelPlan, Outputs, Profile};
 use crate::bail;
 use crate::error::{ErrorCode, Result};
 use crate::model::graph::Graph;
@@ -180,6 +180,10 @@ impl Backend for CpuShard {
             self.long_rope = long;
             self.own.use_long_rope(long);
         }
+    }
+
+    fn profile(&mut self, begin: bool) -> Option<Profile> {
+        self.own.profile(begin)
     }
 
     fn counters(&self) -> Counters {

@@ -48,36 +48,6 @@ impl GpuBackend {
         Ok(trace)
     }
 
-    /// Runs a step with the last token's logits launch by launch, each waited for, and gives of each its kernel, the seconds
-    /// it took and the bytes of the weights that it reads.
-    /// # Errors
-    /// As `forward`.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub async fn profile(&mut self, tokens: &[u32], pos: usize) -> Result<Vec<(String, f64, u64)>> {
-        self.check_step(tokens, pos)?;
-        self.order.begin(pos)?;
-        let n_tokens = tokens.len();
-        self.write_step(tokens, pos, &(n_tokens - 1..n_tokens));
-        self.device.finished().await?;
-        let launches = self.plan.sequence(n_tokens, self.few_rows()).launches.clone();
-        let mut times = Vec::with_capacity(launches.len());
-        for (at, index) in launches.into_iter().enumerate() {
-            let before = self.counters.dispatches;
-            let start = web_time::Instant::now();
-            self.run(at..at + 1, (pos, n_tokens), 1);
-            self.device.finished().await?;
-            if self.counters.dispatches > before {
-                let launch = &self.plan.launches[index];
-                let few = n_tokens <= self.few_rows() || launch.rows == crate::model::graph::Rows::Outputs;
-                let variant = self.plan.variants[if few { launch.few } else { launch.many }.variant];
-                let bytes = variant.format.map_or(0, |_| self.plan.buffers[launch.buffers[1]].bytes);
-                times.push((variant.label(), start.elapsed().as_secs_f64(), bytes));
-            }
-        }
-        self.order.finish(pos + n_tokens);
-        Ok(times)
-    }
-
     fn run(&mut self, launches: Range<usize>, rows: (usize, usize), n_outputs: usize) {
         let mut encoder =
             self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

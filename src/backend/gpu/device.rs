@@ -293,7 +293,12 @@ fn requirements(adapter: &wgpu::Adapter, options: GpuOptions) -> (wgpu::Limits, 
     limits.max_buffer_size = granted.max_buffer_size.max(limits.max_buffer_size);
     limits.max_storage_buffer_binding_size =
         granted.max_storage_buffer_binding_size.max(limits.max_storage_buffer_binding_size);
-    (limits, adapter.features() & wgpu::Features::SHADER_F16)
+    let mut wanted = wgpu::Features::SHADER_F16;
+    // In browsers the worker's script asks for it (`kernel-clock.ts`).
+    if cfg!(not(target_arch = "wasm32")) {
+        wanted |= wgpu::Features::TIMESTAMP_QUERY;
+    }
+    (limits, adapter.features() & wanted)
 }
 
 /// Without these handlers wgpu panics on the first error that no scope takes.

@@ -292,7 +292,7 @@ impl GpuBackend {
     }
 
     /// Records a launch in a pass whose pipeline is `current`; gives the number of dispatches.
-    fn dispatch(
+    pub(super) fn dispatch(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         current: &mut usize,

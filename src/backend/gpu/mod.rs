@@ -16,6 +16,8 @@ mod nudge;
 mod oneshot;
 mod pipelines;
 mod plan;
+#[cfg(not(target_arch = "wasm32"))]
+mod profile;
 pub mod shaders;
 mod upload;
 

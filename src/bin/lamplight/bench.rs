@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 
-use lamplight::backend::cpu::{OpTime, Profile};
 use lamplight::backend::gpu::GpuBackend;
-use lamplight::backend::{AnyBackend, Backend, Counters, Draw, MOST_BEGUN, Outputs};
+use lamplight::backend::{AnyBackend, Backend, Counters, Draw, MOST_BEGUN, OpTime, Outputs, Profile};
 use lamplight::engine::native;
 use lamplight::error::{Error, ErrorCode, Result};
 use lamplight::generate::{argmax, metrics};
@@ -110,7 +109,6 @@ fn measure(
 /// Prints where the time of the longest stretch of decoded tokens goes.
 fn profile(args: &Args, backend: &mut AnyBackend, tokens: &[u32]) -> Result<()> {
     let n = args.tg.iter().max().copied().unwrap_or(1);
-    let mut profile = Profile::default();
     let backend = match backend {
         AnyBackend::Cpu(backend) => backend,
         AnyBackend::Gpu(backend) => return profile_gpu(args, backend, tokens),
@@ -119,25 +117,28 @@ fn profile(args: &Args, backend: &mut AnyBackend, tokens: &[u32]) -> Result<()> 
             return Err(Error::new(ErrorCode::InvalidRequest, message).at("--profile"));
         }
     };
+    backend.profile(true);
     for (index, token) in tokens[..n].iter().enumerate() {
-        let logits = backend.profile(*token, args.depth + index, &mut profile)?;
+        let step = backend.forward(std::slice::from_ref(token), args.depth + index, Outputs::Last);
+        let logits = pollster::block_on(step)?;
         backend.reuse(logits);
         // The first step brings pages and caches into order.
         if index == 0 && n > 1 {
-            profile = Profile::default();
+            backend.profile(true);
         }
     }
+    let profile = backend.profile(false).unwrap_or_default();
     let bandwidth = read_bandwidth();
     if args.json {
-        let op = |op: &OpTime| json!({ "name": op.name, "seconds": op.seconds, "bytes": op.bytes });
-        let ops: Vec<Value> = profile.ops.iter().map(op).collect();
-        return print_json(&json!({ "steps": profile.steps, "read_bytes_per_s": bandwidth, "ops": ops }));
+        let report = json!({ "steps": profile.steps, "read_bytes_per_s": bandwidth, "ops": profile.ops });
+        return print_json(&report);
     }
-    print(&profile_table(profile, bandwidth))
+    let measured = format!("memory is read at {:.2} GB/s by one thread\n", bandwidth / 1e9);
+    print(&(profile_table(profile, bandwidth) + &measured))
 }
 
-/// Prints where the time of the shortest prompt goes and that of decoded tokens behind it, by kernel. Each launch is waited
-/// for, which costs as much as a short kernel.
+/// Prints where the time of the shortest prompt goes and that of decoded tokens behind it, by kernel and the GPU's clock.
+/// Where it has no time stamps each launch is waited for, which costs as much as a short kernel.
 fn profile_gpu(args: &Args, backend: &mut GpuBackend, tokens: &[u32]) -> Result<()> {
     let n_prompt = args.pp.iter().min().copied().unwrap_or(1);
     let n = args.tg.iter().min().copied().unwrap_or(1).min(tokens.len());
@@ -146,7 +147,7 @@ fn profile_gpu(args: &Args, backend: &mut GpuBackend, tokens: &[u32]) -> Result<
     let decoded =
         tokens[..n].iter().enumerate().map(|(at, token)| (std::slice::from_ref(token), args.depth + at));
     for (index, (step, pos)) in prompt.into_iter().chain(decoded).enumerate() {
-        let times = pollster::block_on(backend.profile(step, pos))?;
+        let times = pollster::block_on(backend.profile_step(step, pos))?;
         // The first steps compile and bring pages into order.
         let profile = &mut profiles[usize::from(index > 1)];
         if index == 1 || index == 2 && n > 1 {
@@ -155,9 +156,22 @@ fn profile_gpu(args: &Args, backend: &mut GpuBackend, tokens: &[u32]) -> Result<
         times.iter().for_each(|(name, seconds, bytes)| profile.add(name, *seconds, *bytes));
         profile.steps += 1;
     }
-    let bandwidth = read_bandwidth();
+    let bandwidth = pollster::block_on(backend.device().copy_bandwidth())?;
+    if args.json {
+        let [prefill, decode] =
+            profiles.map(|profile| json!({ "steps": profile.steps, "kernels": profile.ops }));
+        let report = json!({ "prefill": prefill, "decode": decode, "copy_bytes_per_s": bandwidth,
+            "time_stamps": backend.device().has_clock() });
+        return print_json(&report);
+    }
     let [prefill, decode] = profiles.map(|profile| profile_table(profile, bandwidth));
-    print(&format!("a prompt of {n_prompt} tokens (a step below)\n{prefill}\na decoded token\n{decode}"))
+    let clock =
+        if backend.device().has_clock() { "time stamps of the GPU" } else { "waiting for each launch" };
+    let measured =
+        format!("copies move {:.2} GB/s, reading and writing; times are by {clock}\n", bandwidth / 1e9);
+    print(&format!(
+        "a prompt of {n_prompt} tokens (a step below)\n{prefill}\na decoded token\n{decode}{measured}"
+    ))
 }
 
 /// Bytes that one thread reads from memory in a second: the best of a few passes over more than the caches hold.
@@ -179,9 +193,9 @@ fn profile_table(mut profile: Profile, bandwidth: f64) -> String {
     let bytes: u64 = profile.ops.iter().map(|op| op.bytes).sum();
     profile.ops.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     let mut text = String::from(
-        "op                                 us/step     share   MB/step       GB/s  of reading\n",
+        "op                                 us/step     share   MB/step       GB/s     of peak\n",
     );
-    let total = OpTime { name: "all".into(), seconds, bytes };
+    let total = OpTime { name: "all".into(), calls: 0, seconds, bytes };
     for op in profile.ops.iter().chain([&total]) {
         let (us, share) = (1e6 * op.seconds / steps, 100.0 * op.seconds / seconds);
         text += &format!("{:32} {us:10.1}  {share:6.1}%", op.name);
@@ -192,7 +206,7 @@ fn profile_table(mut profile: Profile, bandwidth: f64) -> String {
         }
         text += "\n";
     }
-    text + &format!("memory is read at {:.2} GB/s by one thread\n", bandwidth / 1e9)
+    text
 }
 
 /// Any tokens do, as long as they differ.
