@@ -58,17 +58,13 @@ pub(super) async fn find() -> Result<Device> {
 /// Whether the browser has WebGPU at all, which says nothing of an adapter.
 #[cfg(feature = "gpu")]
 fn has_webgpu() -> bool {
-    let get = |object: &wasm_bindgen::JsValue, name: &str| js_sys::Reflect::get(object, &name.into());
-    let gpu = get(&js_sys::global(), "navigator").and_then(|navigator| get(&navigator, "gpu"));
-    gpu.is_ok_and(|gpu| gpu.is_object())
+    super::task::navigator("gpu").is_object()
 }
 
 /// Whether this is the browser that looks for finished GPU work every 100 ms only, unless something is submitted.
 #[cfg(feature = "gpu")]
 fn is_firefox() -> bool {
-    let agent = js_sys::Reflect::get(&js_sys::global(), &"navigator".into())
-        .and_then(|navigator| js_sys::Reflect::get(&navigator, &"userAgent".into()));
-    agent.ok().and_then(|agent| agent.as_string()).is_some_and(|agent| agent.contains("Firefox/"))
+    super::task::navigator("userAgent").as_string().is_some_and(|agent| agent.contains("Firefox/"))
 }
 
 /// A backend on `device` that has passed its self-check for the model's formats, and in one sentence what it is.

@@ -212,14 +212,18 @@ impl Store {
     async fn sweep_files(&self) {
         let Some(files) = &self.files else { return };
         let names = files.list().await;
-        // Nothing is removed where it cannot be known what is needed.
-        let gone = match self.hashes().await {
-            Ok(known) => {
+        let known = match names.length() {
+            0 => None,
+            // Nothing is removed where it cannot be known what is needed.
+            _ => self.hashes().await.ok(),
+        };
+        let gone = match known {
+            Some(known) => {
                 let names =
                     names.iter().filter(|name| !name.as_string().is_some_and(|name| known.contains(&name)));
                 names.collect()
             }
-            Err(_) => Array::new(),
+            None => Array::new(),
         };
         files.delete(&gone).await;
     }
