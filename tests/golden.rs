@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use lamplight::backend::cpu::CpuMode;
 #[cfg(feature = "gpu")]
-use lamplight::backend::gpu::Precision;
+use lamplight::backend::gpu::{Precision, Tuning};
 use lamplight::backend::{AnyBackend, Backend, Outputs};
 use lamplight::engine::native::{BackendOptions, load};
 use lamplight::engine::{CompletionRequest, EmbedRequest, Engine, LoadOptions, NoPause, SamplingParams};
@@ -126,13 +126,24 @@ fn logits_in_steps(engine: &mut Engine<AnyBackend>, ids: &[u32], first: usize, n
 /// Runs every set: prompts whole, and in odd steps and single tokens (the borders of steps must not show; single
 /// tokens are what decoding computes), then greedy continuations.
 fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
+    if let Some(results) = run_sets(golden::sets(), backend, fidelity) {
+        keep_results(backend, results);
+    }
+}
+
+/// As [`check_sets`], of these; `None` where there is no GPU.
+fn run_sets(
+    sets: Vec<Set>,
+    backend: BackendOptions,
+    fidelity: Fidelity,
+) -> Option<serde_json::Map<String, Value>> {
     let mut wrong = Vec::new();
     let mut results = serde_json::Map::new();
-    for set in golden::sets() {
+    for set in sets {
         let (model, Set { name, golden }) = (set.model(), &set);
         let reference = Reference(fs::read(set.dir().join(&golden.reference)).unwrap());
         let options = LoadOptions { n_ctx: Some(128), ..LoadOptions::default() };
-        let Some(mut engine) = engine(&model, backend, options) else { return };
+        let mut engine = engine(&model, backend, options)?;
         let n_vocab = engine.session().width();
         let (tolerance, top1_min, share_min) = match fidelity {
             Fidelity::Float32 => (golden.tolerance_f32, 1.0, 1.0),
@@ -177,7 +188,7 @@ fn check_sets(backend: BackendOptions, fidelity: Fidelity) {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-    keep_results(backend, results);
+    Some(results)
 }
 
 /// What README.md's support matrix says of a set.
@@ -204,7 +215,7 @@ fn keep_results(backend: BackendOptions, mut results: serde_json::Map<String, Va
         #[cfg(feature = "gpu")]
         BackendOptions::Gpu(Some(Precision::F32)) => "webgpu-f32",
         #[cfg(feature = "gpu")]
-        BackendOptions::Gpu(_) => "webgpu-f16",
+        BackendOptions::Gpu(_) | BackendOptions::TunedGpu(..) => "webgpu-f16",
     };
     let path = golden::dir().join(format!("results/{name}.json"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -299,6 +310,26 @@ fn sets_on_the_gpu_in_f32() {
 #[test]
 fn sets_on_the_gpu_in_f16() {
     check_sets(BackendOptions::Gpu(Some(Precision::F16)), Fidelity::Half);
+}
+
+/// The sets on kernels with subgroups, which a software adapter has and does not take by itself: some of them, by a seed
+/// that is told; all with LAMPLIGHT_LONG.
+#[cfg(feature = "gpu")]
+fn check_with_subgroups(precision: Precision, fidelity: Fidelity) {
+    let tuning = Tuning { subgroups: Some(true), ..Tuning::default() };
+    run_sets(golden::sampled(8), BackendOptions::TunedGpu(precision, tuning), fidelity);
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn sets_on_the_gpu_with_subgroups_in_f32() {
+    check_with_subgroups(Precision::F32, Fidelity::Float32);
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn sets_on_the_gpu_with_subgroups_in_f16() {
+    check_with_subgroups(Precision::F16, Fidelity::Half);
 }
 
 /// The demo model: given by `LAMPLIGHT_MODEL`, or where `make demo` leaves it.

@@ -33,7 +33,8 @@ fn check(variant: &Variant) {
     let module = naga::front::wgsl::parse_str(&text)
         .unwrap_or_else(|error| panic!("{label}: {}", error.emit_to_string(&text)));
     // unpack2x16float is core WGSL; naga counts it among the capabilities of old GPUs.
-    let capabilities = Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities =
+        Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator.validate(&module).unwrap_or_else(|error| panic!("{label}: {}", error.emit_to_string(&text)));
 

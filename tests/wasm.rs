@@ -12,10 +12,10 @@ mod malformed;
 mod shader_variants;
 
 use lamplight::backend::cpu::{CpuBackend, CpuMode};
-use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision};
+use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision, Tuning};
 use lamplight::backend::{Backend, Outputs};
 use lamplight::engine::{
-    CompletionRequest, Engine, LoadOptions, Loading, NoPause, Prompt, SamplingParams, fill,
+    CompletionRequest, Engine, LoadOptions, Loading, NoPause, Prompt, SamplingParams, check_gpu, fill,
 };
 use lamplight::error::ErrorCode;
 use lamplight::text::EncodeOptions;
@@ -185,10 +185,10 @@ async fn gpu_logits_are_the_references() {
     let Some(device) = gpu().await else { return };
     for golden in [QUANTISED, TIED] {
         let loading = golden.loading().await;
-        device
-            .self_check(&loading.weights().dtypes())
-            .await
-            .expect("the kernels compute what the CPU computes");
+        let checked = check_gpu(&device, loading.miniature(), Precision::F32, Tuning::default());
+        let (_, _, check) = checked.await.expect("the kernels compute what the CPU computes");
+        console_log!("{check:?}");
+        assert!(check.replaced.is_none() && check.kernels > 10, "{check:?}");
         let mut engine = golden.on_gpu(device.clone(), Precision::F32).await;
         let worst = largest_difference(&all_logits(&mut engine, &golden.prompt()).await, &golden.logits());
         console_log!("GPU, f32: largest difference {worst}");
@@ -208,7 +208,8 @@ async fn gpu_logits_are_the_references() {
 async fn every_shader_variant_compiles() {
     let Some(device) = gpu().await else { return };
     let mut variants = shader_variants::variants();
-    variants.retain(|variant| !variant.f16 || device.info().shader_f16);
+    let info = device.info();
+    variants.retain(|variant| (!variant.f16 || info.shader_f16) && (!variant.subgroups || info.subgroups));
     console_log!("{} shader variants", variants.len());
     device.check_kernels(&variants).await.expect("every variant compiles");
 }

@@ -103,6 +103,8 @@ export interface Requests {
       source: WireSource;
       backend: BackendChoice;
       gpuPrecision: 'auto' | 'f16' | 'f32';
+      /** Whether the GPU's kernels are measured on the first visit. */
+      tune?: boolean;
       contextLength?: number;
       quantize?: QuantizeChoice;
       kvCache?: KvCacheChoice;

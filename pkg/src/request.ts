@@ -37,6 +37,7 @@ function loadBody(options: EngineOptions, source?: WireSource): Body {
     source: source ?? wireSource(options.model),
     backend,
     gpuPrecision,
+    tune: options.tune ?? true,
     contextLength,
     quantize,
     kvCache,

@@ -118,6 +118,9 @@ export interface EngineOptions extends AssetOptions {
   contextLength?: number;
   /** `f16` where the device has it, by default; `f32` forces full precision on the GPU. */
   gpuPrecision?: 'auto' | 'f16' | 'f32';
+  /** Measure on the first visit which of several ways to compute is the fastest on this GPU, which takes up to a second,
+   * and remember it (default true). */
+  tune?: boolean;
   /** Turn F32, F16 and BF16 weights into this format as they arrive, so that an unquantised model fits; their own by
    * default. What is stored in IndexedDB is the file as it is. */
   quantize?: QuantizeChoice;
@@ -189,6 +192,8 @@ export interface EngineInfo {
   };
   contextLength: number;
   adapter?: AdapterInfo;
+  /** What was found of the GPU that runs the model. */
+  gpu?: GpuFacts;
   /** Bytes the backend holds, and the size of the wasm memory once the model was loaded; of all workers together. */
   memory: { backendBytes: number; wasmBytes: number };
   load: {
@@ -208,6 +213,20 @@ export interface EngineInfo {
   };
   warnings: Warning[];
   version: string;
+}
+
+/** Before anything was loaded, a small model of the same kind went through every kernel and was compared with the CPU. */
+export interface GpuFacts {
+  /** How many kernels were compared, and how long it took with their compilation. */
+  kernels: number;
+  milliseconds: number;
+  /** What was wrong and is done in another way, in words. */
+  replaced?: string;
+  /** Whether kernels use subgroups. */
+  subgroups: boolean;
+  /** What was found to be fastest on this adapter, now or on an earlier visit (see `EngineOptions.tune`): its number, its
+   * names, and of each way that was measured the microseconds of a product. */
+  tuned?: string;
 }
 
 export interface AdapterInfo {

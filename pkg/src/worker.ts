@@ -5,9 +5,11 @@
  */
 import { endProfile, startProfile, watchKernels } from './kernel-clock.js';
 import init, { serveShard, start } from './lamplight.js';
+import { keep, kept } from './kept.js';
 import { OriginFiles } from './origin-files.js';
 import { Shard, Team, type StartShard } from './pool.js';
 import type { FromWorker, ToWorker } from './protocol.js';
+import { askForSubgroups } from './subgroups.js';
 
 /** The part of `DedicatedWorkerGlobalScope` used here (the package is compiled against the page's types). */
 interface Scope {
@@ -24,9 +26,10 @@ scope.onmessage = ({ data }) => {
   // One start is enough; from here on the actor takes `onmessage` over.
   scope.onmessage = null;
   const { wasmUrl } = data.start;
+  askForSubgroups((globalThis as { GPUAdapter?: Parameters<typeof askForSubgroups>[0] }).GPUAdapter);
   watchKernels();
   init(wasmUrl === undefined ? undefined : { module_or_path: wasmUrl }).then(() => {
-    start({ startTeam: Team.start, openFiles: OriginFiles.open, startProfile, endProfile });
+    start({ startTeam: Team.start, openFiles: OriginFiles.open, startProfile, endProfile, kept, keep });
   }).catch((error: unknown) => {
     scope.postMessage({
       failed: `the wasm core could not be started (${String(error)}); the page's Content-Security-Policy must allow `

@@ -38,6 +38,9 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) n_groups: vec3<u32>,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
 ) {
     let pair = group.y;
     let row = pair / params.n_used;
@@ -51,10 +54,10 @@ fn main(
     if expert_row + first >= end || expert_row + first + GROUP_ROWS <= params.first_row {
         return;
     }
-    sum_rows(lane, select(pair, row, params.shared_x != 0u), expert_row + first);
+    sum_rows(lane, select(pair, row, params.shared_x != 0u), expert_row + first, subgroup_lanes);
     let at = expert_row + first + lane;
     if lane < GROUP_ROWS && first + lane < params.n_out && at >= params.first_row && at < end {
-        var sum = row_sum(lane);
+        var sum = row_sum(lane, subgroup_lanes);
         if params.has_bias != 0u {
             sum += bias[at];
         }

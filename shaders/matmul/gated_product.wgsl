@@ -45,20 +45,23 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) n_groups: vec3<u32>,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
 ) {
     let row = group.y;
     let block = group.z * n_groups.x + group.x;
     if block * HALF >= params.n_rows || row >= value_rows(params.outputs) {
         return;
     }
-    sum_rows(lane, row, block * GROUP_ROWS);
+    sum_rows(lane, row, block * GROUP_ROWS, subgroup_lanes);
     let col = block * HALF + lane;
     if lane >= HALF || col >= params.n_rows {
         return;
     }
     let factor = norm_factor();
-    var gate = row_sum(lane) * factor;
-    var up = row_sum(lane + HALF) * factor;
+    var gate = row_sum(lane, subgroup_lanes) * factor;
+    var up = row_sum(lane + HALF, subgroup_lanes) * factor;
     if params.gate_bias != 0xffffffffu {
         gate += bias[params.gate_bias + col];
     }

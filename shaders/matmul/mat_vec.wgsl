@@ -13,14 +13,17 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) n_groups: vec3<u32>,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
 ) {
     let row = group.y;
     let first = (group.z * n_groups.x + group.x) * GROUP_ROWS;
     if first >= params.n_rows || row >= value_rows(params.outputs) {
         return;
     }
-    sum_rows(lane, row, first);
+    sum_rows(lane, row, first, subgroup_lanes);
     if lane < GROUP_ROWS && first + lane < params.n_rows {
-        store(row, first + lane, row_sum(lane));
+        store(row, first + lane, row_sum(lane, subgroup_lanes));
     }
 }

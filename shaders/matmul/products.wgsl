@@ -52,6 +52,9 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) n_groups: vec3<u32>,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
 ) {
     let row = group.y;
     let block = group.z * n_groups.x + group.x;
@@ -75,12 +78,12 @@ fn main(
         first_byte = params.byte1;
         n_rows = params.n_rows1;
     }
-    sum_rows(lane, row, first);
+    sum_rows(lane, row, first, subgroup_lanes);
     let col = first + lane;
     if lane >= GROUP_ROWS || col >= n_rows {
         return;
     }
-    var sum = row_sum(lane) * norm_factor();
+    var sum = row_sum(lane, subgroup_lanes) * norm_factor();
     if bias_at != 0xffffffffu {
         sum += bias[bias_at + col];
     }

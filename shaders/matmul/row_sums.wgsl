@@ -1,13 +1,16 @@
 // The sums of a mat-vec workgroup: K_LANES lanes walk along a weight row in chunks of 32, each for ROWS rows at once so
-// that the activations are loaded once for all of them; partial sums meet in workgroup memory.
+// that the activations are loaded once for all of them; partial sums meet in workgroup memory. With SUBGROUPS lanes
+// that follow each other add theirs up before that, as many as are in a subgroup.
 // Needs `load_x8` and `row_byte(row) -> u32`, the byte at which a row begins; rows past the end get that of another.
 const GROUP: u32 = K_LANES * LANES_N;
 const GROUP_ROWS: u32 = LANES_N * ROWS;
 
+#import lib/subgroups
+
 var<workgroup> lane_sums: array<f32, GROUP * ROWS>;
 
 // Sums weight rows `first..first + GROUP_ROWS` with activation row `row`. Has a barrier: the whole workgroup calls it.
-fn sum_rows(lane: u32, row: u32, first: u32) {
+fn sum_rows(lane: u32, row: u32, first: u32, subgroup_lanes: u32) {
     let k_lane = lane % K_LANES;
     let lane_first = (lane / K_LANES) * ROWS;
     var row_bytes: array<u32, ROWS>;
@@ -42,8 +45,18 @@ fn sum_rows(lane: u32, row: u32, first: u32) {
             sums[r] += scaled.x + scaled.y + scaled.z + scaled.w + scale.z * total;
         }
     }
+    let share = min(K_LANES, subgroup_lanes);
+#if SUBGROUPS
     for (var r = 0u; r < ROWS; r++) {
-        lane_sums[(lane_first + r) * K_LANES + k_lane] = sums[r];
+        for (var mask = 1u; mask < share; mask *= 2u) {
+            sums[r] += subgroupShuffleXor(sums[r], mask);
+        }
+    }
+#endif
+    if k_lane % share == 0u {
+        for (var r = 0u; r < ROWS; r++) {
+            lane_sums[(lane_first + r) * K_LANES + k_lane / share] = sums[r];
+        }
     }
 #if NORMED
     keep_squares(lane);
@@ -52,9 +65,9 @@ fn sum_rows(lane: u32, row: u32, first: u32) {
 }
 
 // The sum of row `first + index`, after `sum_rows`.
-fn row_sum(index: u32) -> f32 {
+fn row_sum(index: u32, subgroup_lanes: u32) -> f32 {
     var sum = 0.0;
-    for (var k = 0u; k < K_LANES; k++) {
+    for (var k = 0u; k < K_LANES / min(K_LANES, subgroup_lanes); k++) {
         sum += lane_sums[index * K_LANES + k];
     }
     return sum;

@@ -1,6 +1,8 @@
 // RMS, layer or L2 norm over groups of a row's elements (the whole row, or each head).
-// Grid: (groups, rows). 128 lanes a group; sums meet in workgroup memory, where every lane adds them up in the same order.
+// Grid: (groups, rows). 128 lanes a group; sums meet in workgroup memory, where every lane adds them up in the same order,
+// one sum of a lane or, with SUBGROUPS, of a subgroup.
 #import lib/step
+#import lib/subgroups
 
 struct Params {
     width: u32,
@@ -35,7 +37,13 @@ fn load(at: u32) -> f32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+fn main(
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
+) {
     let row = group.y;
     if row >= value_rows(params.outputs) {
         return;
@@ -48,9 +56,14 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         for (var i = lane; i < params.group; i += LANES) {
             total += load(first + i);
         }
-        totals[lane] = total;
+#if SUBGROUPS
+        total = subgroupAdd(total);
+#endif
+        if lane % subgroup_lanes == 0u {
+            totals[lane / subgroup_lanes] = total;
+        }
         workgroupBarrier();
-        for (var i = 0u; i < LANES; i++) {
+        for (var i = 0u; i < LANES / subgroup_lanes; i++) {
             mean += totals[i];
         }
         mean /= f32(params.group);
@@ -60,10 +73,15 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         let centred = load(first + i) - mean;
         square += centred * centred;
     }
-    squares[lane] = square;
+#if SUBGROUPS
+    square = subgroupAdd(square);
+#endif
+    if lane % subgroup_lanes == 0u {
+        squares[lane / subgroup_lanes] = square;
+    }
     workgroupBarrier();
     var sum = 0.0;
-    for (var i = 0u; i < LANES; i++) {
+    for (var i = 0u; i < LANES / subgroup_lanes; i++) {
         sum += squares[i];
     }
     var factor = 1.0 / sqrt(sum / f32(params.group) + params.eps);

@@ -16,9 +16,15 @@ const RUN: u32 = 4096u;
 #import sample/largest_of_run
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+fn main(
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
+) {
     if step.n_outputs == 0u {
         return;
     }
-    largest_of_run(lane, group.x);
+    largest_of_run(lane, group.x, subgroup_lanes);
 }

@@ -14,8 +14,13 @@ struct Params {
 #import sample/largest_of_runs
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(local_invocation_index) lane: u32) {
-    largest_of_runs(lane, params.n_runs);
+fn main(
+    @builtin(local_invocation_index) lane: u32,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
+) {
+    largest_of_runs(lane, params.n_runs, subgroup_lanes);
     if lane == 0u {
         advance(lane_values[0], lane_ids[0], lane_ids[0]);
     }

@@ -28,11 +28,17 @@ struct Candidates {
 var<workgroup> n_buckets: u32;
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+fn main(
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
+) {
     if step.n_outputs == 0u {
         return;
     }
-    largest_of_runs(lane, params.n_runs);
+    largest_of_runs(lane, params.n_runs, subgroup_lanes);
     let largest = lane_values[0];
     var number = 0u;
     var weight = 0.0;

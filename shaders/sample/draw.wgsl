@@ -234,8 +234,13 @@ fn remember(lane: u32, id: u32) {
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(local_invocation_index) lane: u32) {
-    largest_of_runs(lane, params.n_runs);
+fn main(
+    @builtin(local_invocation_index) lane: u32,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
+) {
+    largest_of_runs(lane, params.n_runs, subgroup_lanes);
     let largest = lane_values[0];
     let best = lane_ids[0];
     if lane == 0u {

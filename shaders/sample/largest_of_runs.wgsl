@@ -1,7 +1,7 @@
 // The largest of all runs' largest. Needs `runs`; import after sample/largest.
 
 // Leaves the largest logit at lane_values[0]. The whole workgroup calls it.
-fn largest_of_runs(lane: u32, n_runs: u32) {
+fn largest_of_runs(lane: u32, n_runs: u32, subgroup_lanes: u32) {
     var value = LOWEST;
     var id = NOBODY;
     for (var i = lane; i < n_runs; i += LANES) {
@@ -11,6 +11,6 @@ fn largest_of_runs(lane: u32, n_runs: u32) {
             id = run.y;
         }
     }
-    find_largest(lane, value, id);
+    find_largest(lane, value, id, subgroup_lanes);
     workgroupBarrier();
 }

@@ -17,7 +17,13 @@ struct Params {
 #import sample/largest_of_run
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+fn main(
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
+) {
     if step.n_outputs == 0u {
         return;
     }
@@ -57,5 +63,5 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         }
     }
     // Each lane goes over the logits that it left out.
-    largest_of_run(lane, group.x);
+    largest_of_run(lane, group.x, subgroup_lanes);
 }

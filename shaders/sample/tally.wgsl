@@ -24,11 +24,17 @@ var<workgroup> numbers: array<atomic<u32>, N_BUCKETS>;
 var<workgroup> weights: array<atomic<u32>, N_BUCKETS>;
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+fn main(
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
+) {
     if step.n_outputs == 0u {
         return;
     }
-    largest_of_runs(lane, params.n_runs);
+    largest_of_runs(lane, params.n_runs, subgroup_lanes);
     let largest = lane_values[0];
     // All tokens are drawn from but those that min_p leaves out; of candidates that is cut off later.
     let lowest = select(sampling.lowest, max(sampling.lowest, sampling.min_p), sampling.mode == PLAIN);

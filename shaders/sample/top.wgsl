@@ -18,7 +18,12 @@ struct Params {
 #import sample/sum_of_lanes
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(local_invocation_index) lane: u32,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
+) {
     // The draw has counted it already.
     let at = (max(step.n_chosen, 1u) - 1u) * TOP_WORDS;
     var largest = LOWEST;
@@ -36,7 +41,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
                 next_id = one.y;
             }
         }
-        find_largest(lane, next, next_id);
+        find_largest(lane, next, next_id, subgroup_lanes);
         workgroupBarrier();
         value = lane_values[0];
         id = lane_ids[0];

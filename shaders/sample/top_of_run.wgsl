@@ -17,7 +17,13 @@ struct Params {
 #import sample/sum_of_lanes
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {
+fn main(
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+#if SUBGROUPS
+    @builtin(subgroup_size) subgroup_lanes: u32,
+#endif
+) {
     if step.n_outputs == 0u {
         return;
     }
@@ -40,7 +46,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
                 next_id = i;
             }
         }
-        find_largest(lane, next, next_id);
+        find_largest(lane, next, next_id, subgroup_lanes);
         workgroupBarrier();
         value = lane_values[0];
         id = lane_ids[0];

@@ -15,6 +15,8 @@ use crate::generate::{Session, SessionShape};
 use crate::model::blocks::build_graph;
 use crate::model::families;
 use crate::model::graph::{Graph, Op, WeightDecl, WeightKind};
+#[cfg(feature = "gpu")]
+use crate::model::names;
 use crate::model::spec::{HeadSpec, ModelSpec, RopeScaling};
 use crate::quant;
 use crate::tensor::DType;
@@ -67,6 +69,8 @@ pub struct Loading {
     shape: SessionShape,
     kv_cache: Option<DType>,
     adapters: Adapters,
+    #[cfg(feature = "gpu")]
+    miniature: ModelPlan,
 }
 
 /// Facts of a model, as `EngineInfo.model` of the TypeScript API.
@@ -132,8 +136,31 @@ impl Loading {
         let summary = summarise(&spec, &model, &weights, template.is_ok())?;
         let shape = session_shape(&spec, &graph, options)?;
         let adapters = Adapters::new(&model.metadata, graph.clone(), weights.dtypes())?;
-        let (head, kv_cache) = (spec.head, options.kv_cache);
-        Ok(Self { graph, weights, tokenizer, template, summary, head, shape, kv_cache, adapters })
+        let head = spec.head;
+        #[cfg(feature = "gpu")]
+        let miniature = ModelPlan {
+            kv_cache: options.kv_cache,
+            ..miniature(spec, &graph, &weights.dtypes(), &|name| names.contains(name))
+        };
+        Ok(Self {
+            graph,
+            weights,
+            tokenizer,
+            template,
+            summary,
+            head,
+            shape,
+            kv_cache: options.kv_cache,
+            adapters,
+            #[cfg(feature = "gpu")]
+            miniature,
+        })
+    }
+
+    /// A small model that runs the same kernels, for [`super::check_gpu`].
+    #[cfg(feature = "gpu")]
+    pub fn miniature(&self) -> &ModelPlan {
+        &self.miniature
     }
 
     /// What a backend needs to allocate and plan.
@@ -196,6 +223,39 @@ pub async fn fill(backend: &mut impl Backend, loading: &Loading, sources: &[impl
     }
     assembler.finish(&mut upload)?;
     backend.finish_upload().await
+}
+
+/// The small model of the kind of `spec`, with its weights in the formats of the weights of the same names.
+#[cfg(feature = "gpu")]
+fn miniature(
+    spec: ModelSpec,
+    graph: &Graph,
+    dtypes: &[DType],
+    has_tensor: &dyn Fn(&str) -> bool,
+) -> ModelPlan {
+    use super::check::{N_BATCH, N_CTX};
+    let of_layer = |layer: usize| {
+        let prefix = names::layer(layer, "");
+        let named = graph.weights.iter().zip(dtypes);
+        named.filter_map(move |(weight, dtype)| Some((weight.name.strip_prefix(&prefix)?, *dtype)))
+    };
+    let (small, layers) = spec.miniature(|a, b| of_layer(a).eq(of_layer(b)));
+    // What a tensor of the small model is called in the large one.
+    let original = |name: &str| {
+        let place = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        match place.and_then(|(index, role)| Some((layers.get(index.parse::<usize>().ok()?)?, role))) {
+            Some((layer, role)) => names::layer(*layer, role),
+            None => name.to_owned(),
+        }
+    };
+    let small = build_graph(&small, |name| has_tensor(&original(name)));
+    let dtype = |weight: &WeightDecl| {
+        let name = original(&weight.name);
+        let found = graph.weights.iter().position(|other| other.name == name);
+        found.map_or(DType::F32, |index| dtypes[index])
+    };
+    let dtypes = small.weights.iter().map(dtype).collect();
+    ModelPlan { graph: small, dtypes, n_ctx: N_CTX, n_batch: N_BATCH, kv_cache: None }
 }
 
 /// Columns in another order than the model's (GPTQ with act-order) must meet activations in that order.

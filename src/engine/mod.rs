@@ -4,6 +4,8 @@
 //! not know the web, nor which backend runs.
 
 mod adapters;
+#[cfg(feature = "gpu")]
+mod check;
 mod embed;
 mod folder;
 mod loading;
@@ -16,6 +18,8 @@ mod request;
 mod text_files;
 
 pub use adapters::{AdapterFile, AdapterId};
+#[cfg(feature = "gpu")]
+pub use check::{GpuFacts, check_gpu};
 pub use embed::{EmbedRequest, Embeddings};
 pub use folder::{ModelFiles, ModelFolder, open_files};
 pub use loading::{DEFAULT_N_BATCH, DEFAULT_N_CTX, LoadOptions, Loading, ModelSummary, fill};

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::backend::cpu::{CpuBackend, CpuMode, CpuPool, Sharding};
 #[cfg(feature = "gpu")]
-use crate::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision};
+use crate::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision, Tuning};
 use crate::backend::{AnyBackend, Backend, ModelPlan};
 use crate::error::{Error, ErrorCode, Result};
 use crate::formats::gguf::shard_names;
@@ -25,6 +25,9 @@ pub enum BackendOptions {
     /// The GPU backend on the first adapter found; half precision where the device has it unless one is given.
     #[cfg(feature = "gpu")]
     Gpu(Option<Precision>),
+    /// The same in this precision, tuned by hand.
+    #[cfg(feature = "gpu")]
+    TunedGpu(Precision, Tuning),
 }
 
 /// A folder on disk.
@@ -120,6 +123,11 @@ pub async fn make_backend(plan: ModelPlan, backend: BackendOptions) -> Result<An
                 false => Precision::F32,
             });
             AnyBackend::Gpu(GpuBackend::new(plan, device, precision).await?)
+        }
+        #[cfg(feature = "gpu")]
+        BackendOptions::TunedGpu(precision, tuning) => {
+            let device = GpuDevice::request(GpuOptions::default()).await?;
+            AnyBackend::Gpu(GpuBackend::with_tuning(plan, device, precision, tuning).await?)
         }
     })
 }

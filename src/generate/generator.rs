@@ -481,6 +481,18 @@ mod tests {
         assert_eq!(without.logprobs, None);
     }
 
+    /// A submit of chosen tokens is as long as [`AHEAD_MS`] at most, but for a single slow one.
+    #[test]
+    fn few_tokens_are_chosen_at_once_on_a_slow_device() {
+        let mut slow = session(64);
+        (slow.backend_mut().chooses, slow.backend_mut().slow) = (16, std::time::Duration::from_millis(9));
+        let found =
+            run(&mut slow, params(|p| p.max_tokens = Some(24)), Letters::default(), &NoPause).unwrap();
+        assert_eq!(found.ids, greedy(&[1, 2, 3], 24));
+        let largest = slow.backend().largest_begun;
+        assert!((1..=4).contains(&largest), "{largest} steps of 9 ms");
+    }
+
     #[test]
     fn a_full_context_ends_the_text() {
         let unlimited = params(|p| p.max_tokens = None);

@@ -557,6 +557,28 @@ mod tests {
         assert_eq!(prefilled.logits, expected_logits(&ids));
     }
 
+    /// Each step is a submit that nothing interrupts: on a slow device it has fewer tokens.
+    #[test]
+    fn steps_are_short_on_a_slow_device() {
+        struct Hurried;
+        impl Pause for Hurried {
+            async fn pause(&self) -> bool {
+                true
+            }
+        }
+        let ids: Vec<u32> = (0..120).map(|i| i % 31).collect();
+        let mut session = session(128, 64);
+        for milliseconds in [5, 12] {
+            let backend = session.backend_mut();
+            (backend.slow, backend.largest_step) = (std::time::Duration::from_millis(milliseconds), 0);
+            let prefilled = block_on(session.prefill(&ids, &Hurried, |_| ())).unwrap().unwrap();
+            assert_eq!(prefilled.logits, expected_logits(&ids));
+            session.reset();
+            let largest = session.backend().largest_step;
+            assert!(largest as u64 * milliseconds <= 100, "{largest} tokens of {milliseconds} ms");
+        }
+    }
+
     #[test]
     fn chunks_follow_the_budget() {
         assert_eq!(next_chunk(16, 400.0, 100.0, 4, 240.0), 4);

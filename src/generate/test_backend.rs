@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::{Pause, Sampler, SessionShape};
 use crate::backend::{Backend, Counters, Draw, Logprobs, Outputs, StepOrder};
@@ -23,6 +24,11 @@ pub(crate) struct HashBackend {
     pub(crate) chooses: usize,
     /// Every so many steps it cannot tell the token.
     pub(crate) uncertain: Option<u64>,
+    /// Time that a token takes.
+    pub(crate) slow: Duration,
+    /// Most tokens of a step so far, and most steps begun at once.
+    pub(crate) largest_step: usize,
+    pub(crate) largest_begun: usize,
     begun: VecDeque<usize>,
     /// The token to run, its position, who draws the next and what it looks back at.
     drawing: Option<(u32, usize, Sampler, Vec<u32>)>,
@@ -43,6 +49,9 @@ impl HashBackend {
             fail_at_step: None,
             chooses: 0,
             uncertain: None,
+            slow: Duration::ZERO,
+            largest_step: 0,
+            largest_begun: 0,
             begun: VecDeque::new(),
             drawing: None,
             logprobs: Vec::new(),
@@ -82,6 +91,8 @@ impl Backend for HashBackend {
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         assert!(!tokens.is_empty() && tokens.len() <= self.n_batch);
         self.order.begin(pos)?;
+        std::thread::sleep(self.slow * tokens.len() as u32);
+        self.largest_step = self.largest_step.max(tokens.len());
         let step = self.counters.steps;
         self.counters.steps += 1;
         if self.fail_at_step == Some(step) {
@@ -106,6 +117,7 @@ impl Backend for HashBackend {
             self.drawing = Some((token, pos, Sampler::of_draw(draw), draw.recent.clone()));
         }
         assert!(self.drawing.is_some() && self.begun.len() < 2);
+        self.largest_begun = self.largest_begun.max(n);
         self.begun.push_back(n);
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! stacks need no special code. Must not know tensor names, ops or backends.
 
 mod altup;
+mod miniature;
 mod recurrent;
 
 pub use altup::{AltUpSpec, PerLayerSpec};

@@ -12,7 +12,22 @@ use crate::error::{Error, ErrorCode, Result};
 pub(super) use crate::backend::gpu::GpuDevice as Device;
 
 #[cfg(feature = "gpu")]
-use crate::backend::gpu::{GpuBackend, Precision};
+use super::pool::{keep, kept};
+#[cfg(feature = "gpu")]
+use crate::backend::gpu::{GpuBackend, Precision, Tuning};
+#[cfg(feature = "gpu")]
+use crate::engine::check_gpu;
+#[cfg(feature = "gpu")]
+use crate::quant::format_by_name;
+#[cfg(feature = "gpu")]
+use crate::tensor::DType;
+
+#[cfg(feature = "gpu")]
+pub(super) use crate::engine::GpuFacts as Facts;
+
+/// Nothing is known of a GPU where there is no backend for it.
+#[cfg(not(feature = "gpu"))]
+pub(super) type Facts = ();
 
 /// Stands in where the GPU backend is not built in: there is none of it.
 #[cfg(not(feature = "gpu"))]
@@ -67,33 +82,64 @@ fn is_firefox() -> bool {
     super::task::navigator("userAgent").as_string().is_some_and(|agent| agent.contains("Firefox/"))
 }
 
-/// A backend on `device` that has passed its self-check for the model's formats, and in one sentence what it is.
+/// A backend on `device` that runs what has passed the check, in one sentence what it is, and what was found.
 /// # Errors
 /// `GpuCheckFailed`, `GpuLost`, `OutOfMemory`.
 #[cfg(feature = "gpu")]
 pub(super) async fn backend(
     device: Device,
     loading: &Loading,
-    choice: PrecisionChoice,
+    (choice, tune): (PrecisionChoice, bool),
     reporter: &Reporter,
-) -> Result<(AnyBackend, String)> {
-    let mut formats = loading.weights().dtypes();
-    formats.sort();
-    formats.dedup();
-    device.self_check(&formats).await?;
+) -> Result<(AnyBackend, String, Facts)> {
     let info = device.info().clone();
     let precision = precision(&device, choice);
     if choice == PrecisionChoice::F16 && precision == Precision::F32 {
         let message = "the GPU has no half floats (shader-f16): full precision is used";
         reporter.warn(ErrorCode::GpuUnavailable, message.to_owned());
     }
-    let backend = GpuBackend::new(loading.plan(), device, precision).await?;
     let names = [info.vendor.as_str(), info.architecture.as_str(), info.name.as_str()];
     let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();
     let name = if names.is_empty() { "unnamed".to_owned() } else { names.join(" ") };
+    let tuned = match tune {
+        true => Some(tuned(&device, &name, loading, precision).await?),
+        false => None,
+    };
+    let tuning = tuned.as_deref().and_then(Tuning::found).unwrap_or_default();
+    let (precision, tuning, facts) = check_gpu(&device, loading.miniature(), precision, tuning).await?;
+    if let Some(what) = facts.replaced {
+        let message =
+            format!("this GPU computes wrongly, so that its driver may need an update; replaced: {what}");
+        reporter.warn(ErrorCode::GpuCheckFailed, message);
+    }
+    let backend = GpuBackend::with_tuning(loading.plan(), device, precision, tuning).await?;
     let floats = if precision == Precision::F16 { "f16" } else { "f32" };
     let reason = format!("WebGPU: an adapter was found ({name}) and passed its self-check; {floats} kernels");
-    Ok((AnyBackend::Gpu(backend), reason))
+    Ok((AnyBackend::Gpu(backend), reason, Facts { tuned, ..facts }))
+}
+
+/// What [`Device::tune`] finds of the device `name`, in the format that most of the model is in; what it found on an
+/// earlier visit, where that was kept.
+#[cfg(feature = "gpu")]
+async fn tuned(device: &Device, name: &str, loading: &Loading, precision: Precision) -> Result<String> {
+    let formats = &loading.summary().formats;
+    let most = formats.iter().max_by_key(|(_, bytes)| **bytes).and_then(|(name, _)| format_by_name(name));
+    let dtype = most.map_or(DType::F32, |format| format.dtype);
+    let key = format!(
+        concat!(env!("CARGO_PKG_VERSION"), " {:?} {:?} {} {}"),
+        dtype,
+        precision,
+        name,
+        device.info().subgroups
+    );
+    match kept(&key).await.as_string() {
+        Some(found) if Tuning::found(&found).is_some() => Ok(found),
+        _ => {
+            let found = device.tune(dtype, precision).await?;
+            keep(&key, &found);
+            Ok(found)
+        }
+    }
 }
 
 /// The precision that is wanted, as far as the device has it.
@@ -128,8 +174,8 @@ pub(super) fn footprint(device: &Device, _plan: &ModelPlan, _choice: PrecisionCh
 pub(super) async fn backend(
     device: Device,
     _loading: &Loading,
-    _choice: PrecisionChoice,
+    _choice: (PrecisionChoice, bool),
     _reporter: &Reporter,
-) -> Result<(AnyBackend, String)> {
+) -> Result<(AnyBackend, String, Facts)> {
     match device {}
 }

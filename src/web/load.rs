@@ -70,6 +70,9 @@ pub struct LoadRequest {
     /// The format that keys and values are kept in; what suits the backend when absent.
     #[serde(default)]
     pub(super) kv_cache: Option<String>,
+    /// Whether the GPU's kernels are measured on the first visit.
+    #[serde(default = "yes")]
+    tune: bool,
     /// Workers on the CPU; as many as are worth it when absent.
     #[serde(default)]
     pub(super) threads: Option<u32>,
@@ -117,6 +120,10 @@ enum SourceKind {
     Files,
 }
 
+fn yes() -> bool {
+    true
+}
+
 fn undefined() -> JsValue {
     JsValue::UNDEFINED
 }
@@ -129,6 +136,9 @@ pub struct Info {
     backend_reason: String,
     /// Workers that compute.
     threads: usize,
+    /// How the GPU was found to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<device::Facts>,
     /// How they exchange what they have computed, where they are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     exchange: Option<String>,
@@ -190,10 +200,10 @@ pub async fn load(request: &LoadRequest, abort: &Rc<Abort>, reporter: &Rc<Report
         let on_gpu = found.is_ok();
         let result = attempt(request, found, &file, abort, reporter).await;
         match result {
-            Ok((engine, reason, crew)) => {
+            Ok((engine, (reason, gpu), crew)) => {
                 file.end().await;
                 let reason = fallback.unwrap_or(reason);
-                let info = info(&engine, reason, crew.as_ref(), &file, reporter, started);
+                let info = info(&engine, (reason, gpu), crew.as_ref(), &file, reporter, started);
                 reporter.phase(Phase::Ready);
                 return Ok(Loaded { engine, info, team: crew.map(|crew| crew.team) });
             }
@@ -255,14 +265,17 @@ fn place(source: &Source) -> Result<Place> {
     })
 }
 
-/// One try on one backend: the GPU's, where a device was found. Gives the engine, and in one sentence why this backend.
+/// Why a backend was taken, in one sentence, and what was found of its GPU.
+type Found = (String, Option<device::Facts>);
+
+/// One try on one backend: the GPU's, where a device was found. Gives the engine, and why this backend.
 async fn attempt(
     request: &LoadRequest,
     found: Result<device::Device>,
     file: &Rc<Files>,
     abort: &Abort,
     reporter: &Rc<Reporter>,
-) -> Result<(Engine<AnyBackend>, String, Option<Crew>)> {
+) -> Result<(Engine<AnyBackend>, Found, Option<Crew>)> {
     let loading = header(request, file, reporter).await?;
     let parts = loading.weights().parts(PART_BYTES);
     let data_ends = loading.weights().data_ends();
@@ -275,8 +288,15 @@ async fn attempt(
         }
     };
     let (mut backend, reason) = match found {
-        Ok(device) => device::backend(device, &loading, request.gpu_precision, reporter).await?,
-        Err(error) => cpu_backend(&loading, &error, crew.as_ref())?,
+        Ok(device) => {
+            let made =
+                device::backend(device, &loading, (request.gpu_precision, request.tune), reporter).await?;
+            (made.0, (made.1, Some(made.2)))
+        }
+        Err(error) => {
+            let (backend, reason) = cpu_backend(&loading, &error, crew.as_ref())?;
+            (backend, (reason, None))
+        }
     };
     if abort.is_aborted() {
         return Err(abort.error());
@@ -458,7 +478,7 @@ fn cpu_needs(request: &LoadRequest, loading: &Loading, plan: &ModelPlan) -> Resu
 
 fn info(
     engine: &Engine<AnyBackend>,
-    backend_reason: String,
+    (backend_reason, gpu): Found,
     crew: Option<&Crew>,
     file: &Files,
     reporter: &Reporter,
@@ -475,6 +495,7 @@ fn info(
         },
         backend_reason,
         threads: crew.map_or(1, |crew| crew.split.count),
+        gpu,
         exchange: crew.map(|crew| crew.team.exchange()),
         model: engine.summary().clone(),
         context_length: engine.session().n_ctx(),

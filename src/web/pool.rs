@@ -43,6 +43,14 @@ extern "C" {
     #[wasm_bindgen(method, js_name = endProfile)]
     fn end_profile(this: &Host, ops: &JsValue) -> Promise;
 
+    #[cfg(feature = "gpu")]
+    #[wasm_bindgen(method)]
+    fn kept(this: &Host, key: &str) -> Promise;
+
+    #[cfg(feature = "gpu")]
+    #[wasm_bindgen(method)]
+    fn keep(this: &Host, key: &str, value: &str) -> Promise;
+
     /// `Team` of pool.ts.
     #[derive(Clone)]
     pub type JsTeam;
@@ -124,6 +132,21 @@ pub(super) async fn end_profile(ops: Option<Profile>) -> JsValue {
         Some(ending) => JsFuture::from(ending).await.unwrap_or_default(),
         None => JsValue::UNDEFINED,
     }
+}
+
+/// What was kept under `key` in this browser, if anything was.
+#[cfg(feature = "gpu")]
+pub(super) async fn kept(key: &str) -> JsValue {
+    match HOST.with_borrow(|host| host.as_ref().map(|host| host.kept(key))) {
+        Some(kept) => JsFuture::from(kept).await.unwrap_or(JsValue::UNDEFINED),
+        None => JsValue::UNDEFINED,
+    }
+}
+
+/// Keeps a small fact under `key`, if this browser keeps anything; nobody waits for it.
+#[cfg(feature = "gpu")]
+pub(super) fn keep(key: &str, value: &str) {
+    HOST.with_borrow(|host| host.as_ref().map(|host| host.keep(key, value)));
 }
 
 /// The other workers. They end with it.

@@ -49,6 +49,34 @@ describe('WebGPU on lavapipe', () => {
     assert.ok(info.adapter);
     assert.ok(info.memory.wasmBytes < WASM_LIMIT, `${info.memory.wasmBytes} bytes`);
     assert.ok(info.memory.backendBytes > 90e6);
+    const { kernels, milliseconds, replaced, tuned } = info.gpu;
+    t.diagnostic(`${kernels} kernels checked in ${milliseconds} ms; ${tuned}`);
+    assert.ok(kernels > 15);
+    assert.equal(replaced, undefined);
+    assert.match(tuned, /^\d+: mat-vec .*; measured in \d+ ms(; mat-(vec|mul) .* \d+\.\d us){2,}$/);
+  });
+
+  test('kernels with subgroups compile and compute what the others do', async (t) => {
+    // What was measured is kept; here it says that subgroups are the fastest.
+    const kept = await page.evaluate(() => new Promise((resolve, reject) => {
+      const opening = indexedDB.open('lamplight-facts', 1);
+      opening.onerror = () => reject(opening.error);
+      opening.onsuccess = () => {
+        const store = opening.result.transaction('facts', 'readwrite').objectStore('facts');
+        store.openCursor().onsuccess = ({ target: { result: cursor } }) => {
+          cursor.update('1: of the test').onsuccess = () => {
+            opening.result.close();
+            resolve(cursor.key);
+          };
+        };
+      };
+    }));
+    assert.match(kept, /Q4_1 F32 .* true$/);
+    const { info } = await load(page, { model: MODEL_PATH, gpuPrecision: 'f32' });
+    t.diagnostic(JSON.stringify(info.gpu));
+    assert.equal(info.gpu.tuned, '1: of the test');
+    assert.equal(info.gpu.replaced, undefined);
+    assert.equal(info.gpu.subgroups, true);
   });
 
   test('logits are those of the float32 reference', async (t) => {

@@ -84,3 +84,24 @@ pub fn sets() -> Vec<Set> {
     assert!(sets.len() > if only.is_some() { 0 } else { 60 }, "only {} golden sets were found", sets.len());
     sets
 }
+
+/// All sets with LAMPLIGHT_LONG, else about `n` of them; see [`sample`].
+pub fn sampled(n: usize) -> Vec<Set> {
+    sample(sets(), n)
+}
+
+/// All of `items` with LAMPLIGHT_LONG, else about `n` of them, by a seed that is told: `LAMPLIGHT_SEED`, or the time.
+#[allow(clippy::print_stdout, reason = "a sample must be told")]
+pub fn sample<T>(items: Vec<T>, n: usize) -> Vec<T> {
+    if std::env::var_os("LAMPLIGHT_LONG").is_some() {
+        return items;
+    }
+    let given = std::env::var("LAMPLIGHT_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |time| time.as_secs() % 1000)
+    });
+    println!("sampled by LAMPLIGHT_SEED={seed}");
+    let step = items.len().div_ceil(n);
+    items.into_iter().skip(seed as usize % step).step_by(step).collect()
+}

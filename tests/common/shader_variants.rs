@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use lamplight::backend::gpu::kernels::{
-    AttentionTile, Kernel, KvFormat, MAT_VEC_ROWS, SOFTWARE_MAT_VEC_ROWS, Variant,
-};
+use lamplight::backend::gpu::kernels::{AttentionTile, Kernel, KvFormat, MatVecShape, Variant};
 use lamplight::quant::FORMATS;
 
 const VARIANTS: &str = include_str!("../../shaders/variants.toml");
@@ -123,7 +121,21 @@ pub(crate) fn variants() -> Vec<Variant> {
             }
         }
     }
-    let wide = variants.clone().into_iter().map(|variant| variant.with_lane_rows(SOFTWARE_MAT_VEC_ROWS));
-    let usual = variants.into_iter().map(|variant| variant.with_lane_rows(MAT_VEC_ROWS));
-    usual.chain(wide.filter(|variant| variant.lane_rows != 0)).collect()
+    // Each with and without subgroups, and the mat-vec kernels in all shapes: the usual ones for all formats, the others
+    // for some.
+    let mut tuned: Vec<Variant> = Vec::new();
+    for (index, variant) in variants.into_iter().enumerate() {
+        for (at, shape) in MatVecShape::ALL.into_iter().enumerate() {
+            for subgroups in [false, true] {
+                let variant = variant.tuned(shape, subgroups);
+                let left_out = at > 1 && index % 8 != at;
+                if tuned.last() != Some(&variant) && !(left_out && variant.shape.is_some()) {
+                    tuned.push(variant);
+                }
+            }
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    tuned.retain(|variant| seen.insert(*variant));
+    tuned
 }

@@ -36,12 +36,21 @@ pub struct AdapterInfo {
     pub fallback: bool,
     /// Whether kernels may use half floats.
     pub shader_f16: bool,
+    /// Whether kernels may use subgroups.
+    pub subgroups: bool,
     /// Largest storage binding in bytes; larger weights are cut by rows.
     pub max_binding_bytes: u64,
     /// Largest buffer in bytes.
     pub max_buffer_bytes: u64,
     /// Workgroup memory in bytes.
     pub max_workgroup_bytes: u32,
+}
+
+impl AdapterInfo {
+    /// The largest buffer that can be bound whole.
+    pub(super) fn most_bound_bytes(&self) -> u64 {
+        self.max_binding_bytes.min(self.max_buffer_bytes)
+    }
 }
 
 /// Errors that arrived outside of any call.
@@ -293,7 +302,7 @@ fn requirements(adapter: &wgpu::Adapter, options: GpuOptions) -> (wgpu::Limits, 
     limits.max_buffer_size = granted.max_buffer_size.max(limits.max_buffer_size);
     limits.max_storage_buffer_binding_size =
         granted.max_storage_buffer_binding_size.max(limits.max_storage_buffer_binding_size);
-    let mut wanted = wgpu::Features::SHADER_F16;
+    let mut wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
     // In browsers the worker's script asks for it (`kernel-clock.ts`).
     if cfg!(not(target_arch = "wasm32")) {
         wanted |= wgpu::Features::TIMESTAMP_QUERY;
@@ -336,10 +345,22 @@ fn describe(adapter: &wgpu::Adapter, device: &wgpu::Device) -> AdapterInfo {
         fallback: info.device_type == wgpu::DeviceType::Cpu,
         name: info.name,
         shader_f16: device.features().contains(wgpu::Features::SHADER_F16),
+        subgroups: has_subgroups(device),
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
     }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn has_subgroups(device: &wgpu::Device) -> bool {
+    device.features().contains(wgpu::Features::SUBGROUP)
+}
+
+/// wgpu knows no such feature in browsers; the worker's script asks for it (`subgroups.ts`).
+#[cfg(target_arch = "wasm32")]
+fn has_subgroups(device: &wgpu::Device) -> bool {
+    device.as_webgpu().is_some_and(|device| device.features().has("subgroups"))
 }
 
 #[cfg(not(target_arch = "wasm32"))]

@@ -10,7 +10,7 @@ use web_time::Instant;
 
 use super::choose::Choosing;
 use super::device::{AdapterInfo, GpuDevice};
-use super::kernels::MAT_MUL_ROWS_TILE;
+use super::kernels::{MAT_MUL_ROWS_TILE, Variant};
 use super::pipelines::Compiled;
 use super::plan::{MAX_CHOSEN, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Tuning};
 use super::upload::Uploads;
@@ -145,9 +145,19 @@ impl GpuBackend {
         })
     }
 
+    /// Does without its weights: they are zero then.
+    pub(super) fn leave_empty(&mut self) {
+        self.ready = true;
+    }
+
     /// Rows of activations up to which a step is one of few tokens.
     pub(super) fn few_rows(&self) -> usize {
         self.tuning.few_rows
+    }
+
+    /// Kernel variants that it runs.
+    pub fn kernels(&self) -> &[Variant] {
+        &self.plan.variants
     }
 
     /// The device it runs on.
@@ -420,6 +430,7 @@ impl Backend for GpuBackend {
         // What a recurrent model has gone through cannot be taken back: it must not run ahead of the text, nor run a step
         // again whose token the GPU could not tell.
         match (self.model.graph.states.is_empty(), draw.is_best()) {
+            _ if !self.tuning.choose => 0,
             (true, _) if !self.plan.choosers.can(draw, self.plan.n_vocab) => 0,
             (true, _) => MAX_CHOSEN,
             (false, best) => usize::from(best),
@@ -505,7 +516,7 @@ pub(super) fn make_buffer(
 
 /// Everything but weights must fit as it is.
 pub(super) fn check_fit(plan: &Plan, info: &AdapterInfo) -> Result<()> {
-    let limit = info.max_binding_bytes.min(info.max_buffer_bytes);
+    let limit = info.most_bound_bytes();
     match plan.buffers.iter().find(|buffer| buffer.bytes > limit) {
         None => Ok(()),
         Some(buffer) => {

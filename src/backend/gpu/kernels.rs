@@ -3,7 +3,11 @@
 //! Principal type: [`Variant`], a small `Copy` key that names a pipeline; never a string. `tests/shaders.rs` holds these
 //! declarations equal to what the WGSL says. Must not know graphs or buffers.
 
-use super::shaders::{self, Define, F16};
+mod mat_vec;
+
+pub use mat_vec::MatVecShape;
+
+use super::shaders::{self, Define, F16, SUBGROUPS};
 use crate::error::Result;
 use crate::quant;
 use crate::tensor::DType;
@@ -202,15 +206,6 @@ impl Kernel {
 /// Elements of a weight row that a lane takes at a time.
 pub const CHUNK: u32 = 32;
 
-/// Shape of a mat-vec workgroup.
-pub const MAT_VEC_K_LANES: u32 = 16;
-/// Groups of lanes that each take [`MAT_VEC_ROWS`] rows.
-pub const MAT_VEC_LANES_N: u32 = 4;
-/// Weight rows of a lane: activations are loaded, and normalised, once for all of them, while more rows leave fewer
-/// workgroups to a device that runs many at once.
-pub const MAT_VEC_ROWS: u32 = 4;
-/// As [`MAT_VEC_ROWS`], on adapters of software: they have few cores to fill, and pay for every load.
-pub const SOFTWARE_MAT_VEC_ROWS: u32 = 8;
 /// Weight rows and activation rows of a mat-mul workgroup.
 pub const MAT_MUL_TILE: (u32, u32) = (64, 32);
 /// The same of the mat-mul without workgroup memory, whose workgroups have 8 lanes.
@@ -363,8 +358,10 @@ pub struct Variant {
     pub whole_chunks: bool,
     /// Whether products are of normalised rows, of the kernels that fuse that.
     pub normed: bool,
-    /// Weight rows of a lane, of the mat-vec kernels.
-    pub lane_rows: u32,
+    /// Of the mat-vec kernels.
+    pub shape: Option<MatVecShape>,
+    /// Whether lanes of a subgroup add up what they have, of the kernels that can.
+    pub subgroups: bool,
     /// Width of a head, of the kernels that touch the cache.
     pub head_dim: u32,
     /// Of the attention kernel.
@@ -381,20 +378,24 @@ impl Variant {
             kv: KvFormat::F32,
             whole_chunks: false,
             normed: false,
-            lane_rows: 0,
+            shape: None,
+            subgroups: false,
             head_dim: 0,
             tile: None,
         }
     }
 
-    /// The same with so many weight rows a lane, if it is a mat-vec kernel.
-    pub fn with_lane_rows(self, lane_rows: u32) -> Variant {
-        Variant { lane_rows: if self.is_mat_vec() { lane_rows } else { 0 }, ..self }
-    }
-
-    fn is_mat_vec(&self) -> bool {
-        let mat_vecs = [Kernel::MatVec, Kernel::ExpertMatVec, Kernel::Products, Kernel::GatedProduct];
-        mat_vecs.contains(&self.kernel)
+    /// The same of this shape, if it is a mat-vec kernel, and with subgroups if it can have them.
+    pub fn tuned(self, shape: MatVecShape, subgroups: bool) -> Variant {
+        use Kernel::{ArgMax, Choose, Collect, Draw, ExpertMatVec, GatedProduct, MatVec, Norm, Penalise};
+        use Kernel::{Products, Tally, Top, TopOfRun};
+        let mat_vec = matches!(self.kernel, MatVec | ExpertMatVec | Products | GatedProduct);
+        let sums = mat_vec
+            || matches!(
+                self.kernel,
+                Norm | ArgMax | Penalise | Tally | Collect | Draw | Choose | Top | TopOfRun
+            );
+        Variant { shape: mat_vec.then_some(shape), subgroups: subgroups && sums, ..self }
     }
 
     /// A kernel that reads weights. Only the mat-mul has half floats to gain from.
@@ -447,12 +448,11 @@ impl Variant {
         if self.normed {
             defines.push(("NORMED", 1));
         }
-        if self.is_mat_vec() {
-            defines.extend([
-                ("K_LANES", MAT_VEC_K_LANES),
-                ("LANES_N", MAT_VEC_LANES_N),
-                ("ROWS", self.lane_rows),
-            ]);
+        if self.subgroups {
+            defines.push((SUBGROUPS, 1));
+        }
+        if let Some(shape) = self.shape {
+            defines.extend([("K_LANES", shape.k_lanes), ("LANES_N", shape.lanes_n), ("ROWS", shape.rows)]);
         }
         if self.head_dim != 0 {
             defines.push(("HEAD_DIM", self.head_dim));
@@ -499,7 +499,7 @@ impl Variant {
             | Kernel::TopOfRun
             | Kernel::Top => 256,
             Kernel::MatVec | Kernel::ExpertMatVec | Kernel::Products | Kernel::GatedProduct => {
-                MAT_VEC_K_LANES * MAT_VEC_LANES_N
+                self.shape.map_or(0, MatVecShape::lanes)
             }
             Kernel::Norm | Kernel::MatMul => 128,
             Kernel::MatMulRows => 8,
@@ -530,7 +530,7 @@ impl Variant {
             label.push_str(quant::format(format).name);
         }
         for (name, value) in self.defines() {
-            if matches!(name, F16 | "HEAD_DIM" | "KV_BITS") && value != 0 {
+            if matches!(name, F16 | SUBGROUPS | "HEAD_DIM" | "KV_BITS") && value != 0 {
                 label.push_str(&format!(" {name}={value}"));
             }
         }

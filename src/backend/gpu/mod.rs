@@ -4,7 +4,6 @@
 //! when the model is loaded: buffers, bind groups, pipelines and the list of launches; a step records that list and
 //! makes no object of its own. Knows ops and weight formats; must not know families, files or tokens' meaning.
 
-mod check;
 mod choose;
 mod debug;
 mod device;
@@ -19,9 +18,12 @@ mod plan;
 #[cfg(not(target_arch = "wasm32"))]
 mod profile;
 pub mod shaders;
+mod tune;
 mod upload;
 
 pub use device::{AdapterInfo, GpuDevice, GpuOptions};
 pub use engine::{GpuBackend, Precision};
 pub use nudge::Turn;
+#[cfg(not(target_arch = "wasm32"))]
+pub use pipelines::Alter;
 pub use plan::Tuning;

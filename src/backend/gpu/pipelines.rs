@@ -16,14 +16,32 @@ pub(super) struct Compiled {
     pub(super) group: wgpu::BindGroupLayout,
 }
 
+/// Another text for a variant.
+#[cfg(not(target_arch = "wasm32"))]
+pub type Alter = fn(&Variant, String) -> String;
+
 /// What a device has compiled so far.
 #[derive(Default)]
 pub(super) struct Cache {
+    #[cfg(not(target_arch = "wasm32"))]
+    alter: Option<Alter>,
     layouts: HashMap<&'static [Access], (wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
     compiled: HashMap<Variant, Compiled>,
 }
 
 impl GpuDevice {
+    /// Has kernels compiled from other texts from now on: as a driver that compiles them wrongly would, for tests.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn alter_kernels(&self, alter: Alter) {
+        let mut cache = self.cache();
+        let before = cache.alter.replace(alter);
+        cache.compiled.retain(|variant, _| {
+            let text = variant.wgsl().unwrap_or_default();
+            let was = before.map_or_else(|| text.clone(), |before| before(variant, text.clone()));
+            was == alter(variant, text)
+        });
+    }
+
     /// Tries whether `variants` compile on this device.
     /// # Errors
     /// `GpuCheckFailed` names the first kernel that does not.
@@ -40,6 +58,11 @@ impl GpuDevice {
             let known = self.cache().compiled.contains_key(variant);
             if !known {
                 let (label, text) = (variant.label(), variant.wgsl()?);
+                #[cfg(not(target_arch = "wasm32"))]
+                let text = match self.cache().alter {
+                    Some(alter) => alter(variant, text),
+                    None => text,
+                };
                 let (group, layout) = self.layout(variant.kernel.bindings());
                 let (pipeline, errors) = self.watched(|| self.make_pipeline(&label, text, &layout));
                 pending.push((*variant, label, Compiled { pipeline, group }, errors));

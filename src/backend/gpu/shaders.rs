@@ -42,6 +42,7 @@ files!(
     "lib/kv",
     "lib/lookup",
     "lib/step",
+    "lib/subgroups",
     "lib/weights",
     "matmul/expert_mat_vec",
     "matmul/gated_product",
@@ -90,6 +91,10 @@ const FORMAT_IMPORT: &str = "format";
 /// Half floats in kernels: adds `enable f16;` to the text.
 pub const F16: &str = "F16";
 
+/// Subgroup operations in kernels: adds `enable subgroups;` to the text, which browsers want to see and wgpu's own
+/// compiler does not know.
+pub const SUBGROUPS: &str = "SUBGROUPS";
+
 /// The text of kernel file `entry` for `format` and `defines`.
 /// # Errors
 /// `Internal` for an unknown import, an unknown directive or an unbalanced `#if`: a mistake in a WGSL file, which the
@@ -98,6 +103,9 @@ pub fn expand(entry: &str, format: Option<&Format>, defines: &[Define]) -> Resul
     let mut expansion = Expansion { format, defines, imported: Vec::new(), text: String::new() };
     if expansion.is_set(F16) {
         expansion.text.push_str("enable f16;\n");
+    }
+    if expansion.is_set(SUBGROUPS) && cfg!(target_arch = "wasm32") {
+        expansion.text.push_str("enable subgroups;\n");
     }
     for (name, value) in defines {
         expansion.text.push_str(&format!("const {name}: u32 = {value}u;\n"));

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use lamplight::backend::gpu::GpuBackend;
+use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision};
 use lamplight::backend::{AnyBackend, Backend, Counters, Draw, MOST_BEGUN, OpTime, Outputs, Profile};
 use lamplight::engine::native;
 use lamplight::error::{Error, ErrorCode, Result};
 use lamplight::generate::{argmax, metrics};
+use lamplight::weights::Recipe;
 use serde_json::{Map, Value, json};
 use web_time::Instant;
 
@@ -35,6 +36,10 @@ pub(crate) struct Args {
     /// Where the time goes, op by op on the CPU (of decoded tokens), kernel by kernel on the GPU, instead of speeds
     #[arg(long)]
     profile: bool,
+    /// Measure the ways to compute a product on the GPU in the format of --quantize (q4_k if not given) and print them,
+    /// instead of speeds; those that a web page takes come first
+    #[arg(long)]
+    tune: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -45,6 +50,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if lengths.contains(&0) {
             return Err(Error::new(ErrorCode::InvalidRequest, "a length of 0 cannot be measured").at(name));
         }
+    }
+    if args.tune {
+        return tune(args);
     }
     let longest = args.pp.iter().chain(&args.tg).max().copied().unwrap_or(1);
     let n_ctx = args.depth + longest + 1;
@@ -62,6 +70,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut engine = args.model.load(Some(n_ctx))?;
     let sizes = (engine.summary().n_vocab, engine.session().n_batch());
     measure(args, engine.session_mut().backend_mut(), sizes, None)
+}
+
+/// Prints what [`GpuDevice::tune`] finds.
+fn tune(args: &Args) -> Result<()> {
+    let dtype = Recipe::named(args.model.quantize.as_deref().unwrap_or("q4_k"))?.to();
+    let device = pollster::block_on(GpuDevice::request(GpuOptions::default()))?;
+    let precision = if device.info().shader_f16 { Precision::F16 } else { Precision::F32 };
+    let tuned = pollster::block_on(device.tune(dtype, precision))?;
+    if args.json {
+        return print_json(&json!({ "adapter": device.info(), "tuned": tuned }));
+    }
+    print(&format!("{}\n", tuned.replace("; ", "\n")))
 }
 
 /// Most tokens of a prefill step of a synthetic model, as of others.

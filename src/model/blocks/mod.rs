@@ -25,10 +25,14 @@ use super::spec::{
 /// Builds the graph of `spec`. `has_tensor` tells which optional tensors the file holds (a separate output head,
 /// biases, rope frequency factors); required ones are declared whether there or not, and missed by the loader by name.
 pub fn build_graph(spec: &ModelSpec, has_tensor: impl Fn(&str) -> bool) -> Graph {
+    build(spec, &has_tensor)
+}
+
+fn build(spec: &ModelSpec, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
     let mut b = Builder {
         graph: Graph::default(),
         by_name: HashMap::new(),
-        has_tensor: &has_tensor,
+        has_tensor,
         kv_of_layer: Vec::new(),
         first_values: None,
     };

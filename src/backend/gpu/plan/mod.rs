@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use self::fuse::{Bundle, Fusions};
 pub(super) use self::sample::{Choosers, TOP_WORDS, limit_words, sampling_words};
 use super::device::AdapterInfo;
-use super::kernels::{KvFormat, MAT_VEC_LANES_N, MAT_VEC_ROWS, SOFTWARE_MAT_VEC_ROWS, Variant};
+use super::kernels::{KvFormat, MatVecShape, Variant};
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
@@ -26,7 +26,7 @@ use crate::model::graph::{Op, RopeId, Rows, ValueId, WeightId, WeightKind};
 use crate::quant;
 
 /// Sizes that trade speed for memory, or that tests make small; the defaults suit every device.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// Most bytes of a weight in one buffer; the device's limits apply besides.
     pub max_part_bytes: u64,
@@ -38,12 +38,16 @@ pub struct Tuning {
     pub few_rows: usize,
     /// Keys that a workgroup of decode attention takes, in whole tiles.
     pub run_keys: usize,
-    /// Weight rows of a lane of the mat-vec kernels; `None`: as suits the device.
-    pub lane_rows: Option<u32>,
+    /// How workgroups of the mat-vec kernels are spread; `None`: as suits the device.
+    pub mat_vec: Option<MatVecShape>,
+    /// Whether kernels use subgroups, where the device has them; `None`: as suits the device.
+    pub subgroups: Option<bool>,
     /// Whether the mat-mul puts tiles into workgroup memory; `None`: as suits the device.
     pub tiles: Option<bool>,
     /// Whether steps of few tokens run several ops in one dispatch where they can.
     pub fuse: bool,
+    /// Whether the GPU chooses tokens.
+    pub choose: bool,
 }
 
 impl Default for Tuning {
@@ -54,19 +58,28 @@ impl Default for Tuning {
             logits_bytes: 8 << 20,
             few_rows: 4,
             run_keys: 128,
-            lane_rows: None,
+            mat_vec: None,
+            subgroups: None,
             tiles: None,
             fuse: true,
+            choose: true,
         }
     }
 }
 
 impl Tuning {
     /// The same within the device's limits, and with what was left to the device decided.
-    pub(super) fn on(self, info: &AdapterInfo) -> Tuning {
-        let max_part_bytes = self.max_part_bytes.min(info.max_binding_bytes).min(info.max_buffer_bytes);
-        let lane_rows = self.lane_rows.or(info.fallback.then_some(SOFTWARE_MAT_VEC_ROWS));
-        Tuning { max_part_bytes, lane_rows, tiles: self.tiles.or(Some(!info.fallback)), ..self }
+    pub fn on(self, info: &AdapterInfo) -> Tuning {
+        let max_part_bytes = self.max_part_bytes.min(info.most_bound_bytes());
+        let hardware = !info.fallback;
+        let shape = if hardware { MatVecShape::USUAL } else { MatVecShape::SOFTWARE };
+        Tuning {
+            max_part_bytes,
+            mat_vec: self.mat_vec.or(Some(shape)),
+            subgroups: Some(self.subgroups.unwrap_or(hardware) && info.subgroups),
+            tiles: self.tiles.or(Some(hardware)),
+            ..self
+        }
     }
 }
 
@@ -492,17 +505,17 @@ impl<'a> Planner<'a> {
         if x == out { (1, self.none) } else { (0, self.value(x)) }
     }
 
-    fn lane_rows(&self) -> u32 {
-        self.tuning.lane_rows.unwrap_or(MAT_VEC_ROWS)
+    fn shape(&self) -> MatVecShape {
+        self.tuning.mat_vec.unwrap_or(MatVecShape::USUAL)
     }
 
     /// Weight rows of a mat-vec workgroup.
     fn group_rows(&self) -> u32 {
-        MAT_VEC_LANES_N * self.lane_rows()
+        self.shape().group_rows()
     }
 
     fn stage(&mut self, variant: Variant, grid: Grid) -> Stage {
-        let variant = variant.with_lane_rows(self.lane_rows());
+        let variant = variant.tuned(self.shape(), self.tuning.subgroups == Some(true));
         let found = self.plan.variants.iter().position(|other| *other == variant);
         let index = found.unwrap_or_else(|| {
             self.plan.variants.push(variant);
