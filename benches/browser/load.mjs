@@ -1,11 +1,12 @@
 // Measures loading: cold from a local server, again from the browser's storage, a check of every part, and memory; beside wllama and a plain fetch.
 //   node benches/browser/load.mjs --model FILE.gguf [--rounds 3] [--backend cpu|webgpu] [--gpu lavapipe] [--peers wllama] [--rate MB/s]
+//     [--stores indexeddb,opfs] [--pkg pkg/dist]
 // Every session has a fresh browser profile; sessions are interleaved. Prints a table for benches/RESULTS.md.
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { launch } from '../../tests/browser/harness.mjs';
+import { chooseStore, launch } from '../../tests/browser/harness.mjs';
 import { startServer } from '../../tests/browser/server.mjs';
 import { median } from './median.mjs';
 import { peakMemory } from './memory.mjs';
@@ -18,13 +19,18 @@ const { values: args } = parseArgs({
     gpu: { type: 'string', default: 'lavapipe' }, peers: { type: 'string', default: 'wllama' },
     // Of the line that all connections share; as fast as the machine is if not given.
     rate: { type: 'string' },
+    // Where parts are kept, each in sessions of its own; what the browser finds faster if not given.
+    stores: { type: 'string', default: '' },
+    // The build that is measured.
+    pkg: { type: 'string', default: path.join(ROOT, 'pkg/dist') },
   },
 });
 
-/** One engine in one new browser. */
-async function session(engine) {
+/** One engine in one new browser; of Lamplight perhaps with the store that is to be used. */
+async function session(name) {
+  const [engine, store] = name.split(' in ');
   const server = await startServer({
-    mounts: { '/': HERE, '/pkg/': path.join(ROOT, 'pkg/dist') }, files: { '/models/model.gguf': path.resolve(args.model) },
+    mounts: { '/': HERE, '/pkg/': path.resolve(args.pkg) }, files: { '/models/model.gguf': path.resolve(args.model) },
   });
   if (args.rate) server.fault('/models/model.gguf', { lineBytesPerSecond: Number(args.rate) * 1e6 });
   const browser = await launch({ gpu: { cpu: 'none', webgpu: args.gpu }[args.backend] });
@@ -46,6 +52,10 @@ async function session(engine) {
       return { cold };
     }
     const load = () => page.evaluate(([name, url, options]) => bench.load(name, url, options), [engine, url, { backend: args.backend, threads: 1, nCtx: 2048 }]);
+    if (store) {
+      await page.evaluate(async () => { globalThis.lamplight = await import('/pkg/index.js'); });
+      await chooseStore(page, store);
+    }
     const { ms: cold } = await load();
     const memory = peakMemory(browser.profile);
     await page.close();
@@ -67,7 +77,9 @@ async function session(engine) {
 
 async function main() {
   if (!args.model) throw new Error('--model FILE.gguf is missing');
-  const engines = ['fetch', 'lamplight', ...args.peers.split(',').filter(Boolean)];
+  const list = (text) => text.split(',').filter(Boolean);
+  const ours = args.stores ? list(args.stores).map((store) => `lamplight in ${store}`) : ['lamplight'];
+  const engines = ['fetch', ...ours, ...list(args.peers)];
   const results = new Map(engines.map((engine) => [engine, []]));
   const loads = [];
   for (let round = 0; round < Number(args.rounds); round += 1) {
@@ -84,11 +96,11 @@ async function main() {
     + `load average ${Math.min(...loads).toFixed(1)} to ${Math.max(...loads).toFixed(1)}, ${os.cpus().length} logical cores.\n`);
   console.log('| engine | cold, s | cached, s | Lamplight / it, cached | verify all, s | peak of the renderer, MiB | wasm memory, MiB |\n| --- | --- | --- | --- | --- | --- | --- |');
   for (const engine of engines) {
-    const ratio = engine === 'lamplight' || engine === 'fetch' ? '' : cell(value('lamplight', 'cached') / value(engine, 'cached'));
+    const ratio = ours.includes(engine) || engine === 'fetch' ? '' : cell(value(ours[0], 'cached') / value(engine, 'cached'));
     console.log(`| ${engine} | ${cell(value(engine, 'cold') / 1000)} | ${cell(value(engine, 'cached') / 1000)} | ${ratio} | ${cell(value(engine, 'verify') / 1000)} `
       + `| ${cell(value(engine, 'memory'), 0)} | ${cell(value(engine, 'wasm') / 2 ** 20, 0)} |`);
   }
-  if (results.get('lamplight').some((result) => result.error)) process.exitCode = 1;
+  if (ours.some((engine) => results.get(engine).some((result) => result.error))) process.exitCode = 1;
 }
 
 await main();
