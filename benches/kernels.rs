@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use lamplight::backend::cpu::{CpuBackend, CpuMode};
-use lamplight::backend::{Backend, Outputs};
+use lamplight::backend::{Backend, KV_FORMATS, Outputs};
 use lamplight::generate::{Sampler, SamplingParams};
 use lamplight::model::graph::{
     Graph, KvDecl, Op, RopeDecl, RopeId, Rows, ValueDecl, ValueId, WeightDecl, WeightId, WeightKind,
@@ -54,8 +54,13 @@ fn graph(widths: &[usize], more: &[usize], weights: Vec<WeightDecl>, ops: &[Op],
 }
 
 fn backend(graph: Graph, dtype: DType) -> CpuBackend {
+    backend_with(graph, dtype, None)
+}
+
+fn backend_with(graph: Graph, dtype: DType, kv_cache: Option<DType>) -> CpuBackend {
     let mut rng = Rng(7);
-    let model = Model::random(&mut rng, graph, dtype, N_CTX, N_BATCH);
+    let mut model = Model::random(&mut rng, graph, dtype, N_CTX, N_BATCH);
+    model.plan.kv_cache = kv_cache;
     let mut backend = CpuBackend::new(model.plan.clone(), CpuMode::Fast).expect("the plan fits");
     model.upload(&mut rng, &mut backend);
     backend
@@ -82,7 +87,7 @@ fn products(criterion: &mut Criterion) {
     }
 }
 
-/// Rotation and attention, decoding at two depths, and a prefill step.
+/// Rotation and attention over every format of the cache, decoding at two depths, and a prefill step.
 fn attention(criterion: &mut Criterion) {
     let [q, k, v, out] = [0, 1, 2, 3].map(ValueId);
     let rotate = Op::RopeKvWrite {
@@ -105,7 +110,7 @@ fn attention(criterion: &mut Criterion) {
         out,
     };
     let widths = [N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM];
-    let with_cache = |ops: &[Op], more: &[usize], result| {
+    let with_cache = |ops: &[Op], more: &[usize], result, kv_cache| {
         let spec = RopeSpec {
             layout: RopeLayout::Neox,
             n_dims: HEAD_DIM,
@@ -116,14 +121,16 @@ fn attention(criterion: &mut Criterion) {
         let mut graph = graph(&widths, more, Vec::new(), ops, result);
         graph.kv = vec![KvDecl { n_kv_heads: N_KV_HEADS, head_dim: HEAD_DIM }];
         graph.ropes = vec![RopeDecl { spec, factors: None, long_factors: None }];
-        backend(graph, DType::F32)
+        backend_with(graph, DType::F32, Some(kv_cache))
     };
-    let mut rope = with_cache(std::slice::from_ref(&rotate), &[], 0);
+    let mut rope = with_cache(std::slice::from_ref(&rotate), &[], 0, DType::F16);
     measure(criterion, "rope/decode", &mut rope, 1, 0);
-    let mut both = with_cache(&[rotate, attend], &widths[..1], 3);
-    for pos in [0, 1024] {
-        measure(criterion, &format!("attention/decode at {pos}"), &mut both, 1, pos);
-        measure(criterion, &format!("attention/prefill at {pos}"), &mut both, N_BATCH, pos);
+    for kv_cache in KV_FORMATS {
+        let mut both = with_cache(&[rotate.clone(), attend.clone()], &widths[..1], 3, kv_cache);
+        for pos in [0, 1024] {
+            measure(criterion, &format!("attention/{kv_cache:?}/decode at {pos}"), &mut both, 1, pos);
+            measure(criterion, &format!("attention/{kv_cache:?}/prefill at {pos}"), &mut both, N_BATCH, pos);
+        }
     }
 }
 
