@@ -141,10 +141,7 @@ fn wrong_kernels_are_replaced() {
             _ => text,
         }),
         ("product of many rows", |variant, text| match variant.kernel {
-            Kernel::MatMulRows => text.replace(
-                "let near=q_codes(row_bytes[r],chunk,half);",
-                "let near=q_codes(row_bytes[r],chunk,0u);",
-            ),
+            Kernel::MatMulRows => text.replace("let w0=near.lo*scales.x", "let w0=near.hi*scales.x"),
             Kernel::MatMul => text.replace("let part=lane&3u;", "let part=lane&1u;"),
             _ => text,
         }),

@@ -235,7 +235,8 @@ fn rows_a_lane_and_tiles_change_nothing() {
             let mut rng = Rng(80 + shape as u64);
             let model = model(&mut rng, dtype, shape);
             let (tiles, subgroups) = (Some(index % 2 == 0), Some((index + shape) % 2 == 0));
-            let tuning = Tuning { mat_vec: Some(mat_vec), tiles, subgroups, ..Tuning::default() };
+            let hand_on = Some(shape % 2 == 0);
+            let tuning = Tuning { mat_vec: Some(mat_vec), tiles, subgroups, hand_on, ..Tuning::default() };
             let mut backend = backend(&model, &device, Precision::F32, tuning);
             check_model(&model, &mut rng, &mut backend, F32_TOLERANCE);
         }

@@ -38,6 +38,9 @@ pub struct AdapterInfo {
     pub shader_f16: bool,
     /// Whether kernels may use subgroups.
     pub subgroups: bool,
+    /// Lanes of a subgroup, where there are any and all have as many.
+    #[serde(skip)]
+    pub subgroup_lanes: Option<u32>,
     /// Largest storage binding in bytes; larger weights are cut by rows.
     pub max_binding_bytes: u64,
     /// Largest buffer in bytes.
@@ -346,6 +349,8 @@ fn describe(adapter: &wgpu::Adapter, device: &wgpu::Device) -> AdapterInfo {
         name: info.name,
         shader_f16: device.features().contains(wgpu::Features::SHADER_F16),
         subgroups: has_subgroups(device),
+        subgroup_lanes: (has_subgroups(device) && info.subgroup_min_size == info.subgroup_max_size)
+            .then_some(info.subgroup_min_size),
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,

@@ -208,8 +208,10 @@ pub const CHUNK: u32 = 32;
 
 /// Weight rows and activation rows of a mat-mul workgroup.
 pub const MAT_MUL_TILE: (u32, u32) = (64, 32);
-/// The same of the mat-mul without workgroup memory, whose workgroups have 8 lanes.
+/// The same of the mat-mul without workgroup memory.
 pub const MAT_MUL_ROWS_TILE: (u32, u32) = (128, 8);
+/// Lanes of its workgroups.
+pub const MAT_MUL_ROWS_LANES: u32 = 8;
 /// Experts that the routing kernel has lanes for.
 pub const MAX_EXPERTS: u32 = 256;
 /// Logits that a workgroup looks through for the largest.
@@ -360,7 +362,7 @@ pub struct Variant {
     pub normed: bool,
     /// Of the mat-vec kernels.
     pub shape: Option<MatVecShape>,
-    /// Whether lanes of a subgroup add up what they have, of the kernels that can.
+    /// Whether lanes of a subgroup add up what they have, or hand it on, of the kernels that can.
     pub subgroups: bool,
     /// Width of a head, of the kernels that touch the cache.
     pub head_dim: u32,
@@ -387,13 +389,13 @@ impl Variant {
 
     /// The same of this shape, if it is a mat-vec kernel, and with subgroups if it can have them.
     pub fn tuned(self, shape: MatVecShape, subgroups: bool) -> Variant {
-        use Kernel::{ArgMax, Choose, Collect, Draw, ExpertMatVec, GatedProduct, MatVec, Norm, Penalise};
-        use Kernel::{Products, Tally, Top, TopOfRun};
+        use Kernel::{ArgMax, Choose, Collect, Draw, ExpertMatVec, GatedProduct, MatMulRows, MatVec, Norm};
+        use Kernel::{Penalise, Products, Tally, Top, TopOfRun};
         let mat_vec = matches!(self.kernel, MatVec | ExpertMatVec | Products | GatedProduct);
         let sums = mat_vec
             || matches!(
                 self.kernel,
-                Norm | ArgMax | Penalise | Tally | Collect | Draw | Choose | Top | TopOfRun
+                MatMulRows | Norm | ArgMax | Penalise | Tally | Collect | Draw | Choose | Top | TopOfRun
             );
         Variant { shape: mat_vec.then_some(shape), subgroups: subgroups && sums, ..self }
     }
@@ -502,7 +504,7 @@ impl Variant {
                 self.shape.map_or(0, MatVecShape::lanes)
             }
             Kernel::Norm | Kernel::MatMul => 128,
-            Kernel::MatMulRows => 8,
+            Kernel::MatMulRows => MAT_MUL_ROWS_LANES,
             Kernel::GatedActivation
             | Kernel::Elementwise
             | Kernel::Columns

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use self::fuse::{Bundle, Fusions};
 pub(super) use self::sample::{Choosers, TOP_WORDS, limit_words, sampling_words};
 use super::device::AdapterInfo;
-use super::kernels::{KvFormat, MatVecShape, Variant};
+use super::kernels::{Kernel, KvFormat, MAT_MUL_ROWS_LANES, MatVecShape, Variant};
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
@@ -44,6 +44,9 @@ pub struct Tuning {
     pub subgroups: Option<bool>,
     /// Whether the mat-mul puts tiles into workgroup memory; `None`: as suits the device.
     pub tiles: Option<bool>,
+    /// Whether lanes of the mat-mul without tiles hand each other what they load; `None`: where a workgroup of it is a
+    /// subgroup.
+    pub hand_on: Option<bool>,
     /// Whether steps of few tokens run several ops in one dispatch where they can.
     pub fuse: bool,
     /// Whether the GPU chooses tokens.
@@ -61,6 +64,7 @@ impl Default for Tuning {
             mat_vec: None,
             subgroups: None,
             tiles: None,
+            hand_on: None,
             fuse: true,
             choose: true,
         }
@@ -78,6 +82,7 @@ impl Tuning {
             mat_vec: self.mat_vec.or(Some(shape)),
             subgroups: Some(self.subgroups.unwrap_or(hardware) && info.subgroups),
             tiles: self.tiles.or(Some(hardware)),
+            hand_on: Some(self.hand_on.unwrap_or(true) && info.subgroup_lanes == Some(MAT_MUL_ROWS_LANES)),
             ..self
         }
     }
@@ -515,7 +520,11 @@ impl<'a> Planner<'a> {
     }
 
     fn stage(&mut self, variant: Variant, grid: Grid) -> Stage {
-        let variant = variant.tuned(self.shape(), self.tuning.subgroups == Some(true));
+        let subgroups = match variant.kernel {
+            Kernel::MatMulRows => self.tuning.hand_on,
+            _ => self.tuning.subgroups,
+        };
+        let variant = variant.tuned(self.shape(), subgroups == Some(true));
         let found = self.plan.variants.iter().position(|other| *other == variant);
         let index = found.unwrap_or_else(|| {
             self.plan.variants.push(variant);
