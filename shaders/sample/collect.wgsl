@@ -11,6 +11,7 @@ struct Params {
 struct Candidates {
     n: atomic<u32>,
     enough: u32, // 1: none is missing that may be drawn
+    total: f32,  // weight of all tokens
     list: array<vec2<u32>>, // bits of the logit, id
 }
 
@@ -22,8 +23,8 @@ struct Candidates {
 @group(0) @binding(6) var<storage, read> tallies: array<vec2<u32>>; // [n_runs, N_BUCKETS]
 @group(0) @binding(7) var<storage, read_write> candidates: Candidates;
 
-#import sample/bucket
 #import sample/largest_of_runs
+#import sample/bucket
 
 var<workgroup> n_buckets: u32;
 
@@ -43,9 +44,14 @@ fn main(
     var number = 0u;
     var weight = 0.0;
     for (var run = 0u; run < params.n_runs; run++) {
-        let tally = tallies[run * N_BUCKETS + lane];
-        number += tally.x;
-        weight += f32(tally.y);
+        let of_run = bitcast<f32>(runs[run].x);
+        // The lane's bucket of all is an earlier one of the run; what is in the last is never asked for.
+        let moved = bucket_of(of_run, largest);
+        if lane >= moved {
+            let tally = tallies[run * N_BUCKETS + lane - moved];
+            number += tally.x;
+            weight += f32(tally.y) * run_factor(of_run, largest);
+        }
     }
     workgroupBarrier();
     lane_ids[lane] = number;
@@ -54,7 +60,7 @@ fn main(
     if lane == 0u {
         var total = 0.0;
         for (var run = 0u; run < params.n_runs; run++) {
-            total += sums[run];
+            total += sums[run] * run_factor(bitcast<f32>(runs[run].x), largest);
         }
         let wanted = sampling.top_p * total * 524294.0;
         number = 0u;
@@ -69,18 +75,19 @@ fn main(
             }
             bucket++;
             enough = select(weight >= wanted, number >= sampling.top_k, sampling.top_k != 0u)
-                || (bucket > bucket_of(sampling.min_p) && (sampling.top_k == 0u || sampling.top_p >= 1.0));
+                || (bucket > bucket_of(largest + sampling.min_p, largest) + 1u && (sampling.top_k == 0u || sampling.top_p >= 1.0));
         }
         n_buckets = bucket;
         if group.x == 0u {
             candidates.enough = u32(enough || bucket == N_BUCKETS - 1u);
+            candidates.total = total;
         }
     }
     workgroupBarrier();
     let end = min((group.x + 1u) * RUN, params.n_vocab);
     for (var i = group.x * RUN + lane; i < end; i += LANES) {
         let below = logits[i] - largest;
-        if below >= sampling.lowest && bucket_of(below) < n_buckets {
+        if below >= sampling.lowest && bucket_of(logits[i], largest) < n_buckets {
             let at = atomicAdd(&candidates.n, 1u);
             if at < MAX_CANDIDATES {
                 candidates.list[at] = vec2<u32>(bitcast<u32>(logits[i]), i);

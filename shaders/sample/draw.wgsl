@@ -12,6 +12,7 @@ struct Params {
 struct Candidates {
     n: u32,
     enough: u32,
+    total: f32,
     list: array<vec2<u32>>,
 }
 
@@ -71,17 +72,12 @@ fn first_at(n: u32, target_sum: f32, above: bool) -> u32 {
     return low;
 }
 
-fn total_weight() -> f32 {
+// The run of logits that the token is in, by one lane.
+fn find_run() {
     var total = 0.0;
     for (var i = 0u; i < params.n_runs; i++) {
         total += sums[i];
     }
-    return total;
-}
-
-// The run of logits that the token is in, by one lane.
-fn find_run() {
-    let total = total_weight();
     let low = (unit() - ROUNDING) * total;
     let high = low + 2.0 * ROUNDING * total;
     var sum = 0.0;
@@ -186,7 +182,7 @@ fn draw_candidate(n: u32, largest: f32) {
     }
     var total = reached[kept - 1u];
     if sampling.top_k == 0u {
-        total = total_weight();
+        total = candidates.total;
     }
     let rounding = total * ROUNDING;
     // As few and as many as the candidates may be that reach top_p.

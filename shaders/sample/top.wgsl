@@ -15,6 +15,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> chosen: array<vec2<u32>>;      // [steps]: ?, id of the token drawn
 @group(0) @binding(6) var<storage, read_write> found: array<vec2<u32>>; // [steps, TOP_WORDS]: bits of logarithm and logit; bits of a logit, id
 
+#import sample/descending
 #import sample/sum_of_lanes
 
 @compute @workgroup_size(LANES)
@@ -27,28 +28,16 @@ fn main(
     // The draw has counted it already.
     let at = (max(step.n_chosen, 1u) - 1u) * TOP_WORDS;
     var largest = LOWEST;
-    var value = -LOWEST;
-    var id = 0u;
     let n_each = max(sampling.n_top, 1u);
     for (var n = 1u; n <= n_each; n++) {
-        var next = LOWEST;
-        var next_id = NOBODY;
         for (var i = lane; i < params.n_runs * n_each; i += LANES) {
             let one = tops[i / n_each * TOP_WORDS + 1u + i % n_each];
-            let logit = bitcast<f32>(one.x);
-            if logit > next && (logit < value || (logit == value && one.y > id)) {
-                next = logit;
-                next_id = one.y;
-            }
+            offer(bitcast<f32>(one.x), one.y);
         }
-        find_largest(lane, next, next_id, subgroup_lanes);
-        workgroupBarrier();
-        value = lane_values[0];
-        id = lane_ids[0];
-        workgroupBarrier();
-        largest = max(largest, value);
+        take_next(lane, subgroup_lanes);
+        largest = max(largest, last);
         if lane == 0u {
-            found[at + n] = vec2<u32>(bitcast<u32>(value), id);
+            found[at + n] = vec2<u32>(bitcast<u32>(last), last_id);
         }
     }
     var sum = 0.0;

@@ -14,6 +14,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> raw: array<f32>;        // [n_vocab]
 @group(0) @binding(5) var<storage, read_write> tops: array<vec2<u32>>; // [runs, TOP_WORDS]: bits of largest and sum; bits of a logit, id
 
+#import sample/descending
 #import sample/sum_of_lanes
 
 @compute @workgroup_size(LANES)
@@ -33,27 +34,14 @@ fn main(
         raw[i] = logits[i];
     }
     var largest = LOWEST;
-    // What came last: the next is behind it in the order of logits, then ids.
-    var value = -LOWEST;
-    var id = 0u;
     for (var n = 1u; n <= max(sampling.n_top, 1u); n++) {
-        var next = LOWEST;
-        var next_id = NOBODY;
         for (var i = first + lane; i < end; i += LANES) {
-            let logit = logits[i];
-            if logit > next && (logit < value || (logit == value && i > id)) {
-                next = logit;
-                next_id = i;
-            }
+            offer(logits[i], i);
         }
-        find_largest(lane, next, next_id, subgroup_lanes);
-        workgroupBarrier();
-        value = lane_values[0];
-        id = lane_ids[0];
-        workgroupBarrier();
-        largest = max(largest, value);
+        take_next(lane, subgroup_lanes);
+        largest = max(largest, last);
         if lane == 0u {
-            tops[group.x * TOP_WORDS + n] = vec2<u32>(bitcast<u32>(value), id);
+            tops[group.x * TOP_WORDS + n] = vec2<u32>(bitcast<u32>(last), last_id);
         }
     }
     var sum = 0.0;

@@ -181,8 +181,8 @@ impl Kernel {
                 &[Uniform, Read, Read, ReadWrite]
             }
             Kernel::Choose => &[Uniform, ReadWrite, Read, ReadWrite],
-            Kernel::Penalise => &[Uniform, Read, Read, Read, ReadWrite, ReadWrite],
-            Kernel::Tally => &[Uniform, Read, Read, Read, Read, ReadWrite, ReadWrite],
+            Kernel::Penalise => &[Uniform, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite, ReadWrite],
+            Kernel::Tally => &[Uniform, Read, Read, Read, Read, ReadWrite],
             Kernel::Collect => &[Uniform, Read, Read, Read, Read, Read, Read, ReadWrite],
             Kernel::TopOfRun => &[Uniform, Read, Read, Read, ReadWrite, ReadWrite],
             Kernel::Top => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],

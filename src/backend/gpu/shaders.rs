@@ -71,6 +71,7 @@ files!(
     "sample/bucket",
     "sample/choose",
     "sample/collect",
+    "sample/descending",
     "sample/draw",
     "sample/largest",
     "sample/largest_of_run",

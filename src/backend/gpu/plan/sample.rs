@@ -53,13 +53,13 @@ impl Choosers {
 
     /// The launches that draw as `draw` says.
     pub(in crate::backend::gpu) fn for_draw(&self, draw: &Draw, n_vocab: usize) -> Vec<usize> {
-        let plain_best = draw.is_best();
+        let (plain_best, ordered) = (draw.is_best(), draw.orders(n_vocab));
         let needed = |kernel| match kernel {
             Kernel::TopOfRun | Kernel::Top => draw.top.is_some(),
-            Kernel::Penalise => draw.changes(),
-            Kernel::ArgMax => !draw.changes(),
-            Kernel::Tally => draw.scale != 0.0,
-            Kernel::Collect => draw.orders(n_vocab),
+            Kernel::Penalise => draw.changes() || ordered,
+            Kernel::ArgMax => !draw.changes() && !ordered,
+            Kernel::Tally => draw.scale != 0.0 && !ordered,
+            Kernel::Collect => ordered,
             Kernel::Draw => !plain_best,
             _ => plain_best,
         };
@@ -109,7 +109,7 @@ impl Planner<'_> {
         let runs = self.buffer("largest logits", u64::from(n_runs) * 8);
         let sums = self.buffer("sums of weights", u64::from(n_runs) * 4);
         let tallies = self.buffer("tallies of logits", u64::from(n_runs * N_BUCKETS) * 8);
-        let candidates = self.buffer("candidates", 8 + u64::from(Draw::MAX_CANDIDATES) * 8);
+        let candidates = self.buffer("candidates", 16 + u64::from(Draw::MAX_CANDIDATES) * 8);
         let chosen = self.buffer("chosen tokens", MAX_CHOSEN as u64 * 8);
         let n_seen = self.model.n_ctx.min(Draw::MAX_SEEN);
         // Tokens of the submits under way are added before the CPU knows them.
@@ -125,9 +125,9 @@ impl Planner<'_> {
             let (buffers, n_groups): (&[usize], u32) = match kernel {
                 Kernel::TopOfRun => (&[sampling, logits, raw, tops], n_runs),
                 Kernel::Top => (&[sampling, raw, tops, chosen, found], 1),
-                Kernel::Penalise => (&[sampling, limits, logits, runs], n_runs),
+                Kernel::Penalise => (&[sampling, limits, logits, runs, sums, tallies], n_runs),
                 Kernel::ArgMax => (&[logits, runs], n_runs),
-                Kernel::Tally => (&[sampling, runs, logits, sums, tallies], n_runs),
+                Kernel::Tally => (&[sampling, runs, logits, sums], n_runs),
                 Kernel::Collect => (&[sampling, runs, logits, sums, tallies, candidates], n_runs),
                 Kernel::Draw => (&[sampling, runs, logits, sums, candidates, chosen], 1),
                 _ => (&[runs, chosen], 1),
