@@ -103,7 +103,7 @@ export interface Requests {
       source: WireSource;
       backend: BackendChoice;
       gpuPrecision: 'auto' | 'f16' | 'f32';
-      /** Whether the GPU's kernels are measured on the first visit. */
+      /** Whether the GPU's kernels are measured on the first visit; where it is not software when absent. */
       tune?: boolean;
       contextLength?: number;
       quantize?: QuantizeChoice;

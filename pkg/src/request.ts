@@ -37,7 +37,7 @@ function loadBody(options: EngineOptions, source?: WireSource): Body {
     source: source ?? wireSource(options.model),
     backend,
     gpuPrecision,
-    tune: options.tune ?? true,
+    tune: options.tune,
     contextLength,
     quantize,
     kvCache,

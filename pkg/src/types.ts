@@ -119,7 +119,7 @@ export interface EngineOptions extends AssetOptions {
   /** `f16` where the device has it, by default; `f32` forces full precision on the GPU. */
   gpuPrecision?: 'auto' | 'f16' | 'f32';
   /** Measure on the first visit which of several ways to compute is the fastest on this GPU, which takes up to a second,
-   * and remember it (default true). */
+   * and remember it. By default where the GPU is not software: there the time of one run says little. */
   tune?: boolean;
   /** Turn F32, F16 and BF16 weights into this format as they arrive, so that an unquantised model fits; their own by
    * default. What is stored in IndexedDB is the file as it is. */

@@ -89,7 +89,7 @@ fn is_firefox() -> bool {
 pub(super) async fn backend(
     device: Device,
     loading: &Loading,
-    (choice, tune): (PrecisionChoice, bool),
+    (choice, tune): (PrecisionChoice, Option<bool>),
     reporter: &Reporter,
 ) -> Result<(AnyBackend, String, Facts)> {
     let info = device.info().clone();
@@ -101,7 +101,8 @@ pub(super) async fn backend(
     let names = [info.vendor.as_str(), info.architecture.as_str(), info.name.as_str()];
     let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();
     let name = if names.is_empty() { "unnamed".to_owned() } else { names.join(" ") };
-    let tuned = match tune {
+    // On software a load of the machine decides what is fastest, and few ways can be measured in time.
+    let tuned = match tune.unwrap_or(!info.fallback) {
         true => Some(tuned(&device, &name, loading, precision).await?),
         false => None,
     };
@@ -174,7 +175,7 @@ pub(super) fn footprint(device: &Device, _plan: &ModelPlan, _choice: PrecisionCh
 pub(super) async fn backend(
     device: Device,
     _loading: &Loading,
-    _choice: (PrecisionChoice, bool),
+    _choice: (PrecisionChoice, Option<bool>),
     _reporter: &Reporter,
 ) -> Result<(AnyBackend, String, Facts)> {
     match device {}

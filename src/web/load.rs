@@ -70,9 +70,9 @@ pub struct LoadRequest {
     /// The format that keys and values are kept in; what suits the backend when absent.
     #[serde(default)]
     pub(super) kv_cache: Option<String>,
-    /// Whether the GPU's kernels are measured on the first visit.
-    #[serde(default = "yes")]
-    tune: bool,
+    /// Whether the GPU's kernels are measured on the first visit; where it is not software when absent.
+    #[serde(default)]
+    tune: Option<bool>,
     /// Workers on the CPU; as many as are worth it when absent.
     #[serde(default)]
     pub(super) threads: Option<u32>,
@@ -118,10 +118,6 @@ enum SourceKind {
     Folder,
     Blob,
     Files,
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn undefined() -> JsValue {

@@ -42,7 +42,7 @@ describe('WebGPU on lavapipe', () => {
   });
 
   test('auto takes WebGPU, and wasm memory stays small', async (t) => {
-    const { info, seconds } = await load(page, { model: MODEL_PATH, gpuPrecision: 'f32' });
+    const { info, seconds } = await load(page, { model: MODEL_PATH, gpuPrecision: 'f32', tune: true });
     t.diagnostic(`cold load: ${seconds.toFixed(2)} s, wasm memory ${(info.memory.wasmBytes / 2 ** 20).toFixed(1)} MiB`);
     assert.equal(info.backend, 'webgpu', info.backendReason);
     assert.ok(info.backendReason.length > 10);
@@ -72,7 +72,7 @@ describe('WebGPU on lavapipe', () => {
       };
     }));
     assert.match(kept, /Q4_1 F32 .* true$/);
-    const { info } = await load(page, { model: MODEL_PATH, gpuPrecision: 'f32' });
+    const { info } = await load(page, { model: MODEL_PATH, gpuPrecision: 'f32', tune: true });
     t.diagnostic(JSON.stringify(info.gpu));
     assert.equal(info.gpu.tuned, '1: of the test');
     assert.equal(info.gpu.replaced, undefined);
@@ -179,6 +179,7 @@ describe('WebGPU on lavapipe', () => {
     const { info, seconds } = await load(page, { model: MODEL_PATH, backend: 'webgpu', gpuPrecision: 'f16' });
     t.diagnostic(`load from the cache: ${seconds.toFixed(2)} s`);
     assert.equal(info.load.fromCache, true);
+    assert.equal(info.gpu.tuned, undefined, 'software is not measured unless asked for');
     assert.deepEqual(server.requests(MODEL_PATH), []);
     assert.ok(info.memory.wasmBytes < WASM_LIMIT, `${info.memory.wasmBytes} bytes`);
     const { best, error } = await logitsError(page, GOLDEN.cases[0]);
