@@ -228,7 +228,7 @@ fn log_probabilities_are_those_of_the_cpu() {
 }
 
 /// Penalties are put on, and weights summed up, where the largest logit is looked for; then weights are summed, or candidates
-/// collected, and one is drawn: issue 4's bound of six dispatches beside the layers.
+/// collected, and one is drawn: at most six dispatches beside the layers.
 #[test]
 fn a_draw_takes_one_dispatch_more_than_the_best_token() {
     let Some(device) = device(GpuOptions::default()) else { return };

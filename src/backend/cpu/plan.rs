@@ -68,7 +68,8 @@ pub(super) struct Workspace {
     buffers: Vec<Vec<f32>>,
     /// For each value its buffer; the logits' is one past the last.
     buffer_of: Vec<usize>,
-    /// Of buffers of rows that are put out the width of a row: they have room for one, the usual number, until there are more.
+    /// Of buffers of rows that are put out the width of a row: they have room for one, the usual number, until there are
+    /// more.
     outputs: Vec<(usize, usize)>,
     /// Room for the source of an op that cannot work in place, and for a row of a table.
     pub(super) scratch: Vec<f32>,

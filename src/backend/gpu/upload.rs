@@ -1,7 +1,7 @@
 //! Weights on their way into GPU buffers: pieces of a file to the parts they belong to.
 //!
-//! Principal type: [`Uploads`]. Matrices go as they are, behind the table of their format; vectors are collected and decoded to f32. Must not know where
-//! pieces come from.
+//! Principal type: [`Uploads`]. Matrices go as they are, behind the table of their format; vectors are collected and decoded
+//! to f32. Must not know where pieces come from.
 
 use std::ops::Range;
 

@@ -69,7 +69,8 @@ pub(super) fn round_heads(format: &Format, head_dim: usize, from: &[f32], to: &m
     }
 }
 
-/// `k, v: [n_ctx, n_kv_heads, head_dim]`, `q, out: [n_tokens, n_heads, head_dim]`, `sinks: [n_heads]`, `scores: [n_ctx]` is scratch.
+/// `k, v: [n_ctx, n_kv_heads, head_dim]`, `q, out: [n_tokens, n_heads, head_dim]`, `sinks: [n_heads]`,
+/// `scores: [n_ctx]` is scratch.
 pub(super) fn attention(
     op: &Attention,
     kv: KvDecl,

@@ -1,8 +1,9 @@
 //! The KV cache in any of its formats.
 //!
-//! Principal type: [`Cache`], in pages that are made as positions are used. Keys lie in tiles of four positions, so that one vector of scores has a lane per position.
-//! Float values lie in rows of eight elements, and a pass sums them where they stand; quantised ones lie in panels of
-//! four elements by 32 positions, so that integer dots sum over positions. Must not know queries.
+//! Principal type: [`Cache`], in pages that are made as positions are used. Keys lie in tiles of four positions, so that
+//! one vector of scores has a lane per position. Float values lie in rows of eight elements, and a pass sums them where
+//! they stand; quantised ones lie in panels of four elements by 32 positions, so that integer dots sum over positions.
+//! Must not know queries.
 
 use half::f16;
 
@@ -165,14 +166,14 @@ impl Place<'_> {
             (format.chunks)(bytes, &mut |_, chunk| {
                 if !is_v {
                     let panel = &mut head[pos / ROWS * (width / BLOCK) + index];
-                    panel.scales()[pos % ROWS] = chunk.scales[0];
+                    panel.scale_mut()[pos % ROWS] = chunk.scales[0];
                     chunk.codes.iter().enumerate().for_each(|(at, code)| panel.set(pos % ROWS, at, *code));
                     return;
                 }
                 // The scales of 32 positions are spread over the eight panels of a block of elements.
                 let panels = &mut head[pos / BLOCK * (width / ROWS) + index * (BLOCK / ROWS)..];
                 let column = pos % BLOCK;
-                panels[column / ROWS].scales()[column % ROWS] = chunk.scales[0];
+                panels[column / ROWS].scale_mut()[column % ROWS] = chunk.scales[0];
                 for (at, code) in chunk.codes.iter().enumerate() {
                     panels[at / ROWS].set(at % ROWS, column, *code);
                 }

@@ -18,10 +18,10 @@ pub(super) trait Codes: Pod {
     const OFFSET: f32;
 
     /// Scales of four positions.
-    fn scales(&mut self) -> &mut [f32; ROWS];
-
-    /// The same to read.
     fn scale(&self) -> &[f32; ROWS];
+
+    /// The same to write.
+    fn scale_mut(&mut self) -> &mut [f32; ROWS];
 
     /// Stores a code.
     fn set(&mut self, row: usize, column: usize, code: i8);
@@ -49,13 +49,13 @@ pub(super) struct Codes4 {
 impl Codes for Codes8 {
     const OFFSET: f32 = 0.0;
 
-    fn scales(&mut self) -> &mut [f32; ROWS] {
-        &mut self.scale
-    }
-
     #[inline(always)]
     fn scale(&self) -> &[f32; ROWS] {
         &self.scale
+    }
+
+    fn scale_mut(&mut self) -> &mut [f32; ROWS] {
+        &mut self.scale
     }
 
     fn set(&mut self, row: usize, column: usize, code: i8) {
@@ -71,13 +71,13 @@ impl Codes for Codes8 {
 impl Codes for Codes4 {
     const OFFSET: f32 = -8.0;
 
-    fn scales(&mut self) -> &mut [f32; ROWS] {
-        &mut self.scale
-    }
-
     #[inline(always)]
     fn scale(&self) -> &[f32; ROWS] {
         &self.scale
+    }
+
+    fn scale_mut(&mut self) -> &mut [f32; ROWS] {
+        &mut self.scale
     }
 
     fn set(&mut self, row: usize, column: usize, code: i8) {

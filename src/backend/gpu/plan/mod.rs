@@ -12,81 +12,19 @@ mod moe;
 mod recurrent;
 mod sample;
 mod streams;
+mod tuning;
 
 use std::collections::HashMap;
 
 use self::fuse::{Bundle, Fusions};
 pub(super) use self::sample::{Choosers, TOP_WORDS, limit_words, sampling_words};
-use super::device::AdapterInfo;
-use super::kernels::{Kernel, KvFormat, MAT_MUL_ROWS_LANES, MatVecShape, Variant};
+pub use self::tuning::Tuning;
+use super::kernels::{Kernel, KvFormat, MatVecShape, Variant};
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Op, RopeId, Rows, ValueId, WeightId, WeightKind};
 use crate::quant;
-
-/// Sizes that trade speed for memory, or that tests make small; the defaults suit every device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuning {
-    /// Most bytes of a weight in one buffer; the device's limits apply besides.
-    pub max_part_bytes: u64,
-    /// Grids over weight rows with more workgroups than this are folded into a second dimension.
-    pub fold_workgroups: u32,
-    /// Room for logits: so many rows are computed at once when all are wanted.
-    pub logits_bytes: u64,
-    /// Up to this many rows of activations go through the mat-vec kernel.
-    pub few_rows: usize,
-    /// Keys that a workgroup of decode attention takes, in whole tiles.
-    pub run_keys: usize,
-    /// How workgroups of the mat-vec kernels are spread; `None`: as suits the device.
-    pub mat_vec: Option<MatVecShape>,
-    /// Whether kernels use subgroups, where the device has them; `None`: as suits the device.
-    pub subgroups: Option<bool>,
-    /// Whether the mat-mul puts tiles into workgroup memory; `None`: as suits the device.
-    pub tiles: Option<bool>,
-    /// Whether lanes of the mat-mul without tiles hand each other what they load; `None`: where a workgroup of it is a
-    /// subgroup.
-    pub hand_on: Option<bool>,
-    /// Whether steps of few tokens run several ops in one dispatch where they can.
-    pub fuse: bool,
-    /// Whether the GPU chooses tokens.
-    pub choose: bool,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Tuning {
-            max_part_bytes: 1 << 30,
-            fold_workgroups: MAX_WORKGROUPS,
-            logits_bytes: 8 << 20,
-            few_rows: 4,
-            run_keys: 128,
-            mat_vec: None,
-            subgroups: None,
-            tiles: None,
-            hand_on: None,
-            fuse: true,
-            choose: true,
-        }
-    }
-}
-
-impl Tuning {
-    /// The same within the device's limits, and with what was left to the device decided.
-    pub fn on(self, info: &AdapterInfo) -> Tuning {
-        let max_part_bytes = self.max_part_bytes.min(info.most_bound_bytes());
-        let hardware = !info.fallback;
-        let shape = if hardware { MatVecShape::USUAL } else { MatVecShape::SOFTWARE };
-        Tuning {
-            max_part_bytes,
-            mat_vec: self.mat_vec.or(Some(shape)),
-            subgroups: Some(self.subgroups.unwrap_or(hardware) && info.subgroups),
-            tiles: self.tiles.or(Some(hardware)),
-            hand_on: Some(self.hand_on.unwrap_or(true) && info.subgroup_lanes == Some(MAT_MUL_ROWS_LANES)),
-            ..self
-        }
-    }
-}
 
 /// Every WebGPU device allows so many workgroups in a dimension.
 const MAX_WORKGROUPS: u32 = 65535;
