@@ -119,7 +119,7 @@ fn attention(criterion: &mut Criterion) {
             freq_factors: false,
         };
         let mut graph = graph(&widths, more, Vec::new(), ops, result);
-        graph.kv = vec![KvDecl { n_kv_heads: N_KV_HEADS, head_dim: HEAD_DIM }];
+        graph.kv = vec![KvDecl { n_kv_heads: N_KV_HEADS, head_dim: HEAD_DIM, window: None }];
         graph.ropes = vec![RopeDecl { spec, factors: None, long_factors: None }];
         backend_with(graph, DType::F32, Some(kv_cache))
     };

@@ -11,7 +11,7 @@
 struct Params {
     n_heads: u32,
     group: u32,      // query heads per kv head
-    n_ctx: u32,
+    n_kept: u32,     // positions of the cache; beyond them its rows come again
     window: u32,     // positions a token sees, itself included; 0: all
     scale: f32,
     softcap: f32,    // 0: none
@@ -147,7 +147,7 @@ fn main(
     let out_row = (slot % ROW_SLOTS) * OUT_ROWS;
     let key_slot = slot / ROW_SLOTS;
     let key = lane % KEYS;
-    let cache_first = kv_head * params.n_ctx;
+    let cache_first = kv_head * params.n_kept;
     var running_max = MASKED;
     var out_max: array<f32, OUT_ROWS>;
     var total: array<f32, OUT_ROWS>;
@@ -158,7 +158,7 @@ fn main(
     for (var tile = first_key; tile < end_key; tile += KEYS) {
         // Keys past the last one are masked; their cache rows may hold anything, so read one that is there.
         let position = tile + key;
-        let cache_row = cache_first + min(position, last_key);
+        let cache_row = cache_first + min(position, last_key) % params.n_kept;
         compute_scores(lane, key, position, cache_row, first_row, last_key);
         workgroupBarrier();
         running_max = compute_weights(lane, running_max);
@@ -171,8 +171,10 @@ fn main(
                 sum[r] *= shrink;
             }
             let n_keys = min(KEYS, last_key + 1u - tile);
+            let first = tile % params.n_kept;
             for (var j = key_slot; j < n_keys; j += KEY_SLOTS) {
-                let value = load_v(cache_first + tile + j, d);
+                let turn = select(0u, params.n_kept, first + j >= params.n_kept);
+                let value = load_v(cache_first + first + j - turn, d);
                 for (var r = 0u; r < OUT_ROWS; r++) {
                     let weight = probs[(out_row + r) * KEYS + j];
                     total[r] += weight;

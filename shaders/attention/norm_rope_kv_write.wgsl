@@ -7,7 +7,7 @@
 struct Params {
     n_heads: u32,
     n_kv_heads: u32, // 0: only q
-    n_ctx: u32,
+    n_kept: u32, // positions of the cache; beyond them its rows come again
     n_pairs: u32, // rotated pairs of a head; the rest passes through
     neox: u32,    // 1: pairs are (i, i + n_pairs), 0: (2i, 2i + 1)
     q_beta: f32,  // q is multiplied by 1 + q_beta * ln(1 + floor(position / q_context))
@@ -138,12 +138,12 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
                     block[i] = of_pair(element, turned(kind, pair, position, two));
                 }
             }
-            store_block(kind == 2u, head * params.n_ctx + position, index);
+            store_block(kind == 2u, head * params.n_kept + position % params.n_kept, index);
         }
         return;
     }
 #else
-    let cached = (head * params.n_ctx + position) * 4u * D4;
+    let cached = (head * params.n_kept + position % params.n_kept) * 4u * D4;
 #endif
     for (var pair = lane; pair < PAIRS; pair += LANES) {
         let at = elements(pair);

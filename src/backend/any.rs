@@ -77,6 +77,10 @@ impl Backend for AnyBackend {
         either!(self, backend => backend.reuse(logits))
     }
 
+    fn earliest(&self) -> usize {
+        either!(self, backend => backend.earliest())
+    }
+
     fn tile(&self) -> usize {
         either!(self, backend => backend.tile())
     }

@@ -17,7 +17,7 @@ pub(crate) use order::StepOrder;
 pub use profile::{OpTime, Profile};
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::graph::Graph;
+use crate::model::graph::{Graph, KvDecl};
 use crate::quant;
 use crate::tensor::DType;
 
@@ -34,6 +34,23 @@ pub struct ModelPlan {
     pub n_batch: usize,
     /// Format of the cache's keys and values, one of [`KV_FORMATS`]; what suits the backend where there is none.
     pub kv_cache: Option<DType>,
+}
+
+/// How far a text can be taken back, at least, where caches forget what windows do not show.
+pub const REWIND: usize = 256;
+
+impl ModelPlan {
+    /// Positions that the cache `kv` has room for; position `p` stands at `p` modulo that. Where all that read it have a
+    /// window, that is the window's and those of a step, which is written before it is read, and of a rewind.
+    pub fn n_kept(&self, kv: &KvDecl) -> usize {
+        let kept = |window: usize| window.saturating_add(self.n_batch + REWIND).min(self.n_ctx);
+        kv.window.map_or(self.n_ctx, kept)
+    }
+
+    /// Whether any cache forgets.
+    fn forgets(&self) -> bool {
+        self.graph.kv.iter().any(|kv| self.n_kept(kv) < self.n_ctx)
+    }
 }
 
 /// Formats that keys and values can be kept in.
@@ -120,8 +137,8 @@ pub const MOST_BEGUN: usize = 2;
 /// Runs one model.
 ///
 /// The KV cache is addressed by position: a step at `pos` overwrites what was cached from `pos` on, so going back is
-/// just a smaller `pos`. A graph with recurrent states has no such cache of its past: its steps follow each other or
-/// start at 0, and any other position is an `Internal` error.
+/// just a smaller `pos`, though none but 0 before [`Backend::earliest`]. A graph with recurrent states has no such cache of
+/// its past: its steps follow each other or start at 0, and any other position is an `Internal` error.
 #[allow(async_fn_in_trait, reason = "single-threaded by design: no Send bounds wanted")]
 pub trait Backend {
     /// Stores a piece of a tensor exactly as it stands in the file: bytes `offset..offset + bytes.len()` of weight
@@ -134,6 +151,9 @@ pub trait Backend {
     /// Runs `tokens` (at most `n_batch`) at positions `pos..`, and returns the logits asked for, row-major
     /// `[n_outputs, n_vocab]`.
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>>;
+
+    /// The first position but 0 that a step may start at: caches of layers with a window forget what lies far behind.
+    fn earliest(&self) -> usize;
 
     /// Gives logits back that are no longer needed: their memory may serve a later step.
     fn reuse(&mut self, logits: Vec<f32>) {

@@ -150,7 +150,9 @@ impl<B: Backend> Session<B> {
         };
         // The last token is always computed: the cache holds keys and values, not logits.
         let n_cached = common.min(ids.len() - 1);
-        let n_cached = if self.shape.rewinds || n_cached == self.tokens.len() { n_cached } else { 0 };
+        let is_there =
+            (self.shape.rewinds || n_cached == self.tokens.len()) && n_cached >= self.backend.earliest();
+        let n_cached = if is_there { n_cached } else { 0 };
         self.tokens.truncate(n_cached);
         // That a tile took too long may have been a hiccup: each prompt measures it again.
         self.chunk = if self.chunk == 1 { 0 } else { self.chunk };
@@ -509,6 +511,25 @@ mod tests {
         assert_eq!(session.tokens(), &ids[..12], "one more chunk was done before the failing one");
         let prefilled = block_on(session.prefill(&ids, &NoPause, |_| ())).unwrap().unwrap();
         assert_eq!((prefilled.n_cached, prefilled.logits), (12, expected_logits(&ids)));
+    }
+
+    /// The backend refuses, as those do whose caches keep what windows show, to go far back.
+    #[test]
+    fn a_forgotten_beginning_is_computed_again() {
+        let mut session = session(64, 4);
+        session.backend.order = StepOrder::forgetting(6);
+        let mut ids: Vec<u32> = (1..=20).collect();
+        let mut run = |ids: &[u32]| {
+            let prefilled = block_on(session.prefill(ids, &NoPause, |_| ())).unwrap().unwrap();
+            assert_eq!(prefilled.logits, expected_logits(ids));
+            prefilled.n_cached
+        };
+        assert_eq!(run(&ids), 0);
+        ids[15] = 29;
+        assert_eq!(run(&ids), 15);
+        ids[13] = 28;
+        assert_eq!(run(&ids), 0, "only what comes after 14 is there, as 20 were written");
+        assert_eq!(run(&ids[..15]), 14);
     }
 
     /// The backend refuses, as recurrent ones do, whatever is neither a beginning nor a continuation.

@@ -90,7 +90,7 @@ impl Backend for HashBackend {
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         assert!(!tokens.is_empty() && tokens.len() <= self.n_batch);
-        self.order.begin(pos)?;
+        self.order.begin(pos, pos + tokens.len())?;
         std::thread::sleep(self.slow * tokens.len() as u32);
         self.largest_step = self.largest_step.max(tokens.len());
         let step = self.counters.steps;
@@ -104,6 +104,10 @@ impl Backend for HashBackend {
         let first = tokens.len() - outputs.n_rows(tokens.len());
         let rows = first..tokens.len();
         Ok(rows.flat_map(|row| expected_logits(&self.kv[..=pos + row])).collect())
+    }
+
+    fn earliest(&self) -> usize {
+        self.order.earliest()
     }
 
     fn chooses(&self, _: &Draw) -> usize {

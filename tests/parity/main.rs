@@ -18,3 +18,4 @@ mod naive_recurrent;
 mod recurrent;
 mod streams;
 mod support;
+mod windows;

@@ -221,7 +221,7 @@ impl CpuBackend {
         };
         let workspace = Workspace::new(&plan)?;
         let states = States::new(&plan)?;
-        let order = StepOrder::new(!plan.graph.states.is_empty());
+        let order = StepOrder::of(&plan);
         let (ropes, counters, spare) = (Vec::new(), Counters::default(), Vec::new());
         let (ready, profile) = (false, None);
         Ok(CpuBackend {
@@ -294,7 +294,7 @@ impl CpuBackend {
     ) -> Result<Vec<f32>> {
         self.check_step(tokens, pos)?;
         self.kernels.reserve(pos + tokens.len())?;
-        self.order.begin(pos)?;
+        self.order.begin(pos, pos + tokens.len())?;
         if pos == 0 {
             self.states.reset();
         }
@@ -390,6 +390,10 @@ impl Backend for CpuBackend {
 
     fn profile(&mut self, begin: bool) -> Option<Profile> {
         std::mem::replace(&mut self.profile, begin.then(Profile::default))
+    }
+
+    fn earliest(&self) -> usize {
+        self.order.earliest()
     }
 
     fn reuse(&mut self, logits: Vec<f32>) {

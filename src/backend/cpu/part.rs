@@ -130,7 +130,7 @@ impl Backend for CpuShard {
         self.own.check_step(tokens, pos)?;
         self.own.kernels.reserve(pos + tokens.len())?;
         let mut order = self.own.order;
-        order.begin(pos)?;
+        order.begin(pos, pos + tokens.len())?;
         let mut result = match self.recount(pos).await {
             None => self.step(tokens, pos, outputs).await,
             Some(count) => {
@@ -158,6 +158,10 @@ impl Backend for CpuShard {
             self.log.extend_from_slice(tokens);
         }
         result
+    }
+
+    fn earliest(&self) -> usize {
+        self.own.order.earliest()
     }
 
     fn reuse(&mut self, logits: Vec<f32>) {

@@ -241,7 +241,7 @@ impl Backend for CpuPool {
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         self.own.check_step(tokens, pos)?;
         let mut order = self.own.order;
-        order.begin(pos)?;
+        order.begin(pos, pos + tokens.len())?;
         for worker in &self.workers {
             worker.send(Command::Step { tokens: tokens.to_vec(), pos, outputs })?;
         }
@@ -251,6 +251,10 @@ impl Backend for CpuPool {
         }
         self.answers()?;
         logits
+    }
+
+    fn earliest(&self) -> usize {
+        self.own.earliest()
     }
 
     fn reuse(&mut self, logits: Vec<f32>) {

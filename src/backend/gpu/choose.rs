@@ -120,13 +120,14 @@ impl GpuBackend {
         self.choosing.submits.push_back(Submit { n, slot, index, mapped });
         self.choosing.slot = (slot + 1) % MOST_BEGUN;
         self.choosing.pos += n;
+        self.order.go_on(self.choosing.pos);
         Ok(())
     }
 
     fn start_choosing(&mut self, token: u32, pos: usize, draw: &Draw) -> Result<()> {
         self.check_step(&[token], pos)?;
         self.choosing.abandon();
-        self.order.begin(pos)?;
+        self.order.begin(pos, pos)?;
         self.write_step(&[token], pos, &(0..1));
         let n_vocab = self.plan.n_vocab;
         self.choosing.best = draw.is_best();

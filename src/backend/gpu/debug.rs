@@ -5,11 +5,10 @@
 use std::ops::Range;
 
 use super::engine::{GpuBackend, MAPPED, make_buffer};
-use super::kernels::KvFormat;
+use super::kernels::{KvFormat, MOST_KEYS};
 use crate::backend::{Trace, trace_name};
 use crate::bail;
 use crate::error::Result;
-use crate::model::graph::KvDecl;
 
 impl GpuBackend {
     /// Runs a step with all outputs, launch by launch, and returns what every op wrote, but for results that fused launches
@@ -19,8 +18,8 @@ impl GpuBackend {
     /// As `forward`; `InvalidRequest` for more tokens than rows of logits fit at once.
     pub async fn forward_traced(&mut self, tokens: &[u32], pos: usize) -> Result<Trace> {
         self.check_step(tokens, pos)?;
-        self.order.begin(pos)?;
         let n_tokens = tokens.len();
+        self.order.begin(pos, pos + n_tokens)?;
         if n_tokens > self.plan.n_outputs {
             bail!(InvalidRequest, "{n_tokens} tokens cannot be traced at once; {} can", self.plan.n_outputs);
         }
@@ -91,13 +90,18 @@ impl GpuBackend {
             KvFormat::F16 | KvFormat::Half => 0x7e00_7e00,
             _ => f32::NAN.to_bits(),
         };
-        for (KvDecl { n_kv_heads, head_dim }, (k, v)) in self.model.graph.kv.iter().zip(&self.plan.caches) {
-            for head in 0..*n_kv_heads {
-                let row = kv.row_bytes(*head_dim) as u64;
-                let from = (head * self.model.n_ctx + pos) as u64 * row;
-                let n_bytes = (self.model.n_ctx - pos) as u64 * row;
-                self.fill(*k, from, n_bytes, word);
-                self.fill(*v, from, n_bytes, word);
+        for (decl, (k, v)) in self.model.graph.kv.iter().zip(&self.plan.caches) {
+            let (n_kept, row) = (self.model.n_kept(decl), kv.row_bytes(decl.head_dim) as u64);
+            // What a window shows before `pos` stays, from a whole tile of keys on.
+            let shown = decl.window.map_or(pos, |window| pos.min(window + MOST_KEYS as usize));
+            let first = pos % n_kept;
+            let end = first + n_kept.saturating_sub(shown);
+            for run in [first..end.min(n_kept), 0..end.saturating_sub(n_kept)] {
+                for head in 0..decl.n_kv_heads {
+                    let from = (head * n_kept + run.start) as u64 * row;
+                    self.fill(*k, from, run.len() as u64 * row, word);
+                    self.fill(*v, from, run.len() as u64 * row, word);
+                }
             }
         }
     }

@@ -123,7 +123,7 @@ impl GpuBackend {
             + params_bytes;
         device.hold(memory_bytes);
         let step = Vec::with_capacity(STEP_WORDS + model.n_batch);
-        let order = StepOrder::new(!model.graph.states.is_empty());
+        let order = StepOrder::of(&model);
         Ok(GpuBackend {
             device,
             model,
@@ -402,7 +402,7 @@ impl Backend for GpuBackend {
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         self.check_step(tokens, pos)?;
         self.choosing.abandon();
-        self.order.begin(pos)?;
+        self.order.begin(pos, pos + tokens.len())?;
         let n_rows = outputs.n_rows(tokens.len());
         let mut next = tokens.len() - n_rows;
         let mut logits = Vec::new();
@@ -419,6 +419,10 @@ impl Backend for GpuBackend {
         self.counters.steps += 1;
         self.order.finish(pos + tokens.len());
         Ok(logits)
+    }
+
+    fn earliest(&self) -> usize {
+        self.order.earliest()
     }
 
     fn tile(&self) -> usize {

@@ -212,6 +212,8 @@ pub const MAT_MUL_TILE: (u32, u32) = (64, 32);
 pub const MAT_MUL_ROWS_TILE: (u32, u32) = (128, 8);
 /// Lanes of its workgroups.
 pub const MAT_MUL_ROWS_LANES: u32 = 8;
+/// Keys of a tile of attention at most.
+pub const MOST_KEYS: u32 = 128;
 /// Experts that the routing kernel has lanes for.
 pub const MAX_EXPERTS: u32 = 256;
 /// Logits that a workgroup looks through for the largest.
@@ -253,7 +255,7 @@ impl AttentionTile {
         loop {
             let row_groups = q_rows.min(if few { 2 } else { 4 });
             // Every four elements of a head need a lane.
-            while keys < 128 && keys * row_groups < head_dim.div_ceil(4) {
+            while keys < MOST_KEYS && keys * row_groups < head_dim.div_ceil(4) {
                 keys *= 2;
             }
             let mut tile = AttentionTile { head_dim, q_rows, keys, row_groups, row_slots: 1, key_slots: 1 };

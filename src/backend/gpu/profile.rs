@@ -24,7 +24,7 @@ impl GpuBackend {
     /// As `forward`.
     pub async fn profile_step(&mut self, tokens: &[u32], pos: usize) -> Result<Vec<(String, f64, u64)>> {
         self.check_step(tokens, pos)?;
-        self.order.begin(pos)?;
+        self.order.begin(pos, pos + tokens.len())?;
         let n_tokens = tokens.len();
         self.write_step(tokens, pos, &(n_tokens - 1..n_tokens));
         self.device.finished().await?;

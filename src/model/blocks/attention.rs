@@ -27,7 +27,7 @@ impl Builder<'_> {
                     false => self.heads(index, spec, "v", normed),
                 };
                 let [k, v] = [("k", k), ("v", v)].map(|(which, x)| self.normed_heads(index, spec, which, x));
-                self.graph.kv.push(KvDecl { n_kv_heads, head_dim });
+                self.graph.kv.push(KvDecl { n_kv_heads, head_dim, window: Some(0) });
                 (self.graph.kv.len() - 1, Some((k, v)))
             }
         };
@@ -38,6 +38,9 @@ impl Builder<'_> {
         let sinks = spec.sinks.then(|| self.vector(&names::layer(index, "attn_sinks.weight"), n_heads));
         let out = self.value(&value("attn_out"), n_q, Rows::Tokens);
         let AttentionSpec { scale, window, softcap, causal, .. } = *spec;
+        // As much as any of the layers that read a cache sees.
+        let seen = &mut self.graph.kv[kv].window;
+        *seen = seen.zip(window.filter(|_| causal)).map(|(a, b)| a.max(b));
         self.push(Op::Attention { q, kv, n_heads, scale, window, softcap, causal, sinks, out });
         if let Some(gate) = gate {
             self.push(Op::Combine { a: out, b: Operand::Value(gate), f: Binary::Mul, out });

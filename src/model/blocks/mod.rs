@@ -545,6 +545,6 @@ mod tests {
         let logits = graph.logits.unwrap();
         assert!(written.contains(&logits));
         assert_eq!((graph.values[logits.0].width, graph.values[logits.0].rows), (16, Rows::Outputs));
-        assert_eq!(graph.kv, [KvDecl { n_kv_heads: 1, head_dim: 4 }; 2]);
+        assert_eq!(graph.kv, [KvDecl { n_kv_heads: 1, head_dim: 4, window: None }; 2]);
     }
 }

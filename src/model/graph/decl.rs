@@ -144,6 +144,8 @@ pub struct KvDecl {
     pub n_kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// Positions that one sees at most, itself and those before it: what lies further back may be forgotten. `None`: all.
+    pub window: Option<usize>,
 }
 
 impl RopeDecl {

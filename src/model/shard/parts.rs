@@ -80,7 +80,7 @@ impl Layout {
         let mut whole = vec![false; graph.kv.len()];
         for op in &graph.ops {
             let Some((kv, n_heads)) = attends(op) else { continue };
-            let KvDecl { n_kv_heads, head_dim } = graph.kv[kv];
+            let KvDecl { n_kv_heads, head_dim, .. } = graph.kv[kv];
             let heads = match self.kv[kv].take() {
                 None => split_heads(n_heads, n_kv_heads, count),
                 heads => heads.filter(|heads| heads.n_heads == n_heads),

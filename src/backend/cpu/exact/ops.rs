@@ -80,7 +80,7 @@ pub(super) fn attention(
     scores: &mut [f32],
     out: &mut [f32],
 ) {
-    let KvDecl { n_kv_heads, head_dim } = kv;
+    let KvDecl { n_kv_heads, head_dim, .. } = kv;
     let group = op.n_heads / n_kv_heads;
     let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
     for (index, (q, out)) in heads.enumerate() {

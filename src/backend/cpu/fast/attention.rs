@@ -113,7 +113,7 @@ impl Scratch {
         q: &[f32],
         out: &mut [f32],
     ) {
-        let KvDecl { n_kv_heads, head_dim } = cache.decl;
+        let KvDecl { n_kv_heads, head_dim, .. } = cache.decl;
         let group = op.n_heads / n_kv_heads;
         let n_queries = q.len() / head_dim / n_kv_heads;
         for kv_head in 0..n_kv_heads {
@@ -150,7 +150,7 @@ impl Scratch {
         let mut first = start;
         while first < end {
             let n = KEYS.min(end - first).min(PAGE - first % PAGE);
-            let page = &cache.pages[first / PAGE];
+            let page = cache.page(first);
             let keys = Keys { page, width: cache.width, first: first % PAGE, n };
             self.scores(pass, n_rows, keys);
             for row in 0..n_rows {

@@ -46,7 +46,9 @@ pub(super) struct Cache {
     /// Width of a head, filled up with zeros to whole steps or blocks.
     pub(super) width: usize,
     /// Of [`PAGE`] positions each, the last of what is left; as many as have been used.
-    pub(super) pages: Vec<Page>,
+    pages: Vec<Page>,
+    /// Most pages: behind these, the first comes again.
+    n_pages: usize,
 }
 
 /// Keys and values of a run of positions.
@@ -183,8 +185,9 @@ impl Place<'_> {
 }
 
 impl Cache {
-    /// Bytes that the keys and values of `n_ctx` positions take.
-    pub(super) fn bytes(dtype: DType, decl: &KvDecl, n_ctx: usize) -> u64 {
+    /// Bytes that the keys and values take when `n_kept` of `n_ctx` positions are kept.
+    pub(super) fn bytes(dtype: DType, decl: &KvDecl, n_ctx: usize, n_kept: usize) -> u64 {
+        let n_ctx = n_ctx.min(n_kept.next_multiple_of(PAGE));
         let panel_bytes = match dtype {
             DType::F32 => PANEL * size_of::<f32>(),
             DType::F16 => PANEL * size_of::<u16>(),
@@ -196,12 +199,13 @@ impl Cache {
         2 * (len * panel_bytes as u64 / PANEL as u64)
     }
 
-    /// With its first page.
+    /// Of `n_ctx` positions, of which the last `n_kept` at least are kept; with its first page.
     /// # Errors
     /// `OutOfMemory`.
-    pub(super) fn new(dtype: DType, decl: KvDecl, n_ctx: usize) -> Result<Cache> {
+    pub(super) fn new(dtype: DType, decl: KvDecl, n_ctx: usize, n_kept: usize) -> Result<Cache> {
         let (n_ctx, width) = filled(dtype, &decl, n_ctx);
-        let mut cache = Cache { decl, format: quant::format(dtype), n_ctx, width, pages: Vec::new() };
+        let (format, n_pages) = (quant::format(dtype), n_kept.div_ceil(PAGE));
+        let mut cache = Cache { decl, format, n_ctx, width, pages: Vec::new(), n_pages };
         cache.reserve(1)?;
         Ok(cache)
     }
@@ -210,7 +214,7 @@ impl Cache {
     /// # Errors
     /// `OutOfMemory`.
     pub(super) fn reserve(&mut self, end: usize) -> Result<()> {
-        while self.pages.len() * PAGE < end.min(self.n_ctx) {
+        while self.pages.len() < self.n_pages && self.pages.len() * PAGE < end {
             let n_ctx = PAGE.min(self.n_ctx - self.pages.len() * PAGE);
             let len = self.decl.n_kv_heads * n_ctx * self.width;
             let (k, v) = (Rows::new(self.format.dtype, len)?, Rows::new(self.format.dtype, len)?);
@@ -224,10 +228,15 @@ impl Cache {
         !matches!(self.format.dtype, DType::F32 | DType::F16)
     }
 
+    /// The page of `pos`.
+    pub(super) fn page(&self, pos: usize) -> &Page {
+        &self.pages[pos / PAGE % self.n_pages]
+    }
+
     /// Stores `k, v: [n_kv_heads, head_dim]` at `pos`, which has a page.
     pub(super) fn write(&mut self, pos: usize, k: &[f32], v: &[f32]) {
         let Cache { decl, format, width, .. } = *self;
-        let Page { n_ctx, k: keys, v: others } = &mut self.pages[pos / PAGE];
+        let Page { n_ctx, k: keys, v: others } = &mut self.pages[pos / PAGE % self.n_pages];
         for (rows, values, is_v) in [(keys, k, false), (others, v, true)] {
             for (head, values) in values.chunks_exact(decl.head_dim).enumerate() {
                 Place { format, is_v, head, pos: pos % PAGE, n_ctx: *n_ctx, width }.write(rows, values);
@@ -237,9 +246,14 @@ impl Cache {
 
     /// Fills the positions from `pos` on with the largest values, which no computation survives unnoticed.
     pub(super) fn poison(&mut self, pos: usize) {
-        let KvDecl { n_kv_heads, head_dim } = self.decl;
-        for pos in pos..self.n_ctx.min(self.pages.len() * PAGE) {
-            self.write(pos, &vec![f32::MAX; n_kv_heads * head_dim], &vec![f32::MAX; n_kv_heads * head_dim]);
+        let KvDecl { n_kv_heads, head_dim, window } = self.decl;
+        // What a window shows before `pos` stays, from a whole block on.
+        let behind = window.map_or(0, |window| (pos + 1).saturating_sub(window) / BLOCK * BLOCK);
+        let largest = vec![f32::MAX; n_kv_heads * head_dim];
+        for pos in pos..self.n_ctx.min(behind + self.n_pages * PAGE) {
+            if pos / PAGE % self.n_pages < self.pages.len() {
+                self.write(pos, &largest, &largest);
+            }
         }
     }
 

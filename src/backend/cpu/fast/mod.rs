@@ -49,7 +49,11 @@ pub(super) struct Fast {
 impl Fast {
     pub(super) fn new(plan: &ModelPlan) -> Result<Fast> {
         let weights = empty_weights(plan);
-        let caches = plan.graph.kv.iter().map(|decl| Cache::new(kv_format(plan), *decl, plan.n_ctx));
+        let caches = plan
+            .graph
+            .kv
+            .iter()
+            .map(|decl| Cache::new(kv_format(plan), *decl, plan.n_ctx, plan.n_kept(decl)));
         let caches = caches.collect::<Result<Vec<_>>>()?;
         let widest = widest_matrix(plan);
         Ok(Fast {
@@ -76,7 +80,7 @@ fn kv_format(plan: &ModelPlan) -> DType {
 
 /// Bytes that the KV cache of `plan` takes.
 pub(super) fn kv_bytes(plan: &ModelPlan) -> u64 {
-    plan.graph.kv.iter().map(|decl| Cache::bytes(kv_format(plan), decl, plan.n_ctx)).sum()
+    plan.graph.kv.iter().map(|decl| Cache::bytes(kv_format(plan), decl, plan.n_ctx, plan.n_kept(decl))).sum()
 }
 
 /// The weights of `plan` with nothing in them.

@@ -52,7 +52,7 @@ impl Planner<'_> {
         let params = [
             n_heads as u32,
             group,
-            self.model.n_ctx as u32,
+            self.model.n_kept(&decl) as u32,
             window.unwrap_or(0) as u32,
             scale.to_bits(),
             softcap.unwrap_or(0.0).to_bits(),
@@ -112,7 +112,7 @@ pub(super) fn rope_params(model: &ModelPlan, op: &Op, tables: &[Table]) -> Resul
     let params = vec![
         n_heads as u32,
         kv_rows.map_or(0, |_| model.graph.kv[kv].n_kv_heads as u32),
-        model.n_ctx as u32,
+        model.n_kept(&model.graph.kv[kv]) as u32,
         n_pairs as u32,
         neox,
         q_scale.map_or(0.0, |scale| scale.beta).to_bits(),

@@ -407,7 +407,7 @@ impl<'a> Planner<'a> {
         self.plan.values = coloring.slot.iter().map(|slot| slot.map(|slot| slots[slot])).collect();
         self.plan.logits = graph.logits.and_then(|logits| self.plan.values[logits.0]).unwrap_or(self.none);
         for (index, kv) in graph.kv.iter().enumerate() {
-            let bytes = (self.model.n_ctx * kv.n_kv_heads * self.kv.row_bytes(kv.head_dim)) as u64;
+            let bytes = (self.model.n_kept(kv) * kv.n_kv_heads * self.kv.row_bytes(kv.head_dim)) as u64;
             let k = self.buffer(&format!("k cache {index}"), bytes);
             let v = self.buffer(&format!("v cache {index}"), bytes);
             self.plan.caches.push((k, v));
