@@ -28,7 +28,7 @@ interface Recording {
 }
 
 /** The classes of WebGPU, where there is WebGPU. */
-type Classes = Partial<Pick<typeof globalThis, 'GPUAdapter' | 'GPUDevice' | 'GPUCommandEncoder' | 'GPUQueue'>>;
+type Classes = Partial<Pick<typeof globalThis, 'GPUDevice' | 'GPUCommandEncoder' | 'GPUQueue'>>;
 
 const weightBytes = new WeakMap<GPUBindGroup, number>();
 const devices = new WeakMap<GPUCommandEncoder, GPUDevice>();
@@ -88,14 +88,9 @@ class KernelClock {
   }
 }
 
-/** Looks at what the core makes on the GPU, and has its devices made with time stamps wherever the adapter has them. */
-export function watchKernels({ GPUAdapter, GPUDevice, GPUCommandEncoder, GPUQueue }: Classes = globalThis): void {
-  if (!GPUAdapter || !GPUDevice || !GPUCommandEncoder || !GPUQueue) return;
-  wrap(GPUAdapter.prototype, 'requestDevice', (request) => function (this: GPUAdapter, descriptor) {
-    if (!this.features.has('timestamp-query')) return request.call(this, descriptor);
-    const requiredFeatures = [...new Set(descriptor?.requiredFeatures).add('timestamp-query')];
-    return request.call(this, { ...descriptor, requiredFeatures });
-  });
+/** Looks at what the core makes on the GPU. */
+export function watchKernels({ GPUDevice, GPUCommandEncoder, GPUQueue }: Classes = globalThis): void {
+  if (!GPUDevice || !GPUCommandEncoder || !GPUQueue) return;
   wrap(GPUDevice.prototype, 'createBindGroup', (create) => function (this: GPUDevice, descriptor) {
     const group = create.call(this, descriptor);
     const entry = [...descriptor.entries].find(({ binding }) => binding === WEIGHTS);

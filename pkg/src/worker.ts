@@ -3,13 +3,13 @@
  * Whatever fails on the way, or later outside of any request, is told to the page. The same script runs the other
  * workers of a pool, which are told by the first one what to do (`pool.ts`).
  */
+import { askForFeatures } from './gpu-features.js';
 import { endProfile, startProfile, watchKernels } from './kernel-clock.js';
 import init, { serveShard, start } from './lamplight.js';
 import { keep, kept } from './kept.js';
 import { OriginFiles } from './origin-files.js';
 import { Shard, Team, type StartShard } from './pool.js';
 import type { FromWorker, ToWorker } from './protocol.js';
-import { askForSubgroups } from './subgroups.js';
 
 /** The part of `DedicatedWorkerGlobalScope` used here (the package is compiled against the page's types). */
 interface Scope {
@@ -26,7 +26,8 @@ scope.onmessage = ({ data }) => {
   // One start is enough; from here on the actor takes `onmessage` over.
   scope.onmessage = null;
   const { wasmUrl } = data.start;
-  askForSubgroups((globalThis as { GPUAdapter?: Parameters<typeof askForSubgroups>[0] }).GPUAdapter);
+  const { GPUAdapter } = globalThis as { GPUAdapter?: Parameters<typeof askForFeatures>[0] };
+  askForFeatures(GPUAdapter, ['subgroups', 'timestamp-query']);
   watchKernels();
   init(wasmUrl === undefined ? undefined : { module_or_path: wasmUrl }).then(() => {
     start({ startTeam: Team.start, openFiles: OriginFiles.open, startProfile, endProfile, kept, keep });

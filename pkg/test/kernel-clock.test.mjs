@@ -1,6 +1,7 @@
 // The clock of GPU kernels against classes that stand for WebGPU's: what browsers differ in.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { askForFeatures } from '../dist/gpu-features.js';
 import { endProfile, startProfile, watchKernels } from '../dist/kernel-clock.js';
 
 /** Classes whose devices have `features` and whose clock says `ticks`, one after the other. */
@@ -55,6 +56,7 @@ async function run({ GPUAdapter, GPUQueue }, features) {
 
 test('each dispatch is a pass with time stamps while a request is profiled, and only then', async () => {
   const gpu = classes([0n, 2_500_000n, 3_000_000n, 3_000_123n]);
+  askForFeatures(gpu.GPUAdapter, ['timestamp-query']);
   watchKernels(gpu);
   const before = await run(gpu, ['timestamp-query']);
   assert.deepEqual([...before.device.features], ['shader-f16', 'timestamp-query']);
@@ -71,6 +73,7 @@ test('each dispatch is a pass with time stamps while a request is profiled, and 
 
 test('a clock that the browser rounds is named', async () => {
   const gpu = classes([0n, 300_000n, 300_000n, 300_000n]);
+  askForFeatures(gpu.GPUAdapter, ['timestamp-query']);
   watchKernels(gpu);
   startProfile();
   await run(gpu, ['timestamp-query']);
@@ -81,6 +84,7 @@ test('a clock that the browser rounds is named', async () => {
 
 test('without time stamps the profile says why it is empty, and the passes are the core\'s own', async () => {
   const gpu = classes([]);
+  askForFeatures(gpu.GPUAdapter, ['timestamp-query']);
   watchKernels(gpu);
   startProfile();
   const { device, encoder } = await run(gpu, []);

@@ -306,7 +306,7 @@ fn requirements(adapter: &wgpu::Adapter, options: GpuOptions) -> (wgpu::Limits, 
     limits.max_storage_buffer_binding_size =
         granted.max_storage_buffer_binding_size.max(limits.max_storage_buffer_binding_size);
     let mut wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
-    // In browsers the worker's script asks for it (`kernel-clock.ts`).
+    // In browsers the worker's script asks for it (`gpu-features.ts`).
     if cfg!(not(target_arch = "wasm32")) {
         wanted |= wgpu::Features::TIMESTAMP_QUERY;
     }
@@ -362,7 +362,7 @@ fn has_subgroups(device: &wgpu::Device) -> bool {
     device.features().contains(wgpu::Features::SUBGROUP)
 }
 
-/// wgpu knows no such feature in browsers; the worker's script asks for it (`subgroups.ts`).
+/// wgpu knows no such feature in browsers; the worker's script asks for it (`gpu-features.ts`).
 #[cfg(target_arch = "wasm32")]
 fn has_subgroups(device: &wgpu::Device) -> bool {
     device.as_webgpu().is_some_and(|device| device.features().has("subgroups"))
