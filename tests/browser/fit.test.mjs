@@ -3,6 +3,13 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { MODEL_BYTES, MODEL_PATH, around, assertNoProblems, load } from './harness.mjs';
 
+/** Of a context of 1,024 the CPU makes the first page, which is half, at once, and the other when a text gets there. */
+function assertForetold(info, fit) {
+  const foretold = fit.totalBytes - (info.backend === 'cpu' ? fit.kvBytes / 2 : 0);
+  const difference = Math.abs(info.memory.backendBytes / foretold - 1);
+  assert.ok(difference < 0.02, `${info.memory.backendBytes} bytes were taken, ${foretold} foretold`);
+}
+
 for (const [gpu, backend] of [['none', 'cpu'], ['lavapipe', 'webgpu']]) {
   describe(`fit on ${backend}`, () => {
     let server, page;
@@ -23,8 +30,7 @@ for (const [gpu, backend] of [['none', 'cpu'], ['lavapipe', 'webgpu']]) {
       assert.ok(sent < MODEL_BYTES / 2, `${sent} bytes were sent for a question`);
       assert.deepEqual(await page.evaluate(() => lamplight.models.list()), [], 'a question stores nothing');
       const { info } = await load(page, { model: MODEL_PATH, backend, contextLength: 1024 });
-      const difference = Math.abs(info.memory.backendBytes / fit.totalBytes - 1);
-      assert.ok(difference < 0.02, `${info.memory.backendBytes} bytes were taken, ${fit.totalBytes} foretold`);
+      assertForetold(info, fit);
       assert.equal((await ask({ contextLength: 1024 })).downloadBytes, 0);
       assertNoProblems(page);
     });
@@ -34,8 +40,7 @@ for (const [gpu, backend] of [['none', 'cpu'], ['lavapipe', 'webgpu']]) {
         const fit = await ask({ contextLength: 1024, threads: 2 });
         const { info } = await load(page, { model: MODEL_PATH, backend, contextLength: 1024, threads: 2 });
         assert.equal(info.threads, 2);
-        const difference = Math.abs(info.memory.backendBytes / fit.totalBytes - 1);
-        assert.ok(difference < 0.02, `${info.memory.backendBytes} bytes were taken, ${fit.totalBytes} foretold`);
+        assertForetold(info, fit);
       });
 
       test('a context that no memory holds is answered, and not tried', async () => {
