@@ -121,7 +121,11 @@ describe('manifests', () => {
       const small = fresh.page;
       const session = await fresh.browser.context.newCDPSession(small);
       await session.send('Storage.overrideQuotaForOrigin', { origin: server.origin, quotaSize: MODEL_BYTES + 9e6 });
-      await load(small, options());
+      // What the first load measures its storage with may be given back too late for its last part.
+      for (let tries = 0, cached = false; !cached; tries += 1) {
+        assert.ok(tries < 5, 'there is room for one release');
+        cached = (await load(small, options())).info.load.cached;
+      }
       publish(SECOND, second);
       assert.deepEqual((await load(small, { ...options(), evict: true })).warnings, ['quota-exceeded']);
       await small.evaluate((model) => lamplight.models.rollback(model), options().model);
