@@ -23,8 +23,8 @@ interface Recording {
   stamps: GPUQuerySet[];
   /** Name and bytes of each dispatch, in order. */
   dispatches: [name: string, bytes: number][];
-  /** Where the time stamps come to lie. */
-  staging?: GPUBuffer;
+  /** Where the time stamps come to lie: first for the GPU, then for the CPU. */
+  copies?: { resolved: GPUBuffer; staging: GPUBuffer };
 }
 
 /** The classes of WebGPU, where there is WebGPU. */
@@ -57,11 +57,10 @@ class KernelClock {
 
   /** Has the time stamps that were recorded read once the commands are done. */
   submitted(recording: Recording): void {
-    const { staging } = recording;
-    if (staging) this.#reading.push(this.#read(staging, recording).catch(() => undefined));
+    if (recording.copies) this.#reading.push(this.#read(recording.copies, recording).catch(() => undefined));
   }
 
-  async #read(staging: GPUBuffer, { stamps, dispatches }: Recording): Promise<void> {
+  async #read({ resolved, staging }: Required<Recording>['copies'], { stamps, dispatches }: Recording): Promise<void> {
     await staging.mapAsync(1 /* READ */);
     const ticks = new BigUint64Array(staging.getMappedRange());
     dispatches.forEach(([name, bytes], index) => {
@@ -73,8 +72,7 @@ class KernelClock {
       time.ms += to > from ? Number(to - from) / 1e6 : 0;
       time.bytes += bytes;
     });
-    staging.destroy();
-    stamps.forEach((set) => set.destroy());
+    [...stamps, resolved, staging].forEach((made) => made.destroy());
   }
 
   async end(): Promise<Profile> {
@@ -175,12 +173,13 @@ function resolve(encoder: GPUCommandEncoder, recording: Recording): void {
   const { device, stamps, dispatches } = recording;
   const size = 16 * dispatches.length;
   const resolved = device.createBuffer({ size: 8 * STAMPS * stamps.length, usage: 0x204 /* QUERY_RESOLVE | COPY_SRC */ });
-  recording.staging = device.createBuffer({ size, usage: 0x9 /* MAP_READ | COPY_DST */ });
+  const staging = device.createBuffer({ size, usage: 0x9 /* MAP_READ | COPY_DST */ });
+  recording.copies = { resolved, staging };
   stamps.forEach((set, index) => {
     const count = Math.min(STAMPS, 2 * dispatches.length - index * STAMPS);
     encoder.resolveQuerySet(set, 0, count, resolved, 8 * STAMPS * index);
   });
-  encoder.copyBufferToBuffer(resolved, 0, recording.staging, 0, size);
+  encoder.copyBufferToBuffer(resolved, 0, staging, 0, size);
 }
 
 /** With the share of the memory's speed, what takes longest first. */

@@ -4,15 +4,21 @@ import { test } from 'node:test';
 import { askForFeatures } from '../dist/gpu-features.js';
 import { endProfile, startProfile, watchKernels } from '../dist/kernel-clock.js';
 
-/** Classes whose devices have `features` and whose clock says `ticks`, one after the other. */
+/** Classes whose devices have `features` and whose clock says `ticks`, one after the other; what is made and not destroyed is in `alive`. */
 function classes(ticks) {
+  const alive = new Set();
+  const made = (methods) => {
+    const it = { ...methods, destroy: () => alive.delete(it) };
+    alive.add(it);
+    return it;
+  };
   class GPUDevice {
     constructor(features) { this.features = new Set(features); }
     createBindGroup() { return {}; }
     createCommandEncoder() { return new GPUCommandEncoder(); }
-    createQuerySet() { return { destroy() {} }; }
+    createQuerySet() { return made({}); }
     createBuffer({ size }) {
-      return { destroy() {}, mapAsync: async () => {}, getMappedRange: () => BigUint64Array.from(ticks.splice(0, size / 8)).buffer };
+      return made({ mapAsync: async () => {}, getMappedRange: () => BigUint64Array.from(ticks.splice(0, size / 8)).buffer });
     }
     pushErrorScope() {}
     async popErrorScope() { return {}; }
@@ -35,7 +41,7 @@ function classes(ticks) {
   class GPUQueue {
     submit() {}
   }
-  return { GPUAdapter, GPUDevice, GPUCommandEncoder, GPUQueue };
+  return { GPUAdapter, GPUDevice, GPUCommandEncoder, GPUQueue, alive };
 }
 
 /** Records two dispatches of one pass on a device of an adapter, and submits them. */
@@ -69,6 +75,7 @@ test('each dispatch is a pass with time stamps while a request is profiled, and 
   assert.deepEqual(profile, {
     kernels: [{ name: 'matmul/mat_vec q4_0 F16=1', calls: 1, ms: 2.5, bytes: 1000 }, { name: 'norm/norm F16=1', calls: 1, ms: 0.000123, bytes: 0 }],
   });
+  assert.equal(gpu.alive.size, 0);
 });
 
 test('a clock that the browser rounds is named', async () => {

@@ -38,9 +38,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) n_groups: vec3<u32>,
-#if SUBGROUPS
-    @builtin(subgroup_size) subgroup_lanes: u32,
-#endif
+#import lib/subgroup_lanes
 ) {
     let pair = group.y;
     let row = pair / params.n_used;

@@ -40,9 +40,7 @@ fn load(at: u32) -> f32 {
 fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(workgroup_id) group: vec3<u32>,
-#if SUBGROUPS
-    @builtin(subgroup_size) subgroup_lanes: u32,
-#endif
+#import lib/subgroup_lanes
 ) {
     let row = group.y;
     if row >= value_rows(params.outputs) {

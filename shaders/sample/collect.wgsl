@@ -32,9 +32,7 @@ var<workgroup> n_buckets: u32;
 fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(workgroup_id) group: vec3<u32>,
-#if SUBGROUPS
-    @builtin(subgroup_size) subgroup_lanes: u32,
-#endif
+#import lib/subgroup_lanes
 ) {
     if step.n_outputs == 0u {
         return;

@@ -232,9 +232,7 @@ fn remember(lane: u32, id: u32) {
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-    @builtin(subgroup_size) subgroup_lanes: u32,
-#endif
+#import lib/subgroup_lanes
 ) {
     largest_of_runs(lane, params.n_runs, subgroup_lanes);
     let largest = lane_values[0];

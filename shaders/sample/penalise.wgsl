@@ -51,9 +51,7 @@ fn tally(lane: u32, run: u32) {
 fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(workgroup_id) group: vec3<u32>,
-#if SUBGROUPS
-    @builtin(subgroup_size) subgroup_lanes: u32,
-#endif
+#import lib/subgroup_lanes
 ) {
     if step.n_outputs == 0u {
         return;

@@ -21,9 +21,7 @@ struct Params {
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-    @builtin(subgroup_size) subgroup_lanes: u32,
-#endif
+#import lib/subgroup_lanes
 ) {
     // The draw has counted it already.
     let at = (max(step.n_chosen, 1u) - 1u) * TOP_WORDS;

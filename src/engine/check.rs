@@ -65,7 +65,7 @@ type Change = fn(&mut Way);
 
 /// Ways to do without something, those that cost least first; then without all of it.
 const REPLACEMENTS: [(&str, Change); 7] = [
-    ("subgroups by workgroup memory", |way| way.1.subgroups = Some(false)),
+    ("subgroups by memory", |way| (way.1.subgroups, way.1.hand_on) = (Some(false), Some(false))),
     ("kernels that choose tokens by the CPU", |way| way.1.choose = false),
     ("fused kernels by one for each operation", |way| way.1.fuse = false),
     ("half floats by f32", |way| way.0 = Precision::F32),

@@ -42,6 +42,7 @@ files!(
     "lib/kv",
     "lib/lookup",
     "lib/step",
+    "lib/subgroup_lanes",
     "lib/subgroups",
     "lib/weights",
     "matmul/expert_mat_vec",
