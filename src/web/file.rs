@@ -12,10 +12,10 @@ use sha2::{Digest, Sha256};
 use web_sys::Blob;
 
 use super::answer::Version;
-use super::fetch::HttpFile;
 use super::files::Expected;
+use super::origin::Origin;
 use super::report::Reporter;
-use super::store::{ModelRecord, PartInfo, Store, StoredPart, read_slice};
+use super::store::{ModelRecord, PartInfo, Store, StoredPart};
 use super::task::{describe, hex, sha256_hex, update_sha256};
 use crate::error::{Error, ErrorCode, Result};
 use crate::weights::PART_BYTES;
@@ -24,14 +24,6 @@ use crate::weights::PART_BYTES;
 const CHECK_ONE_IN: u32 = 4;
 /// Largest integer that JavaScript counts exactly; a file that claims more is no file.
 const MAX_SIZE: u64 = (1 << 53) - 1;
-
-/// Where a model's bytes come from.
-pub enum Origin {
-    /// A URL.
-    Http(HttpFile),
-    /// A file or Blob of the page.
-    Local(Blob),
-}
 
 /// The stored parts of the model that is being loaded.
 struct Cache {
@@ -190,7 +182,7 @@ impl ModelFile {
                     // Up to a part's end, so that what is read is never more than a part's beginning.
                     let end = wanted.min((u64::from(index) + 1) * PART_BYTES);
                     let target = Uint8Array::new_with_length((end - at) as u32);
-                    let n_read = self.read(at, &target).await?;
+                    let n_read = self.origin.read(at, &target, &self.reporter).await?;
                     if n_read == 0 {
                         return Ok(false);
                     }
@@ -224,31 +216,13 @@ impl ModelFile {
     pub fn size(&self) -> Option<u64> {
         match &self.origin {
             Origin::Http(_) if self.expected.data_end > 0 => Some(self.expected.data_end),
-            Origin::Http(http) => {
+            Origin::Http(_) => {
                 let cache = self.cache.borrow();
                 let kept = cache.as_ref().filter(|cache| !cache.parts.is_empty());
                 let kept = kept.map(|cache| cache.record.data_end).filter(|end| *end > 0);
-                kept.or(http.version().size)
+                kept.or(self.origin.size())
             }
-            Origin::Local(blob) => Some(blob.size() as u64),
-        }
-    }
-
-    /// Bytes from `start` on, from where the file is; fewer than `target` only at the file's end.
-    async fn read(&self, start: u64, target: &Uint8Array) -> Result<u32> {
-        match &self.origin {
-            Origin::Http(http) => http.read(start, target).await,
-            Origin::Local(blob) => {
-                let end = start + u64::from(target.length());
-                let unreadable = |thrown| {
-                    let message = format!("the local file cannot be read: {}", describe(&thrown));
-                    Error::new(ErrorCode::Io, message)
-                };
-                let bytes = read_slice(blob, start..end).await.map_err(unreadable)?;
-                target.set(&bytes, 0);
-                self.reporter.add(u64::from(bytes.length()));
-                Ok(bytes.length())
-            }
+            Origin::Local(_) => self.origin.size(),
         }
     }
 
@@ -328,21 +302,7 @@ impl ModelFile {
         let (Some(expected), Origin::Http(http)) = (&self.expected.sha256, &self.origin) else {
             return Ok(());
         };
-        // What follows the last tensor is of no use but belongs to the file.
-        let mut at = self.end.get();
-        loop {
-            let left = match http.version().size {
-                Some(size) => size.saturating_sub(at),
-                // Only what is read as one stream tells its end by ending.
-                None if http.has_ranges() => 0,
-                None => PART_BYTES,
-            };
-            let tail = Uint8Array::new_with_length(left.min(PART_BYTES) as u32);
-            if left == 0 || self.read_tail(at, &tail, &mut hash).await? < tail.length() {
-                break;
-            }
-            at += u64::from(tail.length());
-        }
+        self.origin.digest_rest(self.end.get(), &mut hash, &self.reporter).await?;
         let found = hex(&hash.finalize());
         if found != *expected {
             self.discard().await;
@@ -358,15 +318,9 @@ impl ModelFile {
         Ok(())
     }
 
-    async fn read_tail(&self, at: u64, tail: &Uint8Array, hash: &mut Sha256) -> Result<u32> {
-        let n_read = self.read(at, tail).await?;
-        update_sha256(hash, &tail.subarray(0, n_read));
-        Ok(n_read)
-    }
-
     /// Whether the file's server answers requests for parts, so that several can be made at a time.
     pub fn has_ranges(&self) -> bool {
-        matches!(&self.origin, Origin::Http(http) if http.has_ranges())
+        self.origin.has_ranges()
     }
 
     /// Whether its parts can be had again without the network.
@@ -433,7 +387,8 @@ impl ModelFile {
     /// Fills `target`, the bytes at `range`, from byte `from` on.
     async fn fetch(&self, range: &Range<u64>, target: &Uint8Array, from: u32) -> Result<()> {
         let start = range.start + u64::from(from);
-        let n_read = self.read(start, &target.subarray(from, target.length())).await?;
+        let target = target.subarray(from, target.length());
+        let n_read = self.origin.read(start, &target, &self.reporter).await?;
         let at = start + u64::from(n_read);
         if at < range.end {
             let message = format!("the file ends at byte {at}, within its tensors; it is incomplete");
@@ -556,11 +511,8 @@ impl ModelFile {
     /// # Errors
     /// `Io` or `OutOfMemory`.
     pub fn blob(&self, part: &Part) -> Result<Blob> {
-        if let Origin::Local(blob) = &self.origin {
-            let slice = blob.slice_with_f64_and_f64(part.range.start as f64, part.range.end as f64);
-            return slice.map_err(|thrown| Error::new(ErrorCode::Io, describe(&thrown)));
-        }
-        part.blob.clone().map_or_else(|| blob_of(&part.bytes), Ok)
+        let kept = || part.blob.clone().map_or_else(|| blob_of(&part.bytes), Ok);
+        self.origin.slice(&part.range).unwrap_or_else(kept)
     }
 
     /// Frees the header's bytes, once the parts that they are of are in place.
@@ -572,10 +524,7 @@ impl ModelFile {
 
     /// Bytes received over the network.
     pub fn network_bytes(&self) -> u64 {
-        match &self.origin {
-            Origin::Http(http) => http.received(),
-            Origin::Local(_) => 0,
-        }
+        self.origin.received()
     }
 
     /// Bytes that came out of storage.
@@ -585,7 +534,7 @@ impl ModelFile {
 
     /// Whether the server has another file now than the one whose parts are stored.
     pub fn changed(&self) -> bool {
-        self.is_other.get() || matches!(&self.origin, Origin::Http(http) if http.changed())
+        self.is_other.get() || self.origin.changed()
     }
 
     /// Whether all that was read of the file so far is of no use.
@@ -595,9 +544,7 @@ impl ModelFile {
 
     /// Stops all requests.
     pub fn cancel(&self) {
-        if let Origin::Http(http) = &self.origin {
-            http.cancel();
-        }
+        self.origin.cancel();
     }
 }
 

@@ -14,7 +14,8 @@ use web_sys::Blob;
 
 use super::bundle::Bundle;
 use super::fetch::HttpFile;
-use super::file::{ModelFile, Origin, blob_of};
+use super::file::{ModelFile, blob_of};
+use super::origin::Origin;
 use super::protocol::object;
 use super::report::Reporter;
 use super::resolve::Resolver;

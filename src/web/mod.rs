@@ -15,6 +15,7 @@ pub mod file;
 pub mod files;
 pub mod load;
 mod measure;
+pub mod origin;
 mod patience;
 mod pipeline;
 pub mod pool;
