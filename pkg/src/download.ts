@@ -41,6 +41,8 @@ export function loadCall({ signal, onProgress, onWarning }: Pick<EngineOptions, 
   return {
     signal,
     onEvent: (event) => {
+      // The caller has been told that it ended; the worker has yet to hear of it.
+      if (signal?.aborted) return;
       if (event.kind === 'progress') report(event.progress);
       else if (event.kind === 'warning') onWarning?.(event.warning);
     },

@@ -113,17 +113,29 @@ test('an abort rejects a load at once; a worker that never speaks is ended a lit
 
 test('an aborted load lets its worker store what it has, and ends it with its answer', async () => {
   let stored;
+  let say;
   const worker = new FakeWorker({
-    load: () => {},
+    load: (_request, reply) => {
+      say = () => reply.event({ kind: 'progress', progress: { phase: 'downloading', loadedBytes: 1, totalBytes: 2, fraction: 0.5 } });
+    },
     abort: (request, reply) => {
       stored = () => reply.to(request.body.target, { type: 'error', error: { code: 'aborted', message: 'stopped' } });
     },
   });
   const abort = new AbortController();
-  const engine = loadEngine({ model: 'https://h/m', signal: abort.signal }, worker);
+  const phases = [];
+  const engine = loadEngine({ model: 'https://h/m', signal: abort.signal, onProgress: ({ phase }) => phases.push(phase) }, worker);
   await new Promise(setImmediate);
+  say();
+  await new Promise(setImmediate);
+  // On its way when the load is aborted: whoever has been told the end hears of no progress after it.
+  say();
   abort.abort();
+  say();
   await assert.rejects(engine, { code: 'aborted' });
+  say();
+  await new Promise(setImmediate);
+  assert.deepEqual(phases, ['starting', 'downloading']);
   assert.equal(worker.terminated, false);
   stored();
   await new Promise(setImmediate);
