@@ -23,8 +23,8 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<head_t>;              // [n_tokens, n_heads, HEAD_DIM]
-@group(0) @binding(3) var<storage, read> k_cache: array<kv_four_t>;
-@group(0) @binding(4) var<storage, read> v_cache: array<kv_four_t>;
+@group(0) @binding(3) var<storage, read> k_cache: array<kv_four_t>;        // [positions, n_kv_heads, HEAD_DIM]
+@group(0) @binding(4) var<storage, read> v_cache: array<kv_four_t>;        // [positions, n_kv_heads, HEAD_DIM]
 @group(0) @binding(5) var<storage, read> sinks: array<f32>;             // [n_heads] scores without a value
 @group(0) @binding(6) var<storage, read_write> out: array<head_t>;      // [n_tokens, n_heads, HEAD_DIM]
 @group(0) @binding(7) var<storage, read_write> partials: array<vec4<f32>>; // [n_tokens, n_heads, max_splits, D4 + 1]
@@ -147,7 +147,7 @@ fn main(
     let out_row = (slot % ROW_SLOTS) * OUT_ROWS;
     let key_slot = slot / ROW_SLOTS;
     let key = lane % KEYS;
-    let cache_first = kv_head * params.n_kept;
+    let n_kv_heads = n_groups.x;
     var running_max = MASKED;
     var out_max: array<f32, OUT_ROWS>;
     var total: array<f32, OUT_ROWS>;
@@ -158,7 +158,7 @@ fn main(
     for (var tile = first_key; tile < end_key; tile += KEYS) {
         // Keys past the last one are masked; their cache rows may hold anything, so read one that is there.
         let position = tile + key;
-        let cache_row = cache_first + min(position, last_key) % params.n_kept;
+        let cache_row = min(position, last_key) % params.n_kept * n_kv_heads + kv_head;
         compute_scores(lane, key, position, cache_row, first_row, last_key);
         workgroupBarrier();
         running_max = compute_weights(lane, running_max);
@@ -174,7 +174,7 @@ fn main(
             let first = tile % params.n_kept;
             for (var j = key_slot; j < n_keys; j += KEY_SLOTS) {
                 let turn = select(0u, params.n_kept, first + j >= params.n_kept);
-                let value = load_v(cache_first + first + j - turn, d);
+                let value = load_v((first + j - turn) * n_kv_heads + kv_head, d);
                 for (var r = 0u; r < OUT_ROWS; r++) {
                     let weight = probs[(out_row + r) * KEYS + j];
                     total[r] += weight;

@@ -1,4 +1,4 @@
-// Elements 4 d to 4 d + 3 of a head's keys and values, heads counted over all positions, then kv heads.
+// Elements 4 d to 4 d + 3 of a head's keys and values, heads counted over kv heads, then positions.
 #if KV_BITS
 #if KV_HALF
 fn load_k(row: u32, d: u32) -> vec4<f32> {

@@ -138,12 +138,12 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
                     block[i] = of_pair(element, turned(kind, pair, position, two));
                 }
             }
-            store_block(kind == 2u, head * params.n_kept + position % params.n_kept, index);
+            store_block(kind == 2u, position % params.n_kept * params.n_kv_heads + head, index);
         }
         return;
     }
 #else
-    let cached = (head * params.n_kept + position % params.n_kept) * 4u * D4;
+    let cached = (position % params.n_kept * params.n_kv_heads + head) * 4u * D4;
 #endif
     for (var pair = lane; pair < PAIRS; pair += LANES) {
         let at = elements(pair);

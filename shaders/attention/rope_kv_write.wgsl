@@ -51,7 +51,7 @@ fn keep_block(token: u32, index: u32) {
             block[i] = of_pair(element, rotated(pair_of(element), position, two));
         }
     }
-    store_block(is_v, kv_head * params.n_kept + position % params.n_kept, index % KV_BLOCKS);
+    store_block(is_v, position % params.n_kept * params.n_kv_heads + kv_head, index % KV_BLOCKS);
 }
 #endif
 
@@ -90,7 +90,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let is_v = head >= params.n_heads + params.n_kv_heads;
     let kv_head = (head - params.n_heads) % params.n_kv_heads;
     let source = (token * params.n_kv_heads + kv_head) * HEAD_DIM;
-    let cached = (kv_head * params.n_kept + position % params.n_kept) * 4u * D4;
+    let cached = (position % params.n_kept * params.n_kv_heads + kv_head) * 4u * D4;
     if pair >= HALF {
         if is_v {
             v_cache[cached + at.x] = to_kv(0.0);

@@ -1,6 +1,6 @@
-// Elements of the key/value cache, [kv_head][position][a head, filled up with zeros]. Floats stand alone, 4 * D4 of them
-// a head; or a head is blocks of 32 elements in KV_BITS words each, half floats or codes, and behind all blocks a scale
-// each, where they are codes: KV_ROW words in all.
+// Elements of the key/value cache, [position, n_kv_heads, a head filled up with zeros]: what is cached keeps its place
+// when positions are added. Floats stand alone, 4 * D4 of them a head; or a head is blocks of 32 elements in KV_BITS
+// words each, half floats or codes, and behind all blocks a scale each, where they are codes: KV_ROW words in all.
 const D4: u32 = (HEAD_DIM + 3u) / 4u;
 
 #if KV_BITS

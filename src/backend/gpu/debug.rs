@@ -91,17 +91,15 @@ impl GpuBackend {
             _ => f32::NAN.to_bits(),
         };
         for (decl, (k, v)) in self.model.graph.kv.iter().zip(&self.plan.caches) {
-            let (n_kept, row) = (self.model.n_kept(decl), kv.row_bytes(decl.head_dim) as u64);
+            let row = (decl.n_kv_heads * kv.row_bytes(decl.head_dim)) as u64;
+            let n_kept = self.model.n_kept(decl);
             // What a window shows before `pos` stays, from a whole tile of keys on.
             let shown = decl.window.map_or(pos, |window| pos.min(window + MOST_KEYS as usize));
             let first = pos % n_kept;
             let end = first + n_kept.saturating_sub(shown);
             for run in [first..end.min(n_kept), 0..end.saturating_sub(n_kept)] {
-                for head in 0..decl.n_kv_heads {
-                    let from = (head * n_kept + run.start) as u64 * row;
-                    self.fill(*k, from, run.len() as u64 * row, word);
-                    self.fill(*v, from, run.len() as u64 * row, word);
-                }
+                self.fill(*k, run.start as u64 * row, run.len() as u64 * row, word);
+                self.fill(*v, run.start as u64 * row, run.len() as u64 * row, word);
             }
         }
     }
