@@ -194,8 +194,8 @@ export interface EngineInfo {
   adapter?: AdapterInfo;
   /** What was found of the GPU that runs the model. */
   gpu?: GpuFacts;
-  /** Bytes the backend holds, and the size of the wasm memory once the model was loaded; of all workers together. On the CPU
-   * the KV cache grows by 512 positions as texts do, up to what `fit` tells. */
+  /** Bytes the backend holds, and the size of the wasm memory once the model was loaded; of all workers together. The
+   * KV cache grows by 512 positions as texts do, up to what `fit` tells. */
   memory: { backendBytes: number; wasmBytes: number };
   load: {
     /** True when no byte of weights came over the network. */

@@ -36,6 +36,10 @@ pub struct ModelPlan {
     pub kv_cache: Option<DType>,
 }
 
+/// Positions that KV caches grow by as texts do: a long context costs a short text no memory. On the CPU whole blocks, and
+/// whole tiles.
+pub(crate) const KV_PAGE: usize = 512;
+
 /// How far a text can be taken back, at least, where caches forget what windows do not show.
 pub const REWIND: usize = 256;
 

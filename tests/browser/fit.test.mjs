@@ -1,11 +1,11 @@
-// Whether a model fits is known from its header: exactly what a load then takes, and no weight is fetched for it.
+// Whether a model fits is known from its header: exactly what it then takes, and no weight is fetched for it.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { MODEL_BYTES, MODEL_PATH, around, assertNoProblems, load } from './harness.mjs';
 
-/** Of a context of 1,024 the CPU makes the first page, which is half, at once, and the other when a text gets there. */
+/** Of a context of 1,024 the first page, which is half, is made at once, and the other when a text gets there. */
 function assertForetold(info, fit) {
-  const foretold = fit.totalBytes - (info.backend === 'cpu' ? fit.kvBytes / 2 : 0);
+  const foretold = fit.totalBytes - fit.kvBytes / 2;
   const difference = Math.abs(info.memory.backendBytes / foretold - 1);
   assert.ok(difference < 0.02, `${info.memory.backendBytes} bytes were taken, ${foretold} foretold`);
 }

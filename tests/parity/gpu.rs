@@ -269,6 +269,7 @@ fn a_dense_layer_takes_seven_dispatches() {
     }
 }
 
+/// But for one that the KV cache grows for (pages.rs).
 #[test]
 fn a_decoded_token_makes_no_object_and_submits_once() {
     let Some(device) = device(GpuOptions::default()) else { return };

@@ -15,6 +15,8 @@ mod moe;
 mod naive;
 mod naive_moe;
 mod naive_recurrent;
+#[cfg(feature = "gpu")]
+mod pages;
 mod recurrent;
 mod streams;
 mod support;

@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 use web_time::Instant;
 
 use super::device::GpuDevice;
-use super::engine::{GpuBackend, MAPPED, make_buffer};
+use super::engine::GpuBackend;
 use super::oneshot::Receiver;
 use super::plan::{MAX_CHOSEN, STEP_WORDS, TOP_WORDS, limit_words, sampling_words};
+use super::resources::{MAPPED, make_buffer};
 use crate::backend::{Backend, Draw, Logprobs, MOST_BEGUN};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
@@ -87,6 +88,9 @@ impl GpuBackend {
         if n == 0 || n > most || pos + n > self.model.n_ctx {
             bail!(InvalidRequest, "{n} steps at once from position {pos}; {most} are possible");
         }
+        if pos + n > self.kv.n_positions() {
+            bail!(Internal, "{n} steps from position {pos}, far behind all others");
+        }
         match start {
             Some((token, pos, draw)) => self.start_choosing(token, pos, draw)?,
             None if (1..MOST_BEGUN).contains(&self.choosing.submits.len()) => self.device.check()?,
@@ -147,6 +151,8 @@ impl GpuBackend {
 
     /// As [`Backend::chosen`].
     pub(super) async fn finish_choosing(&mut self) -> Result<Vec<u32>> {
+        // For the steps that begin next, while these run.
+        self.make_room(self.choosing.pos).await?;
         // It stays in the list, to be given up with the others, should nobody wait to the end.
         let Some(submit) = self.choosing.submits.front_mut() else {
             bail!(Internal, "no steps are under way");

@@ -4,8 +4,9 @@
 
 use std::ops::Range;
 
-use super::engine::{GpuBackend, MAPPED, make_buffer};
+use super::engine::GpuBackend;
 use super::kernels::{KvFormat, MOST_KEYS};
+use super::resources::{MAPPED, make_buffer};
 use crate::backend::{Trace, trace_name};
 use crate::bail;
 use crate::error::Result;
@@ -19,6 +20,7 @@ impl GpuBackend {
     pub async fn forward_traced(&mut self, tokens: &[u32], pos: usize) -> Result<Trace> {
         self.check_step(tokens, pos)?;
         let n_tokens = tokens.len();
+        self.make_room(pos + n_tokens).await?;
         self.order.begin(pos, pos + n_tokens)?;
         if n_tokens > self.plan.n_outputs {
             bail!(InvalidRequest, "{n_tokens} tokens cannot be traced at once; {} can", self.plan.n_outputs);
@@ -79,10 +81,10 @@ impl GpuBackend {
         values.dedup();
         for buffer in values {
             let bytes = self.plan.buffers[buffer].bytes;
-            self.fill(buffer, 0, bytes, f32::NAN.to_bits());
+            self.fill(&self.buffers[buffer], 0..bytes, f32::NAN.to_bits());
         }
         for state in self.plan.states.iter().filter(|_| pos == 0) {
-            self.fill(*state, 0, self.plan.buffers[*state].bytes, f32::NAN.to_bits());
+            self.fill(&self.buffers[*state], 0..self.plan.buffers[*state].bytes, f32::NAN.to_bits());
         }
         let kv = KvFormat::of(self.model.kv_cache, self.f16);
         // Two half-float NaNs, or one of f32, which scales are too.
@@ -90,22 +92,25 @@ impl GpuBackend {
             KvFormat::F16 | KvFormat::Half => 0x7e00_7e00,
             _ => f32::NAN.to_bits(),
         };
-        for (decl, (k, v)) in self.model.graph.kv.iter().zip(&self.plan.caches) {
-            let row = (decl.n_kv_heads * kv.row_bytes(decl.head_dim)) as u64;
+        for (layer, decl) in self.model.graph.kv.iter().enumerate() {
+            let row = self.plan.caches[layer].position_bytes as u64;
             let n_kept = self.model.n_kept(decl);
             // What a window shows before `pos` stays, from a whole tile of keys on.
             let shown = decl.window.map_or(pos, |window| pos.min(window + MOST_KEYS as usize));
             let first = pos % n_kept;
             let end = first + n_kept.saturating_sub(shown);
             for run in [first..end.min(n_kept), 0..end.saturating_sub(n_kept)] {
-                self.fill(*k, run.start as u64 * row, run.len() as u64 * row, word);
-                self.fill(*v, run.start as u64 * row, run.len() as u64 * row, word);
+                for buffer in self.kv.layer(layer) {
+                    // As far as it has grown.
+                    let end = buffer.size().min(run.end as u64 * row);
+                    self.fill(buffer, run.start as u64 * row..end, word);
+                }
             }
         }
     }
 
-    fn fill(&self, buffer: usize, at: u64, n_bytes: u64, word: u32) {
-        let words = vec![word; (n_bytes / 4) as usize];
-        self.device.queue.write_buffer(&self.buffers[buffer], at, bytemuck::cast_slice(&words));
+    fn fill(&self, buffer: &wgpu::Buffer, bytes: Range<u64>, word: u32) {
+        let words = vec![word; (bytes.end.saturating_sub(bytes.start) / 4) as usize];
+        self.device.queue.write_buffer(buffer, bytes.start, bytemuck::cast_slice(&words));
     }
 }

@@ -1,7 +1,8 @@
 //! One model on a device.
 //!
-//! Principal type: [`GpuBackend`]. Made from a [`Plan`]: every buffer, bind group and pipeline once; a step writes one
-//! small buffer, records the launches and submits them together. Must not know ops beyond their launches.
+//! Principal type: [`GpuBackend`]. Made from a [`Plan`]: every buffer, bind group and pipeline once, but for the KV cache,
+//! which grows; a step writes one small buffer, records the launches and submits them together. Must not know ops beyond
+//! their launches.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,14 +10,18 @@ use std::ops::Range;
 use web_time::Instant;
 
 use super::choose::Choosing;
-use super::device::{AdapterInfo, GpuDevice};
+use super::device::GpuDevice;
 use super::kernels::{MAT_MUL_ROWS_TILE, Variant};
+use super::kv_cache::KvCache;
 use super::pipelines::Compiled;
-use super::plan::{MAX_CHOSEN, PARAM_STRIDE, PARAM_WORDS, Plan, Planner, STEP_WORDS, Tuning};
+use super::plan::{MAX_CHOSEN, PARAM_STRIDE, Plan, Planner, STEP_WORDS, Tuning};
+use super::resources::{Binder, MAPPED, UNIFORM, allocate, check_fit, make_buffer, param_bytes};
 use super::upload::Uploads;
-use crate::backend::{Backend, Counters, Draw, Logprobs, ModelPlan, Outputs, StepOrder};
+use crate::backend::{Backend, Counters, Draw, Logprobs, MOST_BEGUN, ModelPlan, Outputs, StepOrder};
 use crate::bail;
-use crate::error::{Error, ErrorCode, Result};
+#[cfg(target_arch = "wasm32")]
+use crate::error::Error;
+use crate::error::{ErrorCode, Result};
 use crate::model::graph::{Graph, Rows};
 use crate::tensor::DType;
 
@@ -38,8 +43,10 @@ pub struct GpuBackend {
     pub(super) model: ModelPlan,
     pub(super) plan: Plan,
     pub(super) buffers: Vec<wgpu::Buffer>,
-    bind_groups: Vec<wgpu::BindGroup>,
-    pipelines: Vec<wgpu::ComputePipeline>,
+    /// But for those of launches that bind a cache.
+    bind_groups: Vec<Option<wgpu::BindGroup>>,
+    compiled: Vec<Compiled>,
+    pub(super) kv: KvCache,
     staging: wgpu::Buffer,
     pub(super) choosing: Choosing,
     params: wgpu::Buffer,
@@ -50,6 +57,7 @@ pub struct GpuBackend {
     /// All weights are there.
     ready: bool,
     pub(super) counters: Counters,
+    /// Of everything but the KV cache.
     memory_bytes: u64,
     /// The words of the step buffer, kept so that a step allocates nothing.
     step: Vec<u32>,
@@ -110,12 +118,11 @@ impl GpuBackend {
         counters.queue_writes += 1;
         counters.buffers = plan.own_buffers().count() as u64 + 4;
         let compiled = device.compile(&plan.variants).await?;
-        let bind_groups = device
-            .guarded("bind groups", ErrorCode::Internal, || {
-                bind(&device, &plan, &compiled, &buffers, &params)
-            })
-            .await?;
-        counters.bind_groups = bind_groups.len() as u64;
+        let binder =
+            Binder { device: &device, plan: &plan, compiled: &compiled, buffers: &buffers, params: &params };
+        let bind_groups = device.guarded("bind groups", ErrorCode::Internal, || binder.groups()).await?;
+        counters.bind_groups = bind_groups.iter().flatten().count() as u64;
+        let kv = KvCache::new(&binder, old.map(|(old, _)| &old.kv), &mut counters).await?;
         let uploads = Uploads::new(&model, &plan, old.map(|(old, n_kept)| (&old.uploads, n_kept)));
         let memory_bytes = plan.own_buffers().map(|buffer| buffer.bytes).sum::<u64>()
             + staging_bytes
@@ -130,7 +137,8 @@ impl GpuBackend {
             plan,
             buffers,
             bind_groups,
-            pipelines: compiled.into_iter().map(|compiled| compiled.pipeline).collect(),
+            compiled,
+            kv,
             staging,
             choosing,
             params,
@@ -256,6 +264,16 @@ impl GpuBackend {
         }
     }
 
+    /// Makes room in the caches for the first `end` positions, and for the steps that may begin behind them before
+    /// anything is waited for.
+    /// # Errors
+    /// As [`KvCache::reserve`].
+    pub(super) async fn make_room(&mut self, end: usize) -> Result<()> {
+        let end = self.model.n_ctx.min(end + MOST_BEGUN * MAX_CHOSEN);
+        let Self { device, plan, compiled, buffers, params, kv, counters, .. } = self;
+        kv.reserve(end, &Binder { device, plan, compiled, buffers, params }, counters).await
+    }
+
     /// Tells the kernels what the next submit is about; `outputs` are rows of the step.
     pub(super) fn write_step(&mut self, tokens: &[u32], pos: usize, outputs: &Range<usize>) {
         self.step.clear();
@@ -322,9 +340,9 @@ impl GpuBackend {
         }
         if *current != stage.variant {
             *current = stage.variant;
-            pass.set_pipeline(&self.pipelines[*current]);
+            pass.set_pipeline(&self.compiled[*current].pipeline);
         }
-        pass.set_bind_group(0, &self.bind_groups[index], &[]);
+        pass.set_bind_group(0, self.kv.group(index).or(self.bind_groups[index].as_ref()), &[]);
         let y = (rows as u32 * stage.grid.mul).div_ceil(stage.grid.div);
         pass.dispatch_workgroups(stage.grid.x, y, z);
         1
@@ -401,6 +419,7 @@ impl Backend for GpuBackend {
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         self.check_step(tokens, pos)?;
+        self.make_room(pos + tokens.len()).await?;
         self.choosing.abandon();
         self.order.begin(pos, pos + tokens.len())?;
         let n_rows = outputs.n_rows(tokens.len());
@@ -484,7 +503,7 @@ impl Backend for GpuBackend {
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
+        self.memory_bytes + self.kv.bytes()
     }
 }
 
@@ -498,103 +517,4 @@ impl Drop for GpuBackend {
             buffer.destroy();
         }
     }
-}
-
-pub(super) const MAPPED: wgpu::BufferUsages =
-    wgpu::BufferUsages::MAP_READ.union(wgpu::BufferUsages::COPY_DST);
-const UNIFORM: wgpu::BufferUsages = wgpu::BufferUsages::UNIFORM.union(wgpu::BufferUsages::COPY_DST);
-/// COPY_SRC: any value can be read back for debugging.
-const STORAGE: wgpu::BufferUsages =
-    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
-
-pub(super) fn make_buffer(
-    device: &GpuDevice,
-    label: &str,
-    bytes: u64,
-    usage: wgpu::BufferUsages,
-) -> wgpu::Buffer {
-    let descriptor =
-        wgpu::BufferDescriptor { label: Some(label), size: bytes.max(16), usage, mapped_at_creation: false };
-    device.device.create_buffer(&descriptor)
-}
-
-/// Everything but weights must fit as it is.
-pub(super) fn check_fit(plan: &Plan, info: &AdapterInfo) -> Result<()> {
-    let limit = info.most_bound_bytes();
-    match plan.buffers.iter().find(|buffer| buffer.bytes > limit) {
-        None => Ok(()),
-        Some(buffer) => {
-            let message = format!(
-                "{} takes {} bytes, and this GPU binds at most {limit} at once; use a smaller context or batch",
-                buffer.label, buffer.bytes
-            );
-            Err(Error::new(ErrorCode::OutOfMemory, message))
-        }
-    }
-}
-
-/// All buffers of a plan but those that `kept` gives.
-async fn allocate(
-    device: &GpuDevice,
-    plan: &Plan,
-    kept: &impl Fn(usize) -> Option<wgpu::Buffer>,
-) -> Result<Vec<wgpu::Buffer>> {
-    let total: u64 = plan.own_buffers().map(|buffer| buffer.bytes).sum();
-    let what = format!("{} buffers of {total} bytes in all", plan.own_buffers().count());
-    device
-        .guarded(&what, ErrorCode::Internal, || {
-            let mut buffers: Vec<wgpu::Buffer> = Vec::with_capacity(plan.buffers.len());
-            for (index, spec) in plan.buffers.iter().enumerate() {
-                let buffer = match spec.within {
-                    Some((parent, _)) => buffers[parent].clone(),
-                    None => {
-                        kept(index).unwrap_or_else(|| make_buffer(device, &spec.label, spec.bytes, STORAGE))
-                    }
-                };
-                buffers.push(buffer);
-            }
-            buffers
-        })
-        .await
-}
-
-fn param_bytes(plan: &Plan) -> Vec<u8> {
-    let mut bytes = vec![0; plan.launches.len() * PARAM_STRIDE];
-    for (launch, slot) in plan.launches.iter().zip(bytes.chunks_exact_mut(PARAM_STRIDE)) {
-        slot[..PARAM_WORDS * 4].copy_from_slice(bytemuck::cast_slice(&launch.params));
-    }
-    bytes
-}
-
-fn bind(
-    device: &GpuDevice,
-    plan: &Plan,
-    compiled: &[Compiled],
-    buffers: &[wgpu::Buffer],
-    params: &wgpu::Buffer,
-) -> Vec<wgpu::BindGroup> {
-    let mut groups = Vec::with_capacity(plan.launches.len());
-    for (index, launch) in plan.launches.iter().enumerate() {
-        let params = wgpu::BufferBinding {
-            buffer: params,
-            offset: (index * PARAM_STRIDE) as u64,
-            size: std::num::NonZeroU64::new((PARAM_WORDS * 4) as u64),
-        };
-        let mut entries =
-            vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
-        entries.extend(launch.buffers.iter().enumerate().map(|(at, buffer)| wgpu::BindGroupEntry {
-            binding: at as u32 + 1,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: &buffers[*buffer],
-                offset: plan.byte_of(*buffer),
-                size: std::num::NonZeroU64::new(plan.buffers[*buffer].bytes),
-            }),
-        }));
-        groups.push(device.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &compiled[launch.few.variant].group,
-            entries: &entries,
-        }));
-    }
-    groups
 }

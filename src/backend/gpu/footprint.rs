@@ -5,8 +5,9 @@
 use std::collections::HashSet;
 
 use super::device::GpuDevice;
-use super::engine::{GpuBackend, Precision, check_fit};
+use super::engine::{GpuBackend, Precision};
 use super::plan::{Home, Planner, Tuning};
+use super::resources::check_fit;
 use crate::backend::{Footprint, ModelPlan};
 use crate::error::Result;
 
@@ -23,13 +24,13 @@ impl GpuBackend {
             Home::Vector { buffer } => vec![*buffer],
         });
         // Weights that share a buffer are in it once.
-        let own = |buffer: usize| plan.buffers[buffer].within.map_or(buffer, |(parent, _)| parent);
+        let own = |buffer: usize| plan.within(buffer).map_or(buffer, |(parent, _)| parent);
         let homes: HashSet<usize> = homes.map(own).collect();
         let bytes = |buffer: &usize| plan.buffers[*buffer].bytes;
         let weight_bytes = homes.iter().map(bytes).sum();
-        let kv_bytes = plan.caches.iter().map(|(k, v)| bytes(k) + bytes(v)).sum();
-        let total: u64 = plan.own_buffers().map(|buffer| buffer.bytes).sum();
+        let kv_bytes = plan.caches.iter().map(|cache| bytes(&cache.k) + bytes(&cache.v)).sum();
+        let own: u64 = plan.own_buffers().map(|buffer| buffer.bytes).sum();
         let staging = (plan.n_outputs * plan.n_vocab * 4) as u64;
-        Ok(Footprint { weight_bytes, kv_bytes, workspace_bytes: total - weight_bytes - kv_bytes + staging })
+        Ok(Footprint { weight_bytes, kv_bytes, workspace_bytes: own - weight_bytes + staging })
     }
 }

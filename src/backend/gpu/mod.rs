@@ -2,7 +2,7 @@
 //!
 //! Principal types: [`GpuDevice`] (asked for once) and [`GpuBackend`] (one model on a device). Everything is planned
 //! when the model is loaded: buffers, bind groups, pipelines and the list of launches; a step records that list and
-//! makes no object of its own. Knows ops and weight formats; must not know families, files or tokens' meaning.
+//! makes no object of its own, but for one that the KV cache grows for. Knows ops and weight formats; must not know families, files or tokens' meaning.
 
 mod choose;
 mod debug;
@@ -10,6 +10,7 @@ mod device;
 mod engine;
 mod footprint;
 pub mod kernels;
+mod kv_cache;
 mod memory;
 mod nudge;
 mod oneshot;
@@ -17,6 +18,7 @@ mod pipelines;
 mod plan;
 #[cfg(not(target_arch = "wasm32"))]
 mod profile;
+mod resources;
 pub mod shaders;
 mod tune;
 mod upload;

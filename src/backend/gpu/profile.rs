@@ -6,8 +6,9 @@
 use web_time::Instant;
 
 use super::device::GpuDevice;
-use super::engine::{GpuBackend, MAPPED, make_buffer};
+use super::engine::GpuBackend;
 use super::kernels::Kernel;
+use super::resources::{MAPPED, make_buffer};
 use crate::error::Result;
 use crate::model::graph::Rows;
 
@@ -24,6 +25,7 @@ impl GpuBackend {
     /// As `forward`.
     pub async fn profile_step(&mut self, tokens: &[u32], pos: usize) -> Result<Vec<(String, f64, u64)>> {
         self.check_step(tokens, pos)?;
+        self.make_room(pos + tokens.len()).await?;
         self.order.begin(pos, pos + tokens.len())?;
         let n_tokens = tokens.len();
         self.write_step(tokens, pos, &(n_tokens - 1..n_tokens));

@@ -7,9 +7,10 @@
 //! weights.
 
 use super::activations::{ActBlock, BLOCK, round_rows};
-use super::cache::{Cache, Float, PAGE, Page, ROWS, Rows, STEP};
+use super::cache::{Cache, Float, Page, ROWS, Rows, STEP};
 use super::codes::{Codes, PANEL, dots};
 use super::elementwise::{exp, tanh};
+use crate::backend::KV_PAGE;
 use crate::backend::cpu::Attention;
 use crate::backend::cpu::plan::zeroed;
 use crate::backend::cpu::simd::{F32x4, unrolled};
@@ -149,9 +150,9 @@ impl Scratch {
         let mut totals = exp(sinks - largest);
         let mut first = start;
         while first < end {
-            let n = KEYS.min(end - first).min(PAGE - first % PAGE);
+            let n = KEYS.min(end - first).min(KV_PAGE - first % KV_PAGE);
             let page = cache.page(first);
-            let keys = Keys { page, width: cache.width, first: first % PAGE, n };
+            let keys = Keys { page, width: cache.width, first: first % KV_PAGE, n };
             self.scores(pass, n_rows, keys);
             for row in 0..n_rows {
                 let visible = pass.visible(row);

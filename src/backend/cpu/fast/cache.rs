@@ -9,6 +9,7 @@ use half::f16;
 
 use super::activations::BLOCK;
 use super::codes::{Codes, Codes4, Codes8, PANEL};
+use crate::backend::KV_PAGE;
 use crate::backend::cpu::plan::zeroed;
 use crate::backend::cpu::simd::F32x4;
 use crate::error::Result;
@@ -21,9 +22,6 @@ pub(super) const ROWS: usize = 4;
 
 /// Elements of a head that the inner loops over floats take at a time.
 pub(super) const STEP: usize = 8;
-
-/// Positions of a page: a short text takes no memory of a long context. Whole blocks, and whole tiles.
-pub(super) const PAGE: usize = 512;
 
 /// Keys, or values, of all heads of a page; `n_ctx` counts its positions.
 pub(super) enum Rows {
@@ -45,7 +43,7 @@ pub(super) struct Cache {
     pub(super) n_ctx: usize,
     /// Width of a head, filled up with zeros to whole steps or blocks.
     pub(super) width: usize,
-    /// Of [`PAGE`] positions each, the last of what is left; as many as have been used.
+    /// Of [`KV_PAGE`] positions each, the last of what is left; as many as have been used.
     pages: Vec<Page>,
     /// Most pages: behind these, the first comes again.
     n_pages: usize,
@@ -187,7 +185,7 @@ impl Place<'_> {
 impl Cache {
     /// Bytes that the keys and values take when `n_kept` of `n_ctx` positions are kept.
     pub(super) fn bytes(dtype: DType, decl: &KvDecl, n_ctx: usize, n_kept: usize) -> u64 {
-        let n_ctx = n_ctx.min(n_kept.next_multiple_of(PAGE));
+        let n_ctx = n_ctx.min(n_kept.next_multiple_of(KV_PAGE));
         let panel_bytes = match dtype {
             DType::F32 => PANEL * size_of::<f32>(),
             DType::F16 => PANEL * size_of::<u16>(),
@@ -204,7 +202,7 @@ impl Cache {
     /// `OutOfMemory`.
     pub(super) fn new(dtype: DType, decl: KvDecl, n_ctx: usize, n_kept: usize) -> Result<Cache> {
         let (n_ctx, width) = filled(dtype, &decl, n_ctx);
-        let (format, n_pages) = (quant::format(dtype), n_kept.div_ceil(PAGE));
+        let (format, n_pages) = (quant::format(dtype), n_kept.div_ceil(KV_PAGE));
         let mut cache = Cache { decl, format, n_ctx, width, pages: Vec::new(), n_pages };
         cache.reserve(1)?;
         Ok(cache)
@@ -214,8 +212,8 @@ impl Cache {
     /// # Errors
     /// `OutOfMemory`.
     pub(super) fn reserve(&mut self, end: usize) -> Result<()> {
-        while self.pages.len() < self.n_pages && self.pages.len() * PAGE < end {
-            let n_ctx = PAGE.min(self.n_ctx - self.pages.len() * PAGE);
+        while self.pages.len() < self.n_pages && self.pages.len() * KV_PAGE < end {
+            let n_ctx = KV_PAGE.min(self.n_ctx - self.pages.len() * KV_PAGE);
             let len = self.decl.n_kv_heads * n_ctx * self.width;
             let (k, v) = (Rows::new(self.format.dtype, len)?, Rows::new(self.format.dtype, len)?);
             self.pages.push(Page { n_ctx, k, v });
@@ -230,16 +228,16 @@ impl Cache {
 
     /// The page of `pos`.
     pub(super) fn page(&self, pos: usize) -> &Page {
-        &self.pages[pos / PAGE % self.n_pages]
+        &self.pages[pos / KV_PAGE % self.n_pages]
     }
 
     /// Stores `k, v: [n_kv_heads, head_dim]` at `pos`, which has a page.
     pub(super) fn write(&mut self, pos: usize, k: &[f32], v: &[f32]) {
         let Cache { decl, format, width, .. } = *self;
-        let Page { n_ctx, k: keys, v: others } = &mut self.pages[pos / PAGE % self.n_pages];
+        let Page { n_ctx, k: keys, v: others } = &mut self.pages[pos / KV_PAGE % self.n_pages];
         for (rows, values, is_v) in [(keys, k, false), (others, v, true)] {
             for (head, values) in values.chunks_exact(decl.head_dim).enumerate() {
-                Place { format, is_v, head, pos: pos % PAGE, n_ctx: *n_ctx, width }.write(rows, values);
+                Place { format, is_v, head, pos: pos % KV_PAGE, n_ctx: *n_ctx, width }.write(rows, values);
             }
         }
     }
@@ -250,8 +248,8 @@ impl Cache {
         // What a window shows before `pos` stays, from a whole block on.
         let behind = window.map_or(0, |window| (pos + 1).saturating_sub(window) / BLOCK * BLOCK);
         let largest = vec![f32::MAX; n_kv_heads * head_dim];
-        for pos in pos..self.n_ctx.min(behind + self.n_pages * PAGE) {
-            if pos / PAGE % self.n_pages < self.pages.len() {
+        for pos in pos..self.n_ctx.min(behind + self.n_pages * KV_PAGE) {
+            if pos / KV_PAGE % self.n_pages < self.pages.len() {
                 self.write(pos, &largest, &largest);
             }
         }

@@ -1,7 +1,7 @@
 //! Launches of the ops around the KV cache. Must not know wgpu.
 
 use super::super::kernels::{AttentionTile, Variant};
-use super::{Grid, KeyRuns, Planner, Table, flat, internal};
+use super::{CacheSpec, Grid, KeyRuns, Planner, Table, flat, internal};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Op, Rows};
@@ -24,7 +24,7 @@ impl Planner<'_> {
             Some((k, v)) => (self.value(k), self.value(v), decl.n_kv_heads),
             None => (self.none, self.none, 0),
         };
-        let (k_cache, v_cache) = self.plan.caches[kv];
+        let CacheSpec { k: k_cache, v: v_cache, .. } = self.plan.caches[kv];
         let buffers = [k, v, table.unwrap_or(self.none), self.value(q), k_cache, v_cache];
         // Cached heads are filled up to whole vectors of four, or blocks.
         let kv_lanes = self.kv.write_lanes(decl.head_dim);
@@ -61,7 +61,7 @@ impl Planner<'_> {
             runs.run as u32,
             max_runs as u32,
         ];
-        let (k_cache, v_cache) = self.plan.caches[kv];
+        let CacheSpec { k: k_cache, v: v_cache, .. } = self.plan.caches[kv];
         let (sinks_buffer, partials, out) = (self.vector(sinks)?, self.plan.partials, self.value(out));
         let buffers = [self.value(q), k_cache, v_cache, sinks_buffer, out, partials];
         self.launch(index, Rows::Tokens, stages, &params, &buffers)?;

@@ -4,7 +4,7 @@ use super::super::kernels::{Kernel, Variant};
 use super::attention::rope_params;
 use super::elementwise::activation_params;
 use super::fuse::{Fusion, Fusions, MAX_PRODUCTS, Pattern};
-use super::{Home, Planner, internal, outputs};
+use super::{CacheSpec, Home, Planner, internal, outputs};
 use crate::error::Result;
 use crate::model::graph::{Op, ValueId, WeightId};
 
@@ -60,7 +60,7 @@ impl Planner<'_> {
                 Home::Matrix { parts, .. } if parts.len() == 1 => parts[0].1,
                 Home::Matrix { .. } => return Err(internal("a fused weight is cut into parts")),
             };
-            let (buffer, at) = match self.plan.buffers[run].within {
+            let (buffer, at) = match self.plan.within(run) {
                 Some(place) if weights.len() > 1 => place,
                 _ => (run, 0),
             };
@@ -201,7 +201,7 @@ impl Planner<'_> {
         params.extend(epsilons);
         params.extend([widths[0], widths[1], at[0], at[1]]);
         let [k, v] = sources.map(|source| source.map_or(self.none, |value| self.value(value)));
-        let (k_cache, v_cache) = self.plan.caches[kv];
+        let CacheSpec { k: k_cache, v: v_cache, .. } = self.plan.caches[kv];
         let buffers = [k, v, table.unwrap_or(self.none), weights, self.value(q), k_cache, v_cache];
         let n_cached = if kv_rows.is_some() { 2 * decl.n_kv_heads } else { 0 };
         let variant = Variant::norm_rope_kv_write(decl.head_dim as u32, self.kv);

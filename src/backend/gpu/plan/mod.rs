@@ -47,8 +47,18 @@ const BINDING_ALIGNMENT: u64 = 256;
 pub(super) struct BufferSpec {
     pub(super) label: String,
     pub(super) bytes: u64,
-    /// The buffer that it is a run of, and the byte where it begins.
-    pub(super) within: Option<(usize, u64)>,
+    pub(super) place: Place,
+}
+
+/// Where a buffer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// By itself.
+    Own,
+    /// In a buffer, from a byte on.
+    Run(usize, u64),
+    /// In the cache of a layer, as its keys (0) or values (1): it grows up to its bytes.
+    Cache(usize, usize),
 }
 
 /// Grid of a launch: `x` and `z` are fixed, `y` is `ceil(rows * mul / div)`.
@@ -131,6 +141,15 @@ pub(super) struct Table {
     pub(super) rope: RopeId,
 }
 
+/// Keys and values of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CacheSpec {
+    pub(super) k: usize,
+    pub(super) v: usize,
+    /// Bytes of the keys, or values, of a position.
+    pub(super) position_bytes: usize,
+}
+
 /// Everything a backend makes at load.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
@@ -150,8 +169,11 @@ pub(super) struct Plan {
     pub(super) tables: Vec<Table>,
     /// Buffer of each value of the graph.
     pub(super) values: Vec<Option<usize>>,
-    /// Buffers of the caches: K and V, layer by layer.
-    pub(super) caches: Vec<(usize, usize)>,
+    /// Layer by layer.
+    pub(super) caches: Vec<CacheSpec>,
+    /// Positions that caches grow by, and up to.
+    page: usize,
+    n_ctx: usize,
     /// Buffers of the recurrent states.
     pub(super) states: Vec<usize>,
     pub(super) step: usize,
@@ -166,14 +188,42 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The buffers that are not runs of others.
+    /// The buffers that are neither runs of others nor caches.
     pub(super) fn own_buffers(&self) -> impl Iterator<Item = &BufferSpec> {
-        self.buffers.iter().filter(|buffer| buffer.within.is_none())
+        self.buffers.iter().filter(|buffer| buffer.place == Place::Own)
+    }
+
+    /// The layer whose cache a buffer is.
+    pub(super) fn layer_of(&self, buffer: usize) -> Option<usize> {
+        match self.buffers[buffer].place {
+            Place::Cache(layer, _) => Some(layer),
+            _ => None,
+        }
+    }
+
+    /// Positions to make room for where `end` are needed and there is room for `held`: whole pages, and a quarter more
+    /// than before, so that all copies of a text together are a small multiple of it.
+    pub(super) fn grown(&self, held: usize, end: usize) -> usize {
+        end.max(held + held / 4).next_multiple_of(self.page).min(self.n_ctx)
+    }
+
+    /// Bytes of a layer's keys, or values, with room for `n` positions or for all that it keeps.
+    pub(super) fn cache_bytes(&self, layer: usize, n: usize) -> u64 {
+        let CacheSpec { k, position_bytes, .. } = self.caches[layer];
+        whole_words(n as u64 * position_bytes as u64).min(self.buffers[k].bytes)
     }
 
     /// Where a buffer's first byte stands in what was allocated for it.
     pub(super) fn byte_of(&self, buffer: usize) -> u64 {
-        self.buffers[buffer].within.map_or(0, |(_, byte)| byte)
+        self.within(buffer).map_or(0, |(_, byte)| byte)
+    }
+
+    /// The buffer that one is a run of, and the byte where it begins.
+    pub(super) fn within(&self, buffer: usize) -> Option<(usize, u64)> {
+        match self.buffers[buffer].place {
+            Place::Run(parent, byte) => Some((parent, byte)),
+            _ => None,
+        }
     }
 
     /// The launches of a step of `n_tokens`, of which up to `few_rows` are few.
@@ -202,8 +252,8 @@ impl Plan {
         self.variants = kept;
     }
 
-    /// Which buffers of `old` go on as buffers of this plan: those of the first `n_kept` weights, the caches and the
-    /// tables; by index, the new one first.
+    /// Which buffers of `old` go on as buffers of this plan: those of the first `n_kept` weights and the tables; by index,
+    /// the new one first.
     pub(super) fn kept_buffers(&self, old: &Plan, n_kept: usize) -> HashMap<usize, usize> {
         let mut kept = HashMap::new();
         for homes in self.homes.iter().zip(&old.homes).take(n_kept) {
@@ -219,15 +269,10 @@ impl Plan {
         }
         let parents: Vec<(usize, usize)> = kept
             .iter()
-            .filter_map(|(new, old_index)| {
-                Some((self.buffers[*new].within?.0, old.buffers[*old_index].within?.0))
-            })
+            .filter_map(|(new, old_index)| Some((self.within(*new)?.0, old.within(*old_index)?.0)))
             .collect();
         kept.extend(parents);
         kept.extend(self.tables.iter().zip(&old.tables).map(|(new, old)| (new.buffer, old.buffer)));
-        for (new, old) in self.caches.iter().zip(&old.caches) {
-            kept.extend([(new.0, old.0), (new.1, old.1)]);
-        }
         kept.retain(|new, old_index| self.buffers[*new].bytes == old.buffers[*old_index].bytes);
         kept
     }
@@ -254,6 +299,7 @@ impl<'a> Planner<'a> {
     ) -> Result<Plan> {
         let kv = KvFormat::of(model.kv_cache, f16);
         let mut planner = Planner { model, f16, kv, tuning, none: 0, plan: Plan::default() };
+        (planner.plan.page, planner.plan.n_ctx) = (tuning.page, model.n_ctx);
         planner.none = planner.buffer("none", 16);
         planner.plan.step = planner.buffer("step", ((STEP_WORDS + model.n_batch) * 4) as u64);
         planner.outputs()?;
@@ -290,16 +336,15 @@ impl<'a> Planner<'a> {
     }
 
     fn buffer(&mut self, label: &str, bytes: u64) -> usize {
-        // A binding must not be empty, and its size is a multiple of 4.
-        let bytes = bytes.max(16).next_multiple_of(16);
-        self.plan.buffers.push(BufferSpec { label: label.to_owned(), bytes, within: None });
+        let bytes = whole_words(bytes);
+        self.plan.buffers.push(BufferSpec { label: label.to_owned(), bytes, place: Place::Own });
         self.plan.buffers.len() - 1
     }
 
     /// A run of `bytes` bytes of `buffer` from `at` on.
     fn run_of_buffer(&mut self, label: &str, bytes: u64, (buffer, at): (usize, u64)) -> usize {
         let run = self.buffer(label, bytes);
-        self.plan.buffers[run].within = Some((buffer, at));
+        self.plan.buffers[run].place = Place::Run(buffer, at);
         run
     }
 
@@ -407,10 +452,13 @@ impl<'a> Planner<'a> {
         self.plan.values = coloring.slot.iter().map(|slot| slot.map(|slot| slots[slot])).collect();
         self.plan.logits = graph.logits.and_then(|logits| self.plan.values[logits.0]).unwrap_or(self.none);
         for (index, kv) in graph.kv.iter().enumerate() {
-            let bytes = (self.model.n_kept(kv) * kv.n_kv_heads * self.kv.row_bytes(kv.head_dim)) as u64;
+            let position_bytes = kv.n_kv_heads * self.kv.row_bytes(kv.head_dim);
+            let bytes = (self.model.n_kept(kv) * position_bytes) as u64;
             let k = self.buffer(&format!("k cache {index}"), bytes);
             let v = self.buffer(&format!("v cache {index}"), bytes);
-            self.plan.caches.push((k, v));
+            self.plan.buffers[k].place = Place::Cache(index, 0);
+            self.plan.buffers[v].place = Place::Cache(index, 1);
+            self.plan.caches.push(CacheSpec { k, v, position_bytes });
         }
     }
 
@@ -531,6 +579,11 @@ impl<'a> Planner<'a> {
             _ => self.streams(index, op),
         }
     }
+}
+
+/// A binding must not be empty, and its size is a multiple of 4.
+fn whole_words(bytes: u64) -> u64 {
+    bytes.max(16).next_multiple_of(16)
 }
 
 /// `n` workgroups along x, one row in y each.

@@ -3,6 +3,7 @@
 //! Principal type: [`Tuning`]. Must not know graphs.
 
 use super::MAX_WORKGROUPS;
+use crate::backend::KV_PAGE;
 use crate::backend::gpu::device::AdapterInfo;
 use crate::backend::gpu::kernels::{MAT_MUL_ROWS_LANES, MatVecShape};
 
@@ -28,6 +29,8 @@ pub struct Tuning {
     /// Whether lanes of the mat-mul without tiles hand each other what they load; `None`: where a workgroup of it is a
     /// subgroup.
     pub hand_on: Option<bool>,
+    /// Positions that the KV cache grows by.
+    pub page: usize,
     /// Whether steps of few tokens run several ops in one dispatch where they can.
     pub fuse: bool,
     /// Whether the GPU chooses tokens.
@@ -46,6 +49,7 @@ impl Default for Tuning {
             subgroups: None,
             tiles: None,
             hand_on: None,
+            page: KV_PAGE,
             fuse: true,
             choose: true,
         }
