@@ -15,7 +15,7 @@ if (!fs.existsSync(dist)) {
 
 // The worker's script, what it imports and the wasm glue load inside the worker; everything else that is JavaScript runs on the page.
 const files = fs.readdirSync(dist, { recursive: true }).map(String).filter((file) => isScript(file) || file.endsWith('.wasm'));
-const inWorker = (file) => /^(worker|pool|link|origin-files|kernel-clock|kept|gpu-features|lamplight)\.m?js$/.test(file);
+const inWorker = (file) => /^(worker|pool|link|origin-files|kernel-clock|kept|gpu-features|pipelines-ahead|lamplight)\.m?js$/.test(file);
 const groups = [
   { name: 'core wasm', budget: 1_000_000, files: files.filter((file) => file.endsWith('.wasm')) },
   { name: 'page-side JavaScript', budget: 60_000, files: files.filter((file) => isScript(file) && !inWorker(file)) },

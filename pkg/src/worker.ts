@@ -8,6 +8,7 @@ import { endProfile, startProfile, watchKernels } from './kernel-clock.js';
 import init, { serveShard, start } from './lamplight.js';
 import { keep, kept } from './kept.js';
 import { OriginFiles } from './origin-files.js';
+import { pipelinesAhead } from './pipelines-ahead.js';
 import { Shard, Team, type StartShard } from './pool.js';
 import type { FromWorker, ToWorker } from './protocol.js';
 
@@ -30,7 +31,7 @@ scope.onmessage = ({ data }) => {
   askForFeatures(GPUAdapter, ['subgroups', 'timestamp-query']);
   watchKernels();
   init(wasmUrl === undefined ? undefined : { module_or_path: wasmUrl }).then(() => {
-    start({ startTeam: Team.start, openFiles: OriginFiles.open, startProfile, endProfile, kept, keep });
+    start({ startTeam: Team.start, openFiles: OriginFiles.open, startProfile, endProfile, kept, keep, pipelinesAhead });
   }).catch((error: unknown) => {
     scope.postMessage({
       failed: `the wasm core could not be started (${String(error)}); the page's Content-Security-Policy must allow `

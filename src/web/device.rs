@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorCode, Result};
 pub(super) use crate::backend::gpu::GpuDevice as Device;
 
 #[cfg(feature = "gpu")]
-use super::pool::{keep, kept};
+use super::pool::{keep, kept, pipelines_ahead};
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{GpuBackend, Precision, Tuning};
 #[cfg(feature = "gpu")]
@@ -53,7 +53,7 @@ pub(super) async fn find() -> Result<Device> {
     let mut last = None;
     for wait in TRIES_MS {
         super::task::sleep(wait).await;
-        match Device::request(Default::default()).await {
+        match Device::request(Default::default()).await.map(|device| device.compiling(pipelines_ahead)) {
             Ok(device) if is_firefox() => return Ok(device.nudged(|| Box::pin(super::task::sleep(NUDGE_MS)))),
             Ok(device) => return Ok(device),
             Err(error) => last = Some(error),
@@ -82,30 +82,22 @@ fn is_firefox() -> bool {
     super::task::navigator("userAgent").as_string().is_some_and(|agent| agent.contains("Firefox/"))
 }
 
-/// A backend on `device` that runs what has passed the check, in one sentence what it is, and what was found.
+/// A backend on `device` that runs what has passed the check, and in one sentence what it is, and what was found.
 /// # Errors
 /// `GpuCheckFailed`, `GpuLost`, `OutOfMemory`.
 #[cfg(feature = "gpu")]
 pub(super) async fn backend(
     device: Device,
     loading: &Loading,
-    (choice, tune): (PrecisionChoice, Option<bool>),
+    (choice, tuned): (PrecisionChoice, Option<String>),
     reporter: &Reporter,
-) -> Result<(AnyBackend, String, Facts)> {
-    let info = device.info().clone();
+) -> Result<(AnyBackend, (String, Option<Facts>))> {
     let precision = precision(&device, choice);
     if choice == PrecisionChoice::F16 && precision == Precision::F32 {
         let message = "the GPU has no half floats (shader-f16): full precision is used";
         reporter.warn(ErrorCode::GpuUnavailable, message.to_owned());
     }
-    let names = [info.vendor.as_str(), info.architecture.as_str(), info.name.as_str()];
-    let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();
-    let name = if names.is_empty() { "unnamed".to_owned() } else { names.join(" ") };
-    // On software a load of the machine decides what is fastest, and few ways can be measured in time.
-    let tuned = match tune.unwrap_or(!info.fallback) {
-        true => Some(tuned(&device, &name, loading, precision).await?),
-        false => None,
-    };
+    let name = name(&device);
     let tuning = tuned.as_deref().and_then(Tuning::found).unwrap_or_default();
     let (precision, tuning, facts) = check_gpu(&device, loading.miniature(), precision, tuning).await?;
     if let Some(what) = facts.replaced {
@@ -116,13 +108,31 @@ pub(super) async fn backend(
     let backend = GpuBackend::with_tuning(loading.plan(), device, precision, tuning).await?;
     let floats = if precision == Precision::F16 { "f16" } else { "f32" };
     let reason = format!("WebGPU: an adapter was found ({name}) and passed its self-check; {floats} kernels");
-    Ok((AnyBackend::Gpu(backend), reason, Facts { tuned, ..facts }))
+    Ok((AnyBackend::Gpu(backend), (reason, Some(Facts { tuned, ..facts }))))
 }
 
-/// What [`Device::tune`] finds of the device `name`, in the format that most of the model is in; what it found on an
-/// earlier visit, where that was kept.
+/// What a device calls itself.
 #[cfg(feature = "gpu")]
-async fn tuned(device: &Device, name: &str, loading: &Loading, precision: Precision) -> Result<String> {
+fn name(device: &Device) -> String {
+    let info = device.info();
+    let names = [info.vendor.as_str(), info.architecture.as_str(), info.name.as_str()];
+    let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();
+    if names.is_empty() { "unnamed".to_owned() } else { names.join(" ") }
+}
+
+/// What [`Device::tune`] finds of a device, in the format that most of the model is in; what it found on an earlier visit,
+/// where that was kept. Nothing else should go on meanwhile.
+#[cfg(feature = "gpu")]
+pub(super) async fn tuned(
+    device: &Device,
+    loading: &Loading,
+    (choice, tune): (PrecisionChoice, Option<bool>),
+) -> Result<Option<String>> {
+    // On software a load of the machine decides what is fastest, and few ways can be measured in time.
+    if !tune.unwrap_or(!device.info().fallback) {
+        return Ok(None);
+    }
+    let precision = precision(device, choice);
     let formats = &loading.summary().formats;
     let most = formats.iter().max_by_key(|(_, bytes)| **bytes).and_then(|(name, _)| format_by_name(name));
     let dtype = most.map_or(DType::F32, |format| format.dtype);
@@ -130,17 +140,16 @@ async fn tuned(device: &Device, name: &str, loading: &Loading, precision: Precis
         concat!(env!("CARGO_PKG_VERSION"), " {:?} {:?} {} {}"),
         dtype,
         precision,
-        name,
+        name(device),
         device.info().subgroups
     );
-    match kept(&key).await.as_string() {
-        Some(found) if Tuning::found(&found).is_some() => Ok(found),
-        _ => {
-            let found = device.tune(dtype, precision).await?;
-            keep(&key, &found);
-            Ok(found)
-        }
+    let found = kept(&key).await.as_string().filter(|found| Tuning::found(found).is_some());
+    if found.is_some() {
+        return Ok(found);
     }
+    let found = device.tune(dtype, precision).await?;
+    keep(&key, &found);
+    Ok(Some(found))
 }
 
 /// The precision that is wanted, as far as the device has it.
@@ -175,8 +184,20 @@ pub(super) fn footprint(device: &Device, _plan: &ModelPlan, _choice: PrecisionCh
 pub(super) async fn backend(
     device: Device,
     _loading: &Loading,
-    _choice: (PrecisionChoice, Option<bool>),
+    _choice: (PrecisionChoice, Option<String>),
     _reporter: &Reporter,
-) -> Result<(AnyBackend, String, Facts)> {
+) -> Result<(AnyBackend, (String, Option<Facts>))> {
     match device {}
+}
+
+/// There is no device to measure.
+/// # Errors
+/// None.
+#[cfg(not(feature = "gpu"))]
+pub(super) async fn tuned(
+    device: &Device,
+    _loading: &Loading,
+    _choice: (PrecisionChoice, Option<bool>),
+) -> Result<Option<String>> {
+    match *device {}
 }

@@ -13,7 +13,7 @@ use web_time::Instant;
 use super::crew::{self, Crew};
 use super::device;
 use super::files::{Expected, Files, Place, named};
-use super::pipeline::fill;
+use super::pipeline::Pipeline;
 use super::pool::Team;
 use super::report::{Phase, Reporter, Warning};
 use super::request::Abort;
@@ -276,30 +276,37 @@ async fn attempt(
     let parts = loading.weights().parts(PART_BYTES);
     let data_ends = loading.weights().data_ends();
     reporter.total(data_ends.iter().sum());
-    let mut crew = match &found {
-        Ok(_) => None,
-        Err(_) => {
-            let plan = loading.plan();
-            Crew::hire(request, file, (&parts, loading.weights()), &work(&loading, &plan), reporter).await?
-        }
-    };
-    let (mut backend, reason) = match found {
-        Ok(device) => {
-            let made =
-                device::backend(device, &loading, (request.gpu_precision, request.tune), reporter).await?;
-            (made.0, (made.1, Some(made.2)))
-        }
+    let (mut tuned, mut crew, mut on_cpu) = (None, None, None);
+    match &found {
+        Ok(device) => tuned = device::tuned(device, &loading, (request.gpu_precision, request.tune)).await?,
         Err(error) => {
-            let (backend, reason) = cpu_backend(&loading, &error, crew.as_ref())?;
-            (backend, (reason, None))
+            let plan = loading.plan();
+            let work = work(&loading, &plan);
+            crew = Crew::hire(request, file, (&parts, loading.weights()), &work, reporter).await?;
+            on_cpu = Some(cpu_backend(&loading, error, crew.as_ref())?);
         }
-    };
+    }
     if abort.is_aborted() {
         return Err(abort.error());
     }
     file.begin(&loading.summary().name, data_ends, request.evict).await;
+    let mut pipeline = Pipeline::begin(file, parts, reporter);
+    let mut made = match found {
+        Ok(device) => {
+            let made = device::backend(device, &loading, (request.gpu_precision, tuned), reporter).await;
+            pipeline.waited();
+            made
+        }
+        Err(error) => on_cpu.ok_or(error),
+    };
     let team = crew.as_ref().map(|crew| &*crew.team);
-    fill(Some(&mut backend), loading.weights(), parts, (file, team), abort, reporter).await?;
+    let filled = match &mut made {
+        Ok((backend, _)) => pipeline.run(Some(backend), loading.weights(), team, abort, reporter).await,
+        Err(_) => Ok(()),
+    };
+    pipeline.end(made.is_err() || filled.is_err()).await;
+    let (mut backend, reason) = made?;
+    filled?;
     reporter.phase(Phase::Checking);
     event_loop_turn().await;
     backend.finish_upload().await?;
@@ -334,7 +341,7 @@ fn work<'a>(loading: &Loading, plan: &'a ModelPlan) -> Work<'a> {
 }
 
 /// A backend on the CPU, because of `why` there is no other; refused before the download when it cannot be.
-fn cpu_backend(loading: &Loading, why: &Error, crew: Option<&Crew>) -> Result<(AnyBackend, String)> {
+fn cpu_backend(loading: &Loading, why: &Error, crew: Option<&Crew>) -> Result<(AnyBackend, Found)> {
     let (plan, mode) = (loading.plan(), CpuMode::Fast);
     // Running out of memory in the middle of the upload would be a trap, not an error.
     let needs = CpuBackend::footprint(&plan, crew.map(|crew| crew.split))?;
@@ -358,7 +365,7 @@ fn cpu_backend(loading: &Loading, why: &Error, crew: Option<&Crew>) -> Result<(A
             AnyBackend::CpuShard(CpuShard::new(plan, mode, *split, Box::new(team.link()))?)
         }
     };
-    Ok((backend, format!("the CPU: {}", why.message())))
+    Ok((backend, (format!("the CPU: {}", why.message()), None)))
 }
 
 /// Fetches what storage lacks of a model, and makes no engine of it; gives the bytes that came over the network. Begins anew
@@ -396,7 +403,10 @@ async fn store(
     file.begin(&loading.summary().name, data_ends, request.evict).await;
     file.must_be_cached()?;
     if file.missing(data_ends) > 0 {
-        fill(None, loading.weights(), parts, (file, None), abort, reporter).await?;
+        let mut pipeline = Pipeline::begin(file, parts, reporter);
+        let stored = pipeline.run(None, loading.weights(), None, abort, reporter).await;
+        pipeline.end(stored.is_err()).await;
+        stored?;
         file.must_be_cached()?;
     }
     file.end().await;

@@ -1,6 +1,6 @@
 //! All parts of a model, on their way from storage or the network into the backend and into storage.
 //!
-//! Principal function: [`fill`]. Must not know where a file is, nor which backend is taken.
+//! Principal type: [`Pipeline`]. Must not know where a file is, nor which backend is taken.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -32,40 +32,6 @@ const WORTH: f64 = 1.1;
 /// Below so many bytes a second the line is what limits: one part at a time, so that a cut loses little.
 const SLOW: f64 = 1e6;
 
-/// Streams all parts into the backend, to the other workers of a pool, and into storage. Whatever happens, parts that are
-/// whole are stored before it returns. Without a backend, storage is all there is, and must take them.
-pub(super) async fn fill(
-    backend: Option<&mut AnyBackend>,
-    weights: &WeightMap,
-    parts: Vec<FilePart>,
-    (file, team): (&Rc<Files>, Option<&Team>),
-    abort: &Abort,
-    reporter: &Rc<Reporter>,
-) -> Result<()> {
-    let mut pipeline = Pipeline {
-        file,
-        parts,
-        next: 0,
-        coming: VecDeque::new(),
-        keeping: VecDeque::new(),
-        lanes: Lanes::new(),
-    };
-    let result = pipeline.run(backend, weights, team, abort, reporter).await;
-    if result.is_err() {
-        file.cancel();
-    }
-    // What is whole is kept even when the load failed: the next try begins behind it.
-    for Coming { file, part, .. } in std::mem::take(&mut pipeline.coming) {
-        if let Ok(part) = part.await
-            && part.is_new
-        {
-            file.keep(part).await;
-        }
-    }
-    pipeline.kept().await;
-    result
-}
-
 /// A part as `shard.rs` has it.
 pub(super) fn part_message(index: usize, file: &ModelFile, part: &Part) -> Result<JsValue> {
     Ok(object([
@@ -85,8 +51,14 @@ struct Coming {
     part: Task<Result<Part>>,
 }
 
+impl Coming {
+    fn tell(&self, reporter: &Reporter) {
+        reporter.phase(if self.is_stored { Phase::ReadingCache } else { Phase::Downloading });
+    }
+}
+
 /// While one part is uploaded, hashed and stored, the next ones are on their way.
-struct Pipeline<'a> {
+pub(super) struct Pipeline<'a> {
     file: &'a Rc<Files>,
     parts: Vec<FilePart>,
     /// Index of the next part to ask for.
@@ -107,15 +79,23 @@ struct Lanes {
     since: Instant,
     bytes: u64,
     parts: usize,
+    /// Parts to come that say nothing of the line.
+    waiting: usize,
 }
 
 impl Lanes {
     fn new() -> Self {
-        Self { n: FIRST_LANES, best: 0.0, settled: false, since: Instant::now(), bytes: 0, parts: 0 }
+        let since = Instant::now();
+        Self { n: FIRST_LANES, best: 0.0, settled: false, since, bytes: 0, parts: 0, waiting: 0 }
     }
 
     /// A part has come. After as many as go side by side, their speed is looked at.
     fn arrived(&mut self, bytes: u64) {
+        if self.waiting > 0 {
+            self.waiting -= 1;
+            self.since = Instant::now();
+            return;
+        }
         self.bytes += bytes;
         self.parts += 1;
         if self.parts < self.n {
@@ -134,8 +114,41 @@ impl Lanes {
     }
 }
 
-impl Pipeline<'_> {
-    async fn run(
+impl<'a> Pipeline<'a> {
+    /// The first parts are on their way from now on; [`Self::end`] must follow.
+    pub(super) fn begin(file: &'a Rc<Files>, parts: Vec<FilePart>, reporter: &Reporter) -> Self {
+        let (coming, keeping, lanes) = (VecDeque::new(), VecDeque::new(), Lanes::new());
+        let mut pipeline = Pipeline { file, parts, next: 0, coming, keeping, lanes };
+        pipeline.ask();
+        if let Some(first) = pipeline.coming.front() {
+            first.tell(reporter);
+        }
+        pipeline
+    }
+
+    /// What is on its way may have come while something else was waited for.
+    pub(super) fn waited(&mut self) {
+        self.lanes.waiting = self.coming.len();
+    }
+
+    /// Keeps what is whole even when the load failed: the next try begins behind it.
+    pub(super) async fn end(mut self, failed: bool) {
+        if failed {
+            self.file.cancel();
+        }
+        for Coming { file, part, .. } in std::mem::take(&mut self.coming) {
+            if let Ok(part) = part.await
+                && part.is_new
+            {
+                file.keep(part).await;
+            }
+        }
+        self.kept().await;
+    }
+
+    /// Streams all parts into the backend, to the other workers of a pool, and into storage. Without a backend, storage is all
+    /// there is, and must take them.
+    pub(super) async fn run(
         &mut self,
         mut backend: Option<&mut AnyBackend>,
         weights: &WeightMap,
@@ -146,7 +159,7 @@ impl Pipeline<'_> {
         let mut uploader = Uploader::new(weights);
         loop {
             self.ask();
-            let Some(Coming { index, file, is_stored, part }) = self.coming.pop_front() else {
+            let Some(coming) = self.coming.pop_front() else {
                 // A file that is refused is removed: nothing of it may be stored after that.
                 self.kept().await;
                 for file in self.file.all() {
@@ -157,7 +170,8 @@ impl Pipeline<'_> {
                 }
                 return backend.map_or(Ok(()), |backend| uploader.finish(backend));
             };
-            reporter.phase(if is_stored { Phase::ReadingCache } else { Phase::Downloading });
+            coming.tell(reporter);
+            let Coming { index, file, is_stored, part } = coming;
             let part = part.await?;
             if !is_stored {
                 self.lanes.arrived(u64::from(part.bytes.length()));

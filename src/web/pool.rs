@@ -4,6 +4,8 @@
 //! workers and carrying parts is TypeScript (`pool.ts`, `link.ts`). Must not know requests.
 
 use std::cell::{Cell, RefCell, RefMut};
+#[cfg(feature = "gpu")]
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -29,6 +31,7 @@ use crate::weights::{FilePart, WeightMap};
 #[wasm_bindgen]
 extern "C" {
     /// What the worker's script offers.
+    #[derive(Clone)]
     pub type Host;
 
     #[wasm_bindgen(method, js_name = startTeam)]
@@ -50,6 +53,10 @@ extern "C" {
     #[cfg(feature = "gpu")]
     #[wasm_bindgen(method)]
     fn keep(this: &Host, key: &str, value: &str) -> Promise;
+
+    #[cfg(feature = "gpu")]
+    #[wasm_bindgen(method, js_name = pipelinesAhead)]
+    fn pipelines_ahead(this: &Host, make: &mut dyn FnMut()) -> Promise;
 
     /// `Team` of pool.ts.
     #[derive(Clone)]
@@ -113,40 +120,56 @@ pub(super) fn set_host(host: Host) {
     HOST.set(Some(host));
 }
 
+fn host() -> Option<Host> {
+    HOST.with_borrow(Clone::clone)
+}
+
+/// What was asked of the host, once it is there; undefined where it fails, and where there is no host.
+async fn given(asked: Option<Promise>) -> JsValue {
+    match asked {
+        Some(asked) => JsFuture::from(asked).await.unwrap_or_default(),
+        None => JsValue::UNDEFINED,
+    }
+}
+
 /// The files of this origin, where the browser has such.
 pub(super) async fn open_files() -> Option<OriginFiles> {
-    let opening = HOST.with_borrow(|host| host.as_ref().map(Host::open_files))?;
-    let files = JsFuture::from(opening).await.ok()?;
+    let files = given(host().map(|host| host.open_files())).await;
     (!files.is_undefined()).then(|| files.unchecked_into())
 }
 
 /// Has the worker's script time what runs on the GPU from now on.
 pub(super) fn start_profile() {
-    HOST.with_borrow(|host| host.as_ref().map(Host::start_profile));
+    if let Some(host) = host() {
+        host.start_profile();
+    }
 }
 
 /// Ends that; where the time went, as `Profile` of types.ts. `ops` are the CPU's.
 pub(super) async fn end_profile(ops: Option<Profile>) -> JsValue {
     let ops = ops.map_or(JsValue::UNDEFINED, |profile| encode(&profile.ops));
-    match HOST.with_borrow(|host| host.as_ref().map(|host| host.end_profile(&ops))) {
-        Some(ending) => JsFuture::from(ending).await.unwrap_or_default(),
-        None => JsValue::UNDEFINED,
-    }
+    given(host().map(|host| host.end_profile(&ops))).await
 }
 
 /// What was kept under `key` in this browser, if anything was.
 #[cfg(feature = "gpu")]
 pub(super) async fn kept(key: &str) -> JsValue {
-    match HOST.with_borrow(|host| host.as_ref().map(|host| host.kept(key))) {
-        Some(kept) => JsFuture::from(kept).await.unwrap_or(JsValue::UNDEFINED),
-        None => JsValue::UNDEFINED,
-    }
+    given(host().map(|host| host.kept(key))).await
 }
 
 /// Keeps a small fact under `key`, if this browser keeps anything; nobody waits for it.
 #[cfg(feature = "gpu")]
 pub(super) fn keep(key: &str, value: &str) {
-    HOST.with_borrow(|host| host.as_ref().map(|host| host.keep(key, value)));
+    if let Some(host) = host() {
+        drop(host.keep(key, value));
+    }
+}
+
+/// Has the browser compile what `make` asks of a GPU; see `pipelines-ahead.ts`.
+#[cfg(feature = "gpu")]
+pub(super) fn pipelines_ahead(make: &mut dyn FnMut()) -> Pin<Box<dyn Future<Output = ()>>> {
+    let coming = host().map(|host| host.pipelines_ahead(&mut || make()));
+    Box::pin(async { drop(given(coming).await) })
 }
 
 /// The other workers. They end with it.
@@ -180,12 +203,11 @@ pub(super) struct Model {
 }
 
 async fn start(count: usize) -> Result<JsTeam> {
-    // Compiled once for all.
-    let start = |host: &Host| host.start_team(count as u32, wasm_bindgen::module());
-    let started = HOST.with_borrow(|host| host.as_ref().map(start));
-    let Some(started) = started else {
+    let Some(host) = host() else {
         return Err(Error::new(ErrorCode::WorkerFailed, "this worker cannot start others"));
     };
+    // Compiled once for all.
+    let started = host.start_team(count as u32, wasm_bindgen::module());
     Ok(JsFuture::from(started).await.map_err(error_of)?.unchecked_into())
 }
 

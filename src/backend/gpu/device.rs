@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::nudge::{Turn, nudging};
 use super::oneshot::{Receiver, oneshot};
-use super::pipelines::Cache;
+use super::pipelines::{Ahead, Cache};
 use crate::error::{Error, ErrorCode, Result};
 
 /// What to ask an adapter for.
@@ -78,6 +78,8 @@ pub struct GpuDevice {
     held: Arc<AtomicU64>,
     /// How to wait where finished work must be asked for.
     turn: Option<Turn>,
+    /// How to have many kernels compiled, where that is not what asking for them does.
+    pub(super) ahead: Option<Ahead>,
 }
 
 impl GpuDevice {
@@ -116,7 +118,7 @@ impl GpuDevice {
         let incidents = Arc::new(Mutex::new(Incidents::default()));
         watch(&device, &incidents);
         let (cache, held) = Default::default();
-        let device = GpuDevice { device, queue, info, incidents, cache, held, turn: None };
+        let device = GpuDevice { device, queue, info, incidents, cache, held, turn: None, ahead: None };
         // A device may be lost before it is handed out.
         device.check()?;
         Ok(device)
@@ -125,6 +127,11 @@ impl GpuDevice {
     /// The same device; waiting for it now nudges it by an empty submit after each turn.
     pub fn nudged(self, turn: Turn) -> Self {
         Self { turn: Some(turn), ..self }
+    }
+
+    /// The same device; kernels are compiled by `ahead` before they are made.
+    pub fn compiling(self, ahead: Ahead) -> Self {
+        Self { ahead: Some(ahead), ..self }
     }
 
     /// What the adapter says of itself and grants.

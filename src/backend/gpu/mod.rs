@@ -26,6 +26,7 @@ mod upload;
 pub use device::{AdapterInfo, GpuDevice, GpuOptions};
 pub use engine::{GpuBackend, Precision};
 pub use nudge::Turn;
+pub use pipelines::Ahead;
 #[cfg(not(target_arch = "wasm32"))]
 pub use pipelines::Alter;
 pub use plan::Tuning;

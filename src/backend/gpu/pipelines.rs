@@ -3,6 +3,7 @@
 //! Principal type: [`Compiled`]. The self-check's kernels are the ones that the model then runs. Must not know plans.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::PoisonError;
 
 use super::device::GpuDevice;
@@ -15,6 +16,9 @@ pub(super) struct Compiled {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) group: wgpu::BindGroupLayout,
 }
+
+/// Has what is asked of the device meanwhile compiled, all at once; what it gives meanwhile is of no use.
+pub type Ahead = fn(&mut dyn FnMut()) -> Pin<Box<dyn Future<Output = ()>>>;
 
 /// Another text for a variant.
 #[cfg(not(target_arch = "wasm32"))]
@@ -53,22 +57,22 @@ impl GpuDevice {
     /// # Errors
     /// `GpuCheckFailed` names the kernel that does not compile.
     pub(super) async fn compile(&self, variants: &[Variant]) -> Result<Vec<Compiled>> {
-        let mut pending = Vec::new();
-        for variant in variants {
-            let known = self.cache().compiled.contains_key(variant);
-            if !known {
-                let (label, text) = (variant.label(), variant.wgsl()?);
-                #[cfg(not(target_arch = "wasm32"))]
-                let text = match self.cache().alter {
-                    Some(alter) => alter(variant, text),
-                    None => text,
-                };
-                let (group, layout) = self.layout(variant.kernel.bindings());
-                let (pipeline, errors) = self.watched(|| self.make_pipeline(&label, text, &layout));
-                pending.push((*variant, label, Compiled { pipeline, group }, errors));
-            }
+        let is_new = |variant: &&Variant| !self.cache().compiled.contains_key(variant);
+        let wanted: Vec<&Variant> = variants.iter().filter(is_new).collect();
+        if let Some(ahead) = self.ahead {
+            let mut make_all = || wanted.iter().for_each(|variant| drop(self.make(variant)));
+            // What is wrong is told when they are made.
+            let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+            let done = ahead(&mut make_all);
+            drop(scope.pop());
+            done.await;
         }
-        for (variant, label, compiled, errors) in pending {
+        let mut pending = Vec::new();
+        for variant in wanted {
+            let (made, errors) = self.watched(|| self.make(variant));
+            pending.push((*variant, made?, errors));
+        }
+        for (variant, (label, compiled), errors) in pending {
             self.settle(&format!("kernel {label}"), ErrorCode::GpuCheckFailed, errors).await?;
             self.cache().compiled.insert(variant, compiled);
         }
@@ -80,24 +84,28 @@ impl GpuDevice {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make_pipeline(
-        &self,
-        label: &str,
-        text: String,
-        layout: &wgpu::PipelineLayout,
-    ) -> wgpu::ComputePipeline {
+    /// A variant's name, and what becomes of it.
+    fn make(&self, variant: &Variant) -> Result<(String, Compiled)> {
+        let (label, text) = (variant.label(), variant.wgsl()?);
+        #[cfg(not(target_arch = "wasm32"))]
+        let text = match self.cache().alter {
+            Some(alter) => alter(variant, text),
+            None => text,
+        };
+        let (group, layout) = self.layout(variant.kernel.bindings());
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(label),
+            label: Some(&label),
             source: wgpu::ShaderSource::Wgsl(text.into()),
         });
-        self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(label),
-            layout: Some(layout),
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&layout),
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions::default(),
             cache: None,
-        })
+        });
+        Ok((label, Compiled { pipeline, group }))
     }
 
     fn layout(&self, list: &'static [Access]) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
