@@ -30,7 +30,8 @@ interface Recording {
 /** The classes of WebGPU, where there is WebGPU. */
 type Classes = Partial<Pick<typeof globalThis, 'GPUDevice' | 'GPUCommandEncoder' | 'GPUQueue'>>;
 
-const weightBytes = new WeakMap<GPUBindGroup, number>();
+/** Bytes of a group's weights, and of how many equal parts of them a row of workgroups reads one, as the core labels it; 0: all. */
+const weights = new WeakMap<GPUBindGroup, { bytes: number; shares: number }>();
 const devices = new WeakMap<GPUCommandEncoder, GPUDevice>();
 const recordings = new WeakMap<GPUCommandEncoder, Recording>();
 const finished = new WeakMap<GPUCommandBuffer, Recording>();
@@ -92,7 +93,9 @@ export function watchKernels({ GPUDevice, GPUCommandEncoder, GPUQueue }: Classes
   wrap(GPUDevice.prototype, 'createBindGroup', (create) => function (this: GPUDevice, descriptor) {
     const group = create.call(this, descriptor);
     const entry = [...descriptor.entries].find(({ binding }) => binding === WEIGHTS);
-    weightBytes.set(group, (entry?.resource as GPUBufferBinding | undefined)?.size ?? 0);
+    const bound = entry?.resource as GPUBufferBinding | undefined;
+    const bytes = bound?.size ?? bound?.buffer.size ?? 0;
+    weights.set(group, { bytes, shares: Number(descriptor.label ?? 0) });
     return group;
   });
   wrap(GPUDevice.prototype, 'createCommandEncoder', (create) => function (this: GPUDevice, descriptor) {
@@ -145,13 +148,13 @@ function apart(recording: Recording, begin: (descriptor: GPUComputePassDescripto
     setPipeline(next) { pipeline = next; },
     // The core has one group, and no offsets that change.
     setBindGroup(_index: number, next: GPUBindGroup | null) { group = next!; },
-    dispatchWorkgroups(x, y, z) {
+    dispatchWorkgroups(x, y = 1, z) {
       const { device, stamps, dispatches } = recording;
       const at = 2 * dispatches.length % STAMPS;
       if (at === 0) stamps.push(device.createQuerySet({ type: 'timestamp', count: STAMPS }));
       const timestampWrites = { querySet: stamps.at(-1)!, beginningOfPassWriteIndex: at, endOfPassWriteIndex: at + 1 };
       const { label } = pipeline;
-      dispatches.push([label, readsWhole(label) ? weightBytes.get(group) ?? 0 : 0]);
+      dispatches.push([label, readsWeights(label) ? bytesRead(group, y) : 0]);
       const own = begin({ timestampWrites });
       own.setPipeline(pipeline);
       own.setBindGroup(0, group);
@@ -163,9 +166,15 @@ function apart(recording: Recording, begin: (descriptor: GPUComputePassDescripto
   return pass as GPUComputePassEncoder;
 }
 
-/** Whether a kernel is of a weight format, the second word of its name, and reads all of the weights: not only a token's or an expert's. */
-function readsWhole(label: string): boolean {
-  return /^(?!.*(?:embed|expert))\S+ [^\s=]+(?: |$)/.test(label);
+/** Whether a kernel is of a weight format, the second word of its name. */
+function readsWeights(label: string): boolean {
+  return /^\S+ [^\s=]+(?: |$)/.test(label);
+}
+
+/** Of a group's weights, those that `rows` of workgroups read: of a table the tokens', of experts the chosen ones'. */
+function bytesRead(group: GPUBindGroup, rows: number): number {
+  const { bytes = 0, shares = 0 } = weights.get(group) ?? {};
+  return shares > rows ? bytes * rows / shares : bytes;
 }
 
 /** Records that the time stamps are copied to where they can be read. */

@@ -45,15 +45,17 @@ function classes(ticks) {
 }
 
 /** Records two dispatches of one pass on a device of an adapter, and submits them. */
-async function run({ GPUAdapter, GPUQueue }, features) {
+async function run({ GPUAdapter, GPUQueue }, features, label) {
   const device = await new GPUAdapter(features).requestDevice({ requiredFeatures: ['shader-f16'] });
-  const group = device.createBindGroup({ entries: [{ binding: 2, resource: { size: 1000 } }] });
+  // A part of a buffer, or all of one.
+  const resource = label === undefined ? { size: 1000, buffer: { size: 5000 } } : { buffer: { size: 1000 } };
+  const group = device.createBindGroup({ label, entries: [{ binding: 2, resource }] });
   const encoder = device.createCommandEncoder();
   const pass = encoder.beginComputePass();
   for (const label of ['matmul/mat_vec q4_0 F16=1', 'norm/norm F16=1']) {
     pass.setPipeline({ label });
     pass.setBindGroup(0, group);
-    pass.dispatchWorkgroups(1, 1, 1);
+    pass.dispatchWorkgroups(1, 2, 1);
   }
   pass.end();
   new GPUQueue().submit([encoder.finish()]);
@@ -76,6 +78,18 @@ test('each dispatch is a pass with time stamps while a request is profiled, and 
     kernels: [{ name: 'matmul/mat_vec q4_0 F16=1', calls: 1, ms: 2.5, bytes: 1000 }, { name: 'norm/norm F16=1', calls: 1, ms: 0.000123, bytes: 0 }],
   });
   assert.equal(gpu.alive.size, 0);
+});
+
+test('of experts and tables the chosen rows count', async () => {
+  for (const [shares, bytes] of [['8', 250], ['2', 1000], ['1', 1000], ['', 1000]]) {
+    const gpu = classes([0n, 1n, 1n, 2n]);
+    askForFeatures(gpu.GPUAdapter, ['timestamp-query']);
+    watchKernels(gpu);
+    startProfile();
+    await run(gpu, ['timestamp-query'], shares);
+    const { kernels } = await endProfile();
+    assert.deepEqual(kernels.map((kernel) => kernel.bytes), [bytes, 0], shares);
+  }
 });
 
 test('a clock that the browser rounds is named', async () => {

@@ -6,7 +6,10 @@ use lamplight::backend::gpu::kernels::MatVecShape;
 use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision, Tuning};
 use lamplight::backend::{Backend, Outputs};
 use lamplight::error::ErrorCode;
-use lamplight::model::spec::{MixerSpec, NormKind, NormSpec, QkNorm, QkNormOver};
+use lamplight::model::graph::{Op, WeightId};
+use lamplight::model::spec::{
+    Activation, FfnSpec, Gating, MixerSpec, MoeSpec, NormKind, NormSpec, QkNorm, QkNormOver, Routing,
+};
 use lamplight::tensor::DType;
 use pollster::block_on;
 
@@ -405,4 +408,57 @@ fn a_lost_device_is_told_by_every_later_call() {
     }
     let again = block_on(GpuBackend::new(model.plan.clone(), device, Precision::F32));
     assert_eq!(again.err().map(|error| error.code()), Some(ErrorCode::GpuLost));
+}
+
+/// A step that is taken apart for its times leaves what a plain one leaves, and tells each launch with the bytes of weights
+/// that it reads: of a table the tokens' rows, of experts the chosen ones.
+#[test]
+fn a_profiled_step_is_a_plain_one_with_times() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    let routing = Routing { n_experts: 8, n_used: 2, gating: Gating::Softmax, renormalize: true, scale: 1.0 };
+    for experts in [false, true] {
+        let mut rng = Rng(70);
+        let graph = graph_with(&shapes()[0], |spec| {
+            if experts {
+                let activation = Activation::Silu;
+                spec.layers[1].ffn = FfnSpec::Moe(MoeSpec { routing, n_ff: 64, activation, shared: None });
+            }
+        });
+        let model = Model::random(&mut rng, graph, DType::Q8_0, 80, 67);
+        let mut backends = [0; 2].map(|_| backend(&model, &device, Precision::F32, Tuning::default()));
+        backends.iter_mut().for_each(|backend| model.upload(&mut rng, backend));
+        let [plain, profiled] = &mut backends;
+        let names: Vec<String> = plain.kernels().iter().map(|variant| variant.label()).collect();
+        let mut pos = 0;
+        for n_tokens in [6, 1, 3, 1] {
+            let tokens = model.random_tokens(&mut rng, n_tokens);
+            let before = plain.counters().dispatches;
+            block_on(plain.forward(&tokens, pos, Outputs::Last)).expect("a step");
+            let launches = block_on(profiled.profile_step(&tokens, pos)).expect("a profiled step");
+            assert_eq!(launches.len() as u64, plain.counters().dispatches - before);
+            for (name, seconds, _) in &launches {
+                assert!(names.contains(name) && *seconds > 0.0, "{name} took {seconds} s");
+            }
+            let read = |op: &Op| {
+                let bytes = |weight: WeightId| model.bytes[weight.0].len();
+                let rows = |weight: WeightId| model.plan.graph.weights[weight.0].n_rows;
+                match *op {
+                    Op::MatMul { weight, .. } => bytes(weight),
+                    Op::Embed { table, .. } => bytes(table) * n_tokens / rows(table),
+                    Op::ExpertMatMul { weight, .. } => bytes(weight) * (2 * n_tokens).min(8) / 8,
+                    _ => 0,
+                }
+            };
+            let read: Vec<usize> = model.plan.graph.ops.iter().map(read).collect();
+            let least = read.iter().sum::<usize>() as u64;
+            // Weights of one buffer stand at multiples of 256 bytes, with a reserve behind them.
+            let most = read.iter().map(|bytes| (bytes + 8).next_multiple_of(256)).sum::<usize>() as u64;
+            let told = launches.iter().map(|(.., bytes)| bytes).sum::<u64>();
+            assert!((least..=most).contains(&told), "{told} bytes told, {least} to {most} expected");
+            pos += n_tokens;
+        }
+        let [a, b] =
+            backends.map(|mut backend| block_on(backend.forward(&[1], pos, Outputs::Last)).expect("a step"));
+        assert_eq!(a, b, "with experts: {experts}");
+    }
 }

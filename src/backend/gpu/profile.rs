@@ -7,7 +7,6 @@ use web_time::Instant;
 
 use super::device::GpuDevice;
 use super::engine::GpuBackend;
-use super::kernels::Kernel;
 use super::resources::{MAPPED, make_buffer};
 use crate::error::Result;
 use crate::model::graph::Rows;
@@ -98,18 +97,20 @@ impl GpuBackend {
         Ok(ticks.chunks(2).map(|ends| ends[1].saturating_sub(ends[0]) as f64 * period).collect())
     }
 
-    /// The kernel of a launch, and the bytes of weights that all of it reads; `None` for one that this step leaves out.
+    /// The kernel of a launch, and the bytes of weights that all of it reads, where no row is chosen twice; `None` for one that this step leaves out.
     fn describe(&self, launch: usize, (pos, n_tokens): (usize, usize)) -> Option<(String, u64)> {
         let launch = &self.plan.launches[launch];
         let few = n_tokens <= self.few_rows() || launch.rows == Rows::Outputs;
         if launch.runs.is_some_and(|runs| runs.depth(few, pos, n_tokens) == 0) {
             return None;
         }
-        let variant = self.plan.variants[if few { launch.few } else { launch.many }.variant];
-        // Of a table, and of experts, only some rows are read.
-        let whole =
-            variant.format.is_some() && !matches!(variant.kernel, Kernel::Embed | Kernel::ExpertMatVec);
-        let bytes = if whole { self.plan.buffers[launch.buffers[1]].bytes } else { 0 };
+        let stage = if few { launch.few } else { launch.many };
+        let variant = self.plan.variants[stage.variant];
+        let rows = if launch.rows == Rows::Outputs { 1 } else { n_tokens as u64 };
+        let y = (rows * u64::from(stage.grid.mul)).div_ceil(u64::from(stage.grid.div));
+        let whole = if variant.format.is_some() { self.plan.buffers[launch.buffers[1]].bytes } else { 0 };
+        let shares = u64::from(launch.shares);
+        let bytes = if shares > y { whole * y / shares } else { whole };
         Some((variant.label(), bytes))
     }
 }

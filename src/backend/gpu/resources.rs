@@ -126,8 +126,10 @@ impl Binder<'_> {
                 resource: wgpu::BindingResource::Buffer(bound),
             })
             .collect();
+        // Read by `kernel-clock.ts`.
+        let shares = (launch.shares > 0).then(|| launch.shares.to_string());
         self.device.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
+            label: shares.as_deref(),
             layout: &self.compiled[launch.few.variant].group,
             entries: &entries,
         })

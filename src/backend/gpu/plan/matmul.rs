@@ -51,6 +51,7 @@ impl Planner<'_> {
                 [n_cols, n_rows, row_bytes, first_row, scale.to_bits(), positions, addend, table_rows];
             let buffers = [buffer, addend_buffer, self.value(out)];
             self.launch(index, Rows::Tokens, [stage; 2], &params, &buffers)?;
+            self.last_launch().shares = table_rows;
         }
         Ok(())
     }

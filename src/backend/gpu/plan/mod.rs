@@ -114,6 +114,8 @@ pub(super) struct Launch {
     pub(super) buffers: Vec<usize>,
     /// Of steps of few tokens: the number of workgroups in z.
     pub(super) runs: Option<KeyRuns>,
+    /// Of how many equal parts of its weight a row of workgroups reads one: rows of a table, experts. 0: it reads all.
+    pub(super) shares: u32,
 }
 
 /// The launches of a step, in order.
@@ -553,8 +555,13 @@ impl<'a> Planner<'a> {
             params: words,
             buffers: bindings,
             runs: None,
+            shares: 0,
         });
         Ok(())
+    }
+
+    fn last_launch(&mut self) -> &mut Launch {
+        self.plan.launches.last_mut().expect("invariant: a launch was just made")
     }
 
     fn op(&mut self, index: usize, op: &Op) -> Result<()> {

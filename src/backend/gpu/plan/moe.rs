@@ -70,6 +70,7 @@ impl Planner<'_> {
             ];
             let buffers = [buffer, self.value(x), self.vector(bias)?, self.value(selection), self.value(out)];
             self.launch(index, rows, [stage; 2], &params, &buffers)?;
+            self.last_launch().shares = n_experts as u32;
         }
         Ok(())
     }
