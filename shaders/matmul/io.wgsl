@@ -24,8 +24,16 @@ struct Params {
 
 #import matmul/load_x
 
+// Rows past the end repeat the last one and are not stored.
+fn row_byte(row: u32) -> u32 {
+    return min(row, params.n_rows - 1u) * params.row_bytes;
+}
+
 // Adds bias and residual to the product of activation row `row` with weight row `weight_row`, and stores it.
 fn store(row: u32, weight_row: u32, product: f32) {
+    if weight_row >= params.n_rows {
+        return;
+    }
     let col = params.out_first + weight_row;
     let at = row * params.out_width + col;
     var sum = product;

@@ -1,8 +1,8 @@
-// Product of a weight matrix with many rows of activations (prefill).
+// Product of a weight matrix with many rows of activations (prefill), with EXPERTS of each expert with those that chose it.
 // Grid: (tiles of 64 weight rows folded into x and z, tiles of 32 activation rows in y). 128 lanes, each 4 x 4 sums.
 // Both tiles are 32 elements deep; their rows are one vec4 longer than that, against bank conflicts. With F16 the
 // weights' tile is in half floats; activations stay f32, since those of some models exceed what f16 can hold.
-#import matmul/io
+#import matmul/tiles
 
 const TILE_X: u32 = 32u;
 const TILE_W: u32 = 64u;
@@ -17,15 +17,15 @@ alias tile_t = f32;
 var<workgroup> x_tile: array<vec4<f32>, TILE_X * STRIDE>;
 var<workgroup> w_tile: array<vec4<tile_t>, TILE_W * STRIDE>;
 
-fn load_x_tile(lane: u32, first: u32, n_rows: u32, chunk: u32) {
-    let row = lane >> 2u;
+// `row` is what the lane's slot of the tile stands for.
+fn load_x_tile(lane: u32, row: u32, chunk: u32) {
     let part = lane & 3u;
     // Rows past the step's hold whatever an earlier step left there.
     var eight = Codes(vec4<f32>(), vec4<f32>());
-    if first + row < n_rows {
-        eight = load_x8(first + row, chunk * 32u + part * 8u);
+    if row != NONE {
+        eight = load_x8(x_row(row), chunk * 32u + part * 8u);
     }
-    let at = row * STRIDE + part * 2u;
+    let at = (lane >> 2u) * STRIDE + part * 2u;
     x_tile[at] = eight.lo;
     x_tile[at + 1u] = eight.hi;
 }
@@ -34,10 +34,10 @@ fn load_w_tile(lane: u32, first: u32, chunk: u32) {
     for (var side = 0u; side < 2u; side++) {
         let row = (lane >> 2u) + side * 32u;
         let part = lane & 3u;
-        let row_byte = min(first + row, params.n_rows - 1u) * params.row_bytes;
-        let scales = q_scale(row_byte, chunk);
+        let byte = row_byte(first + row);
+        let scales = q_scale(byte, chunk);
         let scale = select(scales.x, scales.y, part >= 2u);
-        let codes = q_codes(row_byte, chunk, part);
+        let codes = q_codes(byte, chunk, part);
         let at = row * STRIDE + part * 2u;
         w_tile[at] = vec4<tile_t>(codes.lo * scale + scales.z);
         w_tile[at + 1u] = vec4<tile_t>(codes.hi * scale + scales.z);
@@ -50,19 +50,19 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) n_groups: vec3<u32>,
 ) {
-    let n_rows = value_rows(params.outputs);
     let first_x = group.y * TILE_X;
     let first_w = (group.z * n_groups.x + group.x) * TILE_W;
-    if first_w >= params.n_rows || first_x >= n_rows {
+    if is_idle(group.y, first_w) {
         return;
     }
+    let loaded = out_row(first_x + (lane >> 2u));
     // Lanes take every 16th weight row and every 8th activation row: neighbours read neighbouring banks.
     let lane_w = lane % 16u;
     let lane_x = lane / 16u;
     var sums: array<vec4<f32>, 4>;
     let n_chunks = (params.n_cols + 31u) / 32u;
     for (var chunk = 0u; chunk < n_chunks; chunk++) {
-        load_x_tile(lane, first_x, n_rows, chunk);
+        load_x_tile(lane, loaded, chunk);
         load_w_tile(lane, first_w, chunk);
         workgroupBarrier();
         for (var k = 0u; k < 8u; k++) {
@@ -78,12 +78,9 @@ fn main(
         workgroupBarrier();
     }
     for (var i = 0u; i < 4u; i++) {
-        let row = first_x + lane_x + i * 8u;
-        for (var j = 0u; j < 4u; j++) {
-            let weight_row = first_w + lane_w + j * 16u;
-            if row < n_rows && weight_row < params.n_rows {
-                store(row, weight_row, sums[i][j]);
-            }
+        let row = out_row(first_x + lane_x + i * 8u);
+        for (var j = 0u; row != NONE && j < 4u; j++) {
+            store(row, first_w + lane_w + j * 16u, sums[i][j]);
         }
     }
 }

@@ -3,12 +3,21 @@
 // activation rows, whose loads serve all of them. With SUBGROUPS, which are the whole workgroup, a lane loads one
 // activation row and has the others from their lanes.
 // Grid: (blocks of 128 weight rows folded into x and z, eights of activation rows in y). Rows of whole chunks.
-#import matmul/io
+#import matmul/tiles
 
 const LANES: u32 = 8u;
 const ROWS: u32 = 16u;
+const TILE_X: u32 = 8u;
+const TILE_W: u32 = LANES * ROWS;
 
-// Four elements of eight activation rows. Rows past the step's hold anything; what they lead to is not stored.
+// Where the activation row of a slot of the tiles begins in `x`. Of a slot without one it is any row's: what it leads to is
+// not stored.
+fn x_at(slot: u32) -> u32 {
+    let row = out_row(slot);
+    return x_row(select(row, 0u, row == NONE)) * (params.n_cols >> 2u);
+}
+
+// Four elements of eight activation rows.
 struct Eight {
     low: mat4x4<f32>,
     high: mat4x4<f32>,
@@ -18,8 +27,15 @@ struct Eight {
 // A chunk is taken at once.
 const TIMES: u32 = 1u;
 
-fn eight_rows(at: u32, stride: u32, lane: u32) -> Eight {
-    let own = x[at + lane * stride];
+alias Rows = u32;
+
+// Where the lane's row begins.
+fn begin(first: u32, lane: u32) -> Rows {
+    return x_at(first + lane);
+}
+
+fn eight_rows(rows: Rows, at: u32) -> Eight {
+    let own = x[rows + at];
     return Eight(
         mat4x4<f32>(
             subgroupBroadcast(own, 0u),
@@ -40,12 +56,24 @@ fn eight_rows(at: u32, stride: u32, lane: u32) -> Eight {
 // 4 bits, then 1 and 3.
 const TIMES: u32 = 2u;
 
-fn four_rows(at: u32, stride: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(x[at], x[at + stride], x[at + 2u * stride], x[at + 3u * stride]);
+struct Rows {
+    low: vec4<u32>,
+    high: vec4<u32>,
 }
 
-fn eight_rows(at: u32, stride: u32, lane: u32) -> Eight {
-    return Eight(four_rows(at, stride), four_rows(at + 4u * stride, stride));
+fn begin(first: u32, lane: u32) -> Rows {
+    return Rows(
+        vec4<u32>(x_at(first), x_at(first + 1u), x_at(first + 2u), x_at(first + 3u)),
+        vec4<u32>(x_at(first + 4u), x_at(first + 5u), x_at(first + 6u), x_at(first + 7u)),
+    );
+}
+
+fn four_rows(rows: vec4<u32>, at: u32) -> mat4x4<f32> {
+    return mat4x4<f32>(x[rows.x + at], x[rows.y + at], x[rows.z + at], x[rows.w + at]);
+}
+
+fn eight_rows(rows: Rows, at: u32) -> Eight {
+    return Eight(four_rows(rows.low, at), four_rows(rows.high, at));
 }
 #endif
 
@@ -59,35 +87,34 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) n_groups: vec3<u32>,
 ) {
-    let n_rows = value_rows(params.outputs);
-    let first_x = group.y * 8u;
-    let block = (group.z * n_groups.x + group.x) * LANES * ROWS;
-    if block >= params.n_rows || first_x >= n_rows {
+    let first_x = group.y * TILE_X;
+    let block = (group.z * n_groups.x + group.x) * TILE_W;
+    if is_idle(group.y, block) {
         return;
     }
     // Lanes take neighbouring rows, so that the last block is done early.
-    let lane_rows = min(ROWS, (params.n_rows - block + LANES - 1u) / LANES);
+    let lane_rows = min(ROWS, (weight_rows() - block + LANES - 1u) / LANES);
     // Four activation rows each: a weight row's first, then its second.
     var sums: array<vec4<f32>, 2u * ROWS>;
-    let stride = params.n_cols >> 2u;
+    let rows = begin(first_x, lane);
     for (var chunk = 0u; chunk < params.n_cols / 32u; chunk++) {
         for (var half = 0u; half < TIMES; half++) {
-            let at = first_x * stride + chunk * 8u + half * 2u;
-            let x0 = eight_rows(at, stride, lane);
-            let x1 = eight_rows(at + 1u, stride, lane);
-            let x2 = eight_rows(at + 4u, stride, lane);
-            let x3 = eight_rows(at + 5u, stride, lane);
+            let at = chunk * 8u + half * 2u;
+            let x0 = eight_rows(rows, at);
+            let x1 = eight_rows(rows, at + 1u);
+            let x2 = eight_rows(rows, at + 4u);
+            let x3 = eight_rows(rows, at + 5u);
 #if SUBGROUPS
-            let x4 = eight_rows(at + 2u, stride, lane);
-            let x5 = eight_rows(at + 3u, stride, lane);
-            let x6 = eight_rows(at + 6u, stride, lane);
-            let x7 = eight_rows(at + 7u, stride, lane);
+            let x4 = eight_rows(rows, at + 2u);
+            let x5 = eight_rows(rows, at + 3u);
+            let x6 = eight_rows(rows, at + 6u);
+            let x7 = eight_rows(rows, at + 7u);
 #endif
             for (var r = 0u; r < lane_rows; r++) {
-                let row_byte = min(block + r * LANES + lane, params.n_rows - 1u) * params.row_bytes;
-                let scales = q_scale(row_byte, chunk);
-                let near = q_codes(row_byte, chunk, half);
-                let far = q_codes(row_byte, chunk, half + 2u);
+                let byte = row_byte(block + r * LANES + lane);
+                let scales = q_scale(byte, chunk);
+                let near = q_codes(byte, chunk, half);
+                let far = q_codes(byte, chunk, half + 2u);
                 let w0 = near.lo * scales.x + scales.z;
                 let w1 = near.hi * scales.x + scales.z;
                 let w2 = far.lo * scales.y + scales.z;
@@ -95,8 +122,8 @@ fn main(
                 var low = w0 * x0.low + w1 * x1.low + w2 * x2.low + w3 * x3.low;
                 var high = w0 * x0.high + w1 * x1.high + w2 * x2.high + w3 * x3.high;
 #if SUBGROUPS
-                let near1 = q_codes(row_byte, chunk, 1u);
-                let far1 = q_codes(row_byte, chunk, 3u);
+                let near1 = q_codes(byte, chunk, 1u);
+                let far1 = q_codes(byte, chunk, 3u);
                 let w4 = near1.lo * scales.x + scales.z;
                 let w5 = near1.hi * scales.x + scales.z;
                 let w6 = far1.lo * scales.y + scales.z;
@@ -109,12 +136,10 @@ fn main(
             }
         }
     }
-    for (var r = 0u; r < lane_rows; r++) {
-        let weight_row = block + r * LANES + lane;
-        for (var i = 0u; i < 8u; i++) {
-            if first_x + i < n_rows && weight_row < params.n_rows {
-                store(first_x + i, weight_row, sums[2u * r + i / 4u][i % 4u]);
-            }
+    for (var i = 0u; i < TILE_X; i++) {
+        let row = out_row(first_x + i);
+        for (var r = 0u; row != NONE && r < lane_rows; r++) {
+            store(row, block + r * LANES + lane, sums[2u * r + i / 4u][i % 4u]);
         }
     }
 }

@@ -3,11 +3,6 @@
 #import matmul/io
 #import matmul/row_sums
 
-// Rows past the end repeat the last one and are not stored.
-fn row_byte(row: u32) -> u32 {
-    return min(row, params.n_rows - 1u) * params.row_bytes;
-}
-
 @compute @workgroup_size(GROUP)
 fn main(
     @builtin(local_invocation_index) lane: u32,
@@ -21,7 +16,7 @@ fn main(
         return;
     }
     sum_rows(lane, row, first, subgroup_lanes);
-    if lane < GROUP_ROWS && first + lane < params.n_rows {
+    if lane < GROUP_ROWS {
         store(row, first + lane, row_sum(lane, subgroup_lanes));
     }
 }

@@ -55,10 +55,11 @@ pub(crate) fn variants() -> Vec<Variant> {
                 | Kernel::ExpertMatVec => {
                     for n_cols in numbers(&row, "n_cols", 32) {
                         let fitting = FORMATS.iter().filter(|format| n_cols == 32 || format.block_len == 1);
-                        variants.extend(
-                            fitting
-                                .map(|format| Variant::weights(kernel, format.dtype, n_cols as usize, f16)),
-                        );
+                        for format in fitting {
+                            let variant = Variant::weights(kernel, format.dtype, n_cols as usize, f16);
+                            let of = |experts| if experts { variant.of_experts() } else { variant };
+                            variants.extend(flags(&row, "experts").into_iter().map(of));
+                        }
                     }
                 }
                 Kernel::Products | Kernel::GatedProduct => {
@@ -103,6 +104,7 @@ pub(crate) fn variants() -> Vec<Variant> {
                 | Kernel::Permute
                 | Kernel::TakeOutputs
                 | Kernel::Route
+                | Kernel::GroupPairs
                 | Kernel::ExpertSum
                 | Kernel::FusedGatedActivation
                 | Kernel::TokenShift

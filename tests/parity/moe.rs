@@ -24,6 +24,8 @@ struct Case {
     fused: bool,
     activation: Activation,
     biases: bool,
+    /// Whether the outputs are chosen before the experts.
+    outputs: bool,
 }
 
 fn cases() -> Vec<Case> {
@@ -36,6 +38,7 @@ fn cases() -> Vec<Case> {
         fused: false,
         activation: Activation::Silu,
         biases: false,
+        outputs: false,
     };
     let swiglu = Activation::ClampedSwiglu { alpha: 1.702, limit: 0.7 };
     vec![
@@ -74,6 +77,7 @@ fn cases() -> Vec<Case> {
         Case {
             routing: Routing { n_experts: 4, n_used: 4, renormalize: false, scale: 0.5, ..routing },
             choice_bias: true,
+            outputs: true,
             ..plain
         },
     ]
@@ -120,16 +124,25 @@ fn model(rng: &mut Rng, case: &Case, dtype: DType) -> Model {
     let Case { routing, n_cols, n_ff, .. } = *case;
     let Routing { n_experts, n_used, .. } = routing;
     let mut parts = Parts { graph: Graph::default(), dtypes: vec![], bytes: vec![] };
-    let x = parts.table(rng, n_cols, 1.0);
-    let logits = parts.table(rng, n_experts, 3.0);
+    let mut x = parts.table(rng, n_cols, 1.0);
+    let mut logits = parts.table(rng, n_experts, 3.0);
+    let mut rows = Rows::Tokens;
+    if case.outputs {
+        rows = Rows::Outputs;
+        for value in [&mut x, &mut logits] {
+            let out = parts.value(parts.graph.values[value.0].width, rows);
+            parts.graph.ops.push(Op::TakeOutputs { x: *value, out });
+            *value = out;
+        }
+    }
     let choice_bias = case.choice_bias.then(|| parts.weight(rng, DType::F32, n_experts, 1, 0.4));
-    let selection = parts.value(2 * n_used, Rows::Tokens);
+    let selection = parts.value(2 * n_used, rows);
     parts.graph.ops.push(Op::Route { logits, routing, choice_bias, out: selection });
     let experts = |parts: &mut Parts, rng: &mut Rng, x: ValueId, n_cols: usize, n_out: usize| {
         let size = 1.0 / (n_cols as f32).sqrt();
         let weight = parts.weight(rng, dtype, n_cols, n_experts * n_out, size);
         let bias = case.biases.then(|| parts.weight(rng, DType::F32, n_experts * n_out, 1, 1.0));
-        let out = parts.value(n_used * n_out, Rows::Tokens);
+        let out = parts.value(n_used * n_out, rows);
         parts.graph.ops.push(Op::ExpertMatMul { x, selection, weight, bias, n_experts, out });
         out
     };
@@ -137,7 +150,7 @@ fn model(rng: &mut Rng, case: &Case, dtype: DType) -> Model {
     let activated = match case.fused {
         true => {
             let both = experts(&mut parts, rng, x, n_cols, 2 * n_ff);
-            let out = parts.value(n_used * n_ff, Rows::Tokens);
+            let out = parts.value(n_used * n_ff, rows);
             parts.graph.ops.push(Op::FusedGatedActivation { x: both, n_ff, activation, out });
             out
         }
@@ -149,12 +162,15 @@ fn model(rng: &mut Rng, case: &Case, dtype: DType) -> Model {
         }
     };
     let down = experts(&mut parts, rng, activated, n_ff, n_cols);
-    let sum = parts.value(n_cols, Rows::Tokens);
+    let sum = parts.value(n_cols, rows);
     parts.graph.ops.push(Op::ExpertSum { x: down, selection, add: Some(x), out: sum });
     parts.graph.ops.push(Op::ExpertSum { x: down, selection, add: Some(sum), out: sum });
-    let out = parts.value(n_cols, Rows::Outputs);
-    parts.graph.ops.push(Op::TakeOutputs { x: sum, out });
-    parts.graph.logits = Some(out);
+    parts.graph.logits = Some(sum);
+    if !case.outputs {
+        let out = parts.value(n_cols, Rows::Outputs);
+        parts.graph.ops.push(Op::TakeOutputs { x: sum, out });
+        parts.graph.logits = Some(out);
+    }
     let Parts { graph, dtypes, bytes } = parts;
     Model { plan: ModelPlan { graph, dtypes, n_ctx: 400, n_batch: 90, kv_cache: None }, bytes }
 }
@@ -229,6 +245,58 @@ mod on_the_gpu {
         }
     }
 
+    /// A token's best experts come after expert `first(token)`, whatever else the table of logits says.
+    fn choosing(mut model: Model, n_experts: usize, first: impl Fn(usize) -> usize) -> Model {
+        for token in 0..N_VOCAB {
+            for expert in 0..n_experts {
+                let behind = (expert + n_experts - first(token) % n_experts) % n_experts;
+                let logit = 3.0 - 6.0 * behind as f32 / n_experts as f32;
+                let at = (token * n_experts + expert) * 4;
+                model.bytes[1][at..at + 4].copy_from_slice(&logit.to_le_bytes());
+            }
+        }
+        model
+    }
+
+    /// Pairs grouped by expert: all of one, each token's of others, most experts without any; in both kinds of tiles, for
+    /// tokens and for outputs in slices, with steps so short that only a wish groups them.
+    #[test]
+    fn experts_take_their_tokens_together() {
+        let Some(device) = device(GpuOptions::default()) else { return };
+        let mut rng = Rng(73);
+        let all = cases();
+        for (index, (n_experts, n_used)) in
+            [(1, 1), (4, 1), (6, 2), (128, 8), (17, 8)].into_iter().enumerate()
+        {
+            let fused = index % 2 == 0;
+            let plain = Case { n_cols: 96, n_ff: 160, fused, biases: fused, ..all[0].clone() };
+            let case = Case {
+                routing: Routing { n_experts, n_used, ..plain.routing },
+                outputs: index % 2 == 1,
+                ..plain
+            };
+            let firsts: [fn(usize) -> usize; 3] = [|_| 3, |token| token, |token| token / 40 * 5];
+            for (at, first) in firsts.into_iter().enumerate() {
+                let dtype = [DType::Q4_0, DType::Q8_0, DType::F16][(index + at) % 3];
+                let model = choosing(model(&mut rng, &case, dtype), n_experts, first);
+                for (tiles, hand_on, few_rows) in [(true, false, 0), (false, true, 0), (false, false, 1)] {
+                    let slices = Tuning { logits_bytes: 41 * 96 * 4, ..Tuning::default() };
+                    let tuning = Tuning { tiles: Some(tiles), hand_on: Some(hand_on), few_rows, ..slices };
+                    let made =
+                        GpuBackend::with_tuning(model.plan.clone(), device.clone(), Precision::F32, tuning);
+                    let mut backend = block_on(made).expect("backend");
+                    model.upload(&mut rng, &mut backend);
+                    for n_tokens in [90, 1, 9, 33] {
+                        let tokens = model.random_tokens(&mut rng, n_tokens);
+                        let found = block_on(backend.forward(&tokens, 0, Outputs::All)).expect("forward");
+                        let expected = Naive::new(&model).forward(&tokens, 0).values.pop().expect("logits").1;
+                        crate::gpu::close(&found, &expected, F32_TOLERANCE);
+                    }
+                }
+            }
+        }
+    }
+
     /// Parts end in the middle of experts and of a workgroup's rows.
     #[test]
     fn experts_cut_into_small_parts_stay_the_same() {
@@ -236,15 +304,19 @@ mod on_the_gpu {
         let mut rng = Rng(72);
         for (case, dtype) in [(0, DType::Q4_0), (1, DType::Q8_0), (3, DType::F16), (4, DType::F32)] {
             let model = model(&mut rng, &cases()[case], dtype);
-            let tuning = Tuning { max_part_bytes: 1100, fold_workgroups: 2, ..Tuning::default() };
-            let tuning = Tuning { logits_bytes: 1 << 20, ..tuning };
-            let backend = GpuBackend::with_tuning(model.plan.clone(), device.clone(), Precision::F32, tuning);
-            let mut backend = block_on(backend).expect("backend");
-            model.upload(&mut rng, &mut backend);
-            let tokens = model.random_tokens(&mut rng, 3);
-            let found = block_on(backend.forward(&tokens, 0, Outputs::All)).expect("forward");
-            let expected = Naive::new(&model).forward(&tokens, 0).values.pop().expect("logits").1;
-            crate::gpu::close(&found, &expected, F32_TOLERANCE);
+            // One by one, and grouped in either kind of tiles.
+            for (few_rows, tiles) in [(4, None), (0, Some(true)), (0, Some(false))] {
+                let tuning = Tuning { max_part_bytes: 1100, fold_workgroups: 2, ..Tuning::default() };
+                let tuning = Tuning { logits_bytes: 1 << 20, few_rows, tiles, ..tuning };
+                let backend =
+                    GpuBackend::with_tuning(model.plan.clone(), device.clone(), Precision::F32, tuning);
+                let mut backend = block_on(backend).expect("backend");
+                model.upload(&mut rng, &mut backend);
+                let tokens = model.random_tokens(&mut rng, 3);
+                let found = block_on(backend.forward(&tokens, 0, Outputs::All)).expect("forward");
+                let expected = Naive::new(&model).forward(&tokens, 0).values.pop().expect("logits").1;
+                crate::gpu::close(&found, &expected, F32_TOLERANCE);
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::bail;
 #[cfg(target_arch = "wasm32")]
 use crate::error::Error;
 use crate::error::{ErrorCode, Result};
-use crate::model::graph::{Graph, Rows};
+use crate::model::graph::Graph;
 use crate::tensor::DType;
 
 /// What kernels compute with and what the KV cache holds. Sums, norms, softmax and the residual stream are f32 in both.
@@ -319,32 +319,25 @@ impl GpuBackend {
         }
     }
 
-    /// Records a launch in a pass whose pipeline is `current`; gives the number of dispatches.
+    /// Records a launch in a pass whose pipeline is `current`, as [`Launch::at`](super::plan::Launch::at) says; gives the
+    /// number of dispatches.
     pub(super) fn dispatch(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         current: &mut usize,
         index: usize,
-        (pos, n_tokens, n_outputs): (usize, usize, usize),
+        rows: (usize, usize, usize),
     ) -> u64 {
-        let launch = &self.plan.launches[index];
-        let rows = match launch.rows {
-            Rows::Tokens => n_tokens,
-            Rows::Outputs => n_outputs,
-        };
-        let few = rows <= self.tuning.few_rows;
-        let stage = if few { launch.few } else { launch.many };
-        let z = launch.runs.map_or(stage.grid.z, |runs| runs.depth(few, pos, n_tokens));
-        if z == 0 {
+        let (variant, [x, y, z]) = self.plan.launches[index].at(rows);
+        if y * z == 0 {
             return 0;
         }
-        if *current != stage.variant {
-            *current = stage.variant;
-            pass.set_pipeline(&self.compiled[*current].pipeline);
+        if *current != variant {
+            *current = variant;
+            pass.set_pipeline(&self.compiled[variant].pipeline);
         }
         pass.set_bind_group(0, self.kv.group(index).or(self.bind_groups[index].as_ref()), &[]);
-        let y = (rows as u32 * stage.grid.mul).div_ceil(stage.grid.div);
-        pass.dispatch_workgroups(stage.grid.x, y, z);
+        pass.dispatch_workgroups(x, y, z);
         1
     }
 

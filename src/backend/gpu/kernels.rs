@@ -44,6 +44,7 @@ pub enum Kernel {
     RowStatistics,
     ExpertMatVec,
     Route,
+    GroupPairs,
     ExpertSum,
     FusedGatedActivation,
     ArgMax,
@@ -100,6 +101,7 @@ impl Kernel {
         Kernel::RowStatistics,
         Kernel::ExpertMatVec,
         Kernel::Route,
+        Kernel::GroupPairs,
         Kernel::ExpertSum,
         Kernel::FusedGatedActivation,
         Kernel::ArgMax,
@@ -143,6 +145,7 @@ impl Kernel {
             Kernel::RowStatistics => "streams/row_statistics",
             Kernel::ExpertMatVec => "matmul/expert_mat_vec",
             Kernel::Route => "moe/route",
+            Kernel::GroupPairs => "moe/group_pairs",
             Kernel::ExpertSum => "moe/expert_sum",
             Kernel::FusedGatedActivation => "moe/fused_gated_activation",
             Kernel::ArgMax => "sample/arg_max",
@@ -177,9 +180,11 @@ impl Kernel {
                 &[Uniform, Read, Read, Read, ReadWrite]
             }
             Kernel::Elementwise | Kernel::ExpertSum => &[Uniform, Read, Read, Read, Read, ReadWrite],
-            Kernel::Columns | Kernel::TakeOutputs | Kernel::FusedGatedActivation | Kernel::ArgMax => {
-                &[Uniform, Read, Read, ReadWrite]
-            }
+            Kernel::Columns
+            | Kernel::TakeOutputs
+            | Kernel::FusedGatedActivation
+            | Kernel::GroupPairs
+            | Kernel::ArgMax => &[Uniform, Read, Read, ReadWrite],
             Kernel::Choose => &[Uniform, ReadWrite, Read, ReadWrite],
             Kernel::Penalise => &[Uniform, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite, ReadWrite],
             Kernel::Tally => &[Uniform, Read, Read, Read, Read, ReadWrite],
@@ -222,6 +227,9 @@ pub const ARG_MAX_RUN: u32 = 4096;
 pub const N_BUCKETS: u32 = 256;
 /// Lanes of the elementwise kernels.
 pub const ELEMENTWISE_LANES: u32 = 128;
+
+/// The define of [`Variant::experts`].
+const EXPERTS: &str = "EXPERTS";
 
 /// How the lanes of an attention workgroup are spread; see shaders/attention/attention.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -360,6 +368,8 @@ pub struct Variant {
     pub kv: KvFormat,
     /// Whether weight rows are whole chunks of 32, as all but odd float matrices are.
     pub whole_chunks: bool,
+    /// Whether the mat-mul is one of experts with the rows that chose them.
+    pub experts: bool,
     /// Whether products are of normalised rows, of the kernels that fuse that.
     pub normed: bool,
     /// Of the mat-vec kernels.
@@ -381,6 +391,7 @@ impl Variant {
             f16: false,
             kv: KvFormat::F32,
             whole_chunks: false,
+            experts: false,
             normed: false,
             shape: None,
             subgroups: false,
@@ -407,6 +418,11 @@ impl Variant {
         let whole_chunks = n_cols.is_multiple_of(CHUNK as usize);
         let f16 = f16 && kernel == Kernel::MatMul;
         Variant { format: Some(format), f16, whole_chunks, ..Variant::plain(kernel) }
+    }
+
+    /// The same for experts.
+    pub const fn of_experts(self) -> Variant {
+        Variant { experts: true, ..self }
     }
 
     /// A kernel that fuses products of whole chunks.
@@ -448,6 +464,9 @@ impl Variant {
         let mut defines = vec![(F16, u32::from(self.f16))];
         if self.format.is_some() {
             defines.push(("WHOLE_CHUNKS", u32::from(self.whole_chunks)));
+        }
+        if self.experts {
+            defines.push((EXPERTS, 1));
         }
         if self.normed {
             defines.push(("NORMED", 1));
@@ -493,7 +512,7 @@ impl Variant {
     pub fn lanes(&self) -> u32 {
         match self.kernel {
             Kernel::Embed | Kernel::RopeKvWrite | Kernel::NormRopeKvWrite | Kernel::AttentionMerge => 64,
-            Kernel::Route => MAX_EXPERTS,
+            Kernel::Route | Kernel::GroupPairs => MAX_EXPERTS,
             Kernel::ArgMax
             | Kernel::Choose
             | Kernel::Penalise
@@ -534,7 +553,7 @@ impl Variant {
             label.push_str(quant::format(format).name);
         }
         for (name, value) in self.defines() {
-            if matches!(name, F16 | SUBGROUPS | "HEAD_DIM" | "KV_BITS") && value != 0 {
+            if matches!(name, F16 | SUBGROUPS | EXPERTS | "HEAD_DIM" | "KV_BITS") && value != 0 {
                 label.push_str(&format!(" {name}={value}"));
             }
         }

@@ -9,7 +9,6 @@ use super::device::GpuDevice;
 use super::engine::GpuBackend;
 use super::resources::{MAPPED, make_buffer};
 use crate::error::Result;
-use crate::model::graph::Rows;
 
 /// Launches whose time stamps one query set holds.
 const RUN: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
@@ -100,16 +99,13 @@ impl GpuBackend {
     /// The kernel of a launch, and the bytes of weights that all of it reads, where no row is chosen twice; `None` for one that this step leaves out.
     fn describe(&self, launch: usize, (pos, n_tokens): (usize, usize)) -> Option<(String, u64)> {
         let launch = &self.plan.launches[launch];
-        let few = n_tokens <= self.few_rows() || launch.rows == Rows::Outputs;
-        if launch.runs.is_some_and(|runs| runs.depth(few, pos, n_tokens) == 0) {
+        let (variant, [_, y, z]) = launch.at((pos, n_tokens, 1));
+        if y * z == 0 {
             return None;
         }
-        let stage = if few { launch.few } else { launch.many };
-        let variant = self.plan.variants[stage.variant];
-        let rows = if launch.rows == Rows::Outputs { 1 } else { n_tokens as u64 };
-        let y = (rows * u64::from(stage.grid.mul)).div_ceil(u64::from(stage.grid.div));
+        let variant = self.plan.variants[variant];
         let whole = if variant.format.is_some() { self.plan.buffers[launch.buffers[1]].bytes } else { 0 };
-        let shares = u64::from(launch.shares);
+        let (shares, y) = (u64::from(launch.shares), u64::from(y));
         let bytes = if shares > y { whole * y / shares } else { whole };
         Some((variant.label(), bytes))
     }

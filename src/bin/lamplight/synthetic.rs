@@ -25,6 +25,8 @@ struct Shape {
     n_vocab: u64,
     /// Whether the head is the embedding table.
     tied: bool,
+    /// Experts, those of them that a token uses, and the width of each.
+    experts: Option<[u64; 3]>,
 }
 
 const LLAMA_1B: Shape = Shape {
@@ -39,6 +41,7 @@ const LLAMA_1B: Shape = Shape {
     n_ff: 8192,
     n_vocab: 128_256,
     tied: true,
+    experts: None,
 };
 
 const SHAPES: &[Shape] = &[
@@ -85,6 +88,20 @@ const SHAPES: &[Shape] = &[
         n_vocab: 200_064,
         ..LLAMA_1B
     },
+    // Three layers of 48, as many as a small machine holds.
+    Shape {
+        name: "qwen3-30b-a3b-3-layers",
+        architecture: "qwen3moe",
+        n_layers: 3,
+        n_heads: 32,
+        n_kv_heads: 4,
+        head_dim: 128,
+        rope_dims: 128,
+        n_ff: 6144,
+        n_vocab: 151_936,
+        experts: Some([128, 8, 768]),
+        ..LLAMA_1B
+    },
     // Small enough for tests.
     Shape {
         name: "tiny",
@@ -97,7 +114,7 @@ const SHAPES: &[Shape] = &[
         rope_dims: 64,
         n_ff: 512,
         n_vocab: 500,
-        tied: true,
+        ..LLAMA_1B
     },
 ];
 
@@ -124,7 +141,7 @@ pub(crate) fn plan(
     let absent = |tensor: &str| {
         tensor.ends_with(".bias")
             || tensor.ends_with(".perm")
-            || ["attn_qkv", "rope_f"].iter().any(|part| tensor.contains(part))
+            || ["attn_qkv", "rope_f", "gate_up_exps"].iter().any(|part| tensor.contains(part))
             || (shape.tied && tensor == "output.weight")
     };
     let graph = build_graph(&spec, |tensor| !absent(tensor));
@@ -134,11 +151,16 @@ pub(crate) fn plan(
         .map(|decl| if decl.kind == WeightKind::Vector { DType::F32 } else { dtype })
         .collect();
     let read = graph.ops.iter().filter_map(|op| match op {
-        Op::MatMul { weight, .. } => Some(&graph.weights[weight.0]),
+        Op::MatMul { weight, .. } => Some((&graph.weights[weight.0], 1, 1)),
+        Op::ExpertMatMul { weight, selection, n_experts, .. } => {
+            Some((&graph.weights[weight.0], graph.values[selection.0].width / 2, *n_experts))
+        }
         _ => None,
     });
-    let bytes =
-        read.map(|decl| decl.n_rows as u64 * quant::format(dtype).row_bytes(decl.n_cols as u64).unwrap_or(0));
+    let bytes = read.map(|(decl, n_used, n_experts)| {
+        let row_bytes = quant::format(dtype).row_bytes(decl.n_cols as u64).unwrap_or(0);
+        (decl.n_rows / n_experts * n_used) as u64 * row_bytes
+    });
     let bytes = bytes.sum();
     Ok((ModelPlan { graph, dtypes, n_ctx, n_batch, kv_cache: None }, bytes))
 }
@@ -166,6 +188,12 @@ fn metadata(shape: &Shape) -> Result<Metadata> {
         ("vocab_size", shape.n_vocab),
     ] {
         set(key, Value::Uint(value))?;
+    }
+    for (key, value) in ["expert_count", "expert_used_count", "expert_feed_forward_length"]
+        .iter()
+        .zip(shape.experts.iter().flatten())
+    {
+        set(key, Value::Uint(*value))?;
     }
     set("attention.layer_norm_rms_epsilon", Value::Float(1e-5))?;
     set("rope.freq_base", Value::Float(500_000.0))?;

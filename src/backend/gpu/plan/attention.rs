@@ -92,8 +92,7 @@ impl Planner<'_> {
 
     /// The last launch runs by `runs`.
     fn run_launch(&mut self, runs: KeyRuns) {
-        let launch = self.plan.launches.last_mut().expect("invariant: a launch was just made");
-        launch.runs = Some(runs);
+        self.last_launch().runs = Some(runs);
     }
 }
 

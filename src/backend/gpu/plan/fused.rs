@@ -211,7 +211,6 @@ impl Planner<'_> {
 
     /// The last launch leaves the results of `ops`.
     fn wrote(&mut self, ops: Vec<usize>) {
-        let launch = self.plan.launches.last_mut().expect("invariant: a launch was just made");
-        launch.ops = ops;
+        self.last_launch().ops = ops;
     }
 }

@@ -56,6 +56,14 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// The kernel for many rows, and how many weight rows and activation rows its workgroups take.
+    pub(super) fn tiles(&self, n_cols: u32) -> (Kernel, (u32, u32)) {
+        match self.tuning.tiles != Some(false) || !n_cols.is_multiple_of(CHUNK) {
+            true => (Kernel::MatMul, MAT_MUL_TILE),
+            false => (Kernel::MatMulRows, MAT_MUL_ROWS_TILE),
+        }
+    }
+
     pub(super) fn mat_mul(&mut self, index: usize, op: &Op) -> Result<()> {
         let &Op::MatMul { x, weight, bias, add, scale, out } = op else {
             return Err(internal("not a product"));
@@ -66,11 +74,7 @@ impl Planner<'_> {
         let (n_cols, rows) = (self.width(x), self.rows(out));
         let dtype = self.model.dtypes[weight.0];
         let few = Variant::weights(Kernel::MatVec, dtype, n_cols as usize, self.f16);
-        let tiled = self.tuning.tiles != Some(false) || !n_cols.is_multiple_of(CHUNK);
-        let (kernel, (many_rows, many_x)) = match tiled {
-            true => (Kernel::MatMul, MAT_MUL_TILE),
-            false => (Kernel::MatMulRows, MAT_MUL_ROWS_TILE),
-        };
+        let (kernel, (many_rows, many_x)) = self.tiles(n_cols);
         let many = Variant::weights(kernel, dtype, n_cols as usize, self.f16);
         let (addend, addend_buffer) = self.addend(add, out);
         for (part, buffer) in parts {

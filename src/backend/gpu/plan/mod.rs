@@ -61,13 +61,14 @@ pub(super) enum Place {
     Cache(usize, usize),
 }
 
-/// Grid of a launch: `x` and `z` are fixed, `y` is `ceil(rows * mul / div)`.
+/// Grid of a launch: `x` and `z` are fixed, `y` is `ceil(rows * mul / div) + more`; without workgroups it is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Grid {
     pub(super) x: u32,
     pub(super) z: u32,
     pub(super) mul: u32,
     pub(super) div: u32,
+    pub(super) more: u32,
 }
 
 /// One way to run a launch.
@@ -106,7 +107,8 @@ pub(super) struct Launch {
     pub(super) ops: Vec<usize>,
     /// Rows it is run for.
     pub(super) rows: Rows,
-    /// For few rows and for many.
+    /// For few rows and for many, and how many are few.
+    pub(super) few_rows: usize,
     pub(super) few: Stage,
     pub(super) many: Stage,
     pub(super) params: [u32; PARAM_WORDS],
@@ -116,6 +118,21 @@ pub(super) struct Launch {
     pub(super) runs: Option<KeyRuns>,
     /// Of how many equal parts of its weight a row of workgroups reads one: rows of a table, experts. 0: it reads all.
     pub(super) shares: u32,
+}
+
+impl Launch {
+    /// How it runs in a step of `n_tokens` from `pos` on with `n_outputs` wanted rows: its variant and its workgroups, of
+    /// which there may be none.
+    pub(super) fn at(&self, (pos, n_tokens, n_outputs): (usize, usize, usize)) -> (usize, [u32; 3]) {
+        let rows = match self.rows {
+            Rows::Tokens => n_tokens,
+            Rows::Outputs => n_outputs,
+        };
+        let few = rows <= self.few_rows;
+        let Stage { variant, grid } = if few { self.few } else { self.many };
+        let z = self.runs.map_or(grid.z, |runs| runs.depth(few, pos, n_tokens));
+        (variant, [grid.x, (rows as u32 * grid.mul).div_ceil(grid.div) + grid.more, z])
+    }
 }
 
 /// The launches of a step, in order.
@@ -181,6 +198,8 @@ pub(super) struct Plan {
     pub(super) step: usize,
     /// Partial sums of attention in runs of keys, for the layer that needs most.
     pub(super) partials: usize,
+    /// Pairs of token and chosen expert by expert, for the layer that needs most; see shaders/moe/group_pairs.wgsl.
+    pub(super) groups: usize,
     pub(super) logits: usize,
     pub(super) n_vocab: usize,
     /// Rows of the largest embedding table.
@@ -286,6 +305,8 @@ pub(super) struct Planner<'a> {
     kv: KvFormat,
     tuning: Tuning,
     none: usize,
+    /// The choice of experts that is grouped at this place, and in tiles of how many pairs.
+    grouped: Option<(ValueId, u32)>,
     plan: Plan,
 }
 
@@ -300,7 +321,7 @@ impl<'a> Planner<'a> {
         bundles: Option<Vec<Bundle>>,
     ) -> Result<Plan> {
         let kv = KvFormat::of(model.kv_cache, f16);
-        let mut planner = Planner { model, f16, kv, tuning, none: 0, plan: Plan::default() };
+        let mut planner = Planner { model, f16, kv, tuning, none: 0, grouped: None, plan: Plan::default() };
         (planner.plan.page, planner.plan.n_ctx) = (tuning.page, model.n_ctx);
         planner.none = planner.buffer("none", 16);
         planner.plan.step = planner.buffer("step", ((STEP_WORDS + model.n_batch) * 4) as u64);
@@ -316,6 +337,7 @@ impl<'a> Planner<'a> {
         planner.values_and_caches(&fusions);
         planner.states();
         planner.plan.partials = planner.buffer("attention runs", 16);
+        planner.plan.groups = planner.buffer("pairs by expert", 16);
         for (index, op) in model.graph.ops.iter().enumerate() {
             planner.op(index, op)?;
         }
@@ -537,7 +559,8 @@ impl<'a> Planner<'a> {
     ) -> Result<()> {
         let [few, many] = stages;
         for grid in [few.grid, many.grid] {
-            let tallest = (self.model.n_batch as u64 * u64::from(grid.mul)).div_ceil(u64::from(grid.div));
+            let tallest = (self.model.n_batch as u64 * u64::from(grid.mul)).div_ceil(u64::from(grid.div))
+                + u64::from(grid.more);
             if tallest.max(u64::from(grid.x.max(grid.z))) > u64::from(MAX_WORKGROUPS) {
                 let message = format!("steps of {} tokens are too large for this GPU", self.model.n_batch);
                 return Err(Error::new(ErrorCode::LimitExceeded, message));
@@ -550,6 +573,7 @@ impl<'a> Planner<'a> {
         self.plan.launches.push(Launch {
             ops: vec![op],
             rows,
+            few_rows: self.tuning.few_rows,
             few,
             many,
             params: words,
@@ -595,7 +619,7 @@ fn whole_words(bytes: u64) -> u64 {
 
 /// `n` workgroups along x, one row in y each.
 fn flat(n: u32) -> Grid {
-    Grid { x: n.max(1), z: 1, mul: 1, div: 1 }
+    Grid { x: n.max(1), z: 1, mul: 1, div: 1, more: 0 }
 }
 
 fn outputs(rows: Rows) -> u32 {

@@ -2,7 +2,7 @@
 
 use super::super::kernels::{ELEMENTWISE_LANES, Kernel, MAX_EXPERTS, Variant};
 use super::elementwise::activation_params;
-use super::{Grid, Home, Planner, flat, internal, outputs};
+use super::{Grid, Home, Planner, Stage, flat, internal, outputs};
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::Op;
 use crate::model::spec::Gating;
@@ -38,10 +38,11 @@ impl Planner<'_> {
         ];
         let buffers = [self.value(logits), self.vector(choice_bias)?, self.value(out)];
         let stage = self.stage(Variant::plain(Kernel::Route), flat(1));
+        self.grouped = None;
         self.launch(index, rows, [stage; 2], &params, &buffers)
     }
 
-    /// A workgroup row for each pair of a token and a chosen expert.
+    /// Few tokens: a workgroup row for each pair of a token and a chosen expert. Many: tiles of pairs that chose the same.
     pub(super) fn expert_mat_mul(&mut self, index: usize, op: &Op) -> Result<()> {
         let &Op::ExpertMatMul { x, selection, weight, bias, n_experts, out } = op else {
             return Err(internal("not a product with experts"));
@@ -49,12 +50,19 @@ impl Planner<'_> {
         let Home::Matrix { row_bytes, parts } = self.plan.homes[weight.0].clone() else {
             return Err(internal("a vector is used as experts"));
         };
-        let decl = &self.model.graph.weights[weight.0];
+        let (decl, dtype) = (&self.model.graph.weights[weight.0], self.model.dtypes[weight.0]);
         let (n_cols, n_out) = (decl.n_cols, (decl.n_rows / n_experts.max(1)) as u32);
         let (n_used, rows) = (self.width(selection) / 2, self.rows(out));
-        let variant = Variant::weights(Kernel::ExpertMatVec, self.model.dtypes[weight.0], n_cols, self.f16);
-        let grid = Grid { mul: n_used, ..self.folded(n_out.div_ceil(self.group_rows())) };
-        let stage = self.stage(variant, grid);
+        let (kernel, (tile_w, tile_x)) = self.tiles(n_cols as u32);
+        let few = Variant::weights(Kernel::ExpertMatVec, dtype, n_cols, self.f16);
+        let few_grid = Grid { mul: n_used, ..self.folded(n_out.div_ceil(self.group_rows())) };
+        let few = self.stage(few, few_grid);
+        let many = Variant::weights(kernel, dtype, n_cols, self.f16).of_experts();
+        let grid = Grid { mul: n_used, div: tile_x, ..self.folded(n_out.div_ceil(tile_w)) };
+        let many = self.stage(many, Grid { more: n_experts as u32, ..grid });
+        // A tile pays where an expert has as many rows as other products want for it.
+        let few_rows = self.tuning.few_rows * n_experts / (n_used as usize).max(1);
+        let n_tiles = self.group_pairs(index, op, tile_x, few_rows)?;
         for (part, buffer) in parts {
             let params = [
                 n_cols as u32,
@@ -67,12 +75,39 @@ impl Planner<'_> {
                 u32::from(self.width(x) as usize == n_cols),
                 outputs(rows),
                 u32::from(bias.is_some()),
+                n_tiles,
             ];
-            let buffers = [buffer, self.value(x), self.vector(bias)?, self.value(selection), self.value(out)];
-            self.launch(index, rows, [stage; 2], &params, &buffers)?;
-            self.last_launch().shares = n_experts as u32;
+            for (stages, chosen) in
+                [([few, left_out(few)], self.value(selection)), ([left_out(many), many], self.plan.groups)]
+            {
+                let buffers = [buffer, self.value(x), self.vector(bias)?, chosen, self.value(out)];
+                self.launch(index, rows, stages, &params, &buffers)?;
+                let launch = self.last_launch();
+                (launch.few_rows, launch.shares) = (few_rows, n_experts as u32);
+            }
         }
         Ok(())
+    }
+
+    /// Has pairs of token and chosen expert in tiles of `tile`, unless they are so already; for how many tiles there is room.
+    fn group_pairs(&mut self, index: usize, op: &Op, tile: u32, few_rows: usize) -> Result<u32> {
+        let &Op::ExpertMatMul { selection, n_experts, .. } = op else {
+            return Err(internal("not a product with experts"));
+        };
+        let (n_used, rows) = (self.width(selection) / 2, self.rows(selection));
+        let n_tiles = (self.model.n_batch as u32 * n_used).div_ceil(tile) + n_experts as u32;
+        if self.grouped.replace((selection, tile)) == Some((selection, tile)) {
+            return Ok(n_tiles);
+        }
+        let groups = self.plan.groups;
+        let bytes = &mut self.plan.buffers[groups].bytes;
+        *bytes = (*bytes).max(u64::from(n_tiles) * u64::from(tile + 1) * 4).next_multiple_of(16);
+        let params = [n_experts as u32, n_used, outputs(rows), n_tiles, tile];
+        let stage = self.stage(Variant::plain(Kernel::GroupPairs), Grid { div: u32::MAX, ..flat(1) });
+        let buffers = [self.value(selection), groups];
+        self.launch(index, rows, [left_out(stage), stage], &params, &buffers)?;
+        self.last_launch().few_rows = few_rows;
+        Ok(n_tiles)
     }
 
     pub(super) fn expert_sum(&mut self, index: usize, op: &Op) -> Result<()> {
@@ -99,4 +134,9 @@ impl Planner<'_> {
         let stage = self.stage(Variant::plain(Kernel::FusedGatedActivation), grid);
         self.launch(index, rows, [stage; 2], &params, &[self.value(x), self.value(out)])
     }
+}
+
+/// The stage of rows for which a launch is left out.
+fn left_out(stage: Stage) -> Stage {
+    Stage { grid: Grid { mul: 0, more: 0, ..stage.grid }, ..stage }
 }
