@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use lamplight::backend::KV_FORMATS;
-use lamplight::backend::gpu::kernels::{Kernel, MAT_MUL_ROWS_LANES, Variant};
+use lamplight::backend::gpu::kernels::{Kernel, MAT_MUL_ROWS_LANES, MatMulTile, Variant};
 use lamplight::backend::gpu::{Alter, GpuBackend, GpuDevice, GpuOptions, Precision, Tuning};
 use lamplight::engine::{LoadOptions, Loading, check_gpu, native};
 use lamplight::error::ErrorCode;
@@ -129,7 +129,7 @@ fn wrong_kernels_are_replaced() {
     let loading = wide();
     let cases: &[(&str, Alter)] = &[
         ("fused kernels", |variant, text| match variant.kernel {
-            Kernel::Products => text.replace("sum*=params.scale;", "sum*=params.scale*1.25;"),
+            Kernel::Products => text.replace("sums*=params.scale;", "sums*=params.scale*1.25;"),
             _ => text,
         }),
         ("fused kernels", |variant, text| match variant.kernel {
@@ -142,7 +142,7 @@ fn wrong_kernels_are_replaced() {
         }),
         ("product of many rows", |variant, text| match variant.kernel {
             Kernel::MatMulRows => text.replace("let w0=near.lo*scales.x", "let w0=near.hi*scales.x"),
-            Kernel::MatMul => text.replace("let part=lane&3u;", "let part=lane&1u;"),
+            Kernel::MatMul => text.replace("let part=first_part+lane%PARTS;", "let part=first_part;"),
             _ => text,
         }),
         ("subgroups", |variant, text| match variant.kernel {
@@ -168,7 +168,9 @@ fn wrong_kernels_are_replaced() {
         }
         let wanted = if f16 { Precision::F16 } else { Precision::F32 };
         // The other product of many rows is as right as it was.
-        let tuning = Tuning { tiles: Some(!software), ..Tuning::default() };
+        let tile = if software { MatMulTile::ROWS } else { MatMulTile::USUAL };
+        // Enough tokens of few for what is wrong with them to show.
+        let tuning = Tuning { tile: Some(tile), few_rows: Some(4), ..Tuning::default() };
         device.alter_kernels(*alter);
         let result = block_on(check_gpu(&device, loading.miniature(), wanted, tuning));
         if *what == "product of many rows" {

@@ -1,6 +1,6 @@
 // out = activation(gate . x) * (up . x) for a few rows of activations (decode), which are normalised on the way where
-// NORMED. Grid: (blocks of rows folded into x and z, activation rows in y). The first half of a workgroup's rows are the
-// gate's, the second the same rows of the multiplier.
+// NORMED. Grid: (blocks of rows folded into x and z, X_ROWS activation rows each in y). The first half of a workgroup's
+// rows are the gate's, the second the same rows of the multiplier.
 #import lib/step
 #import lib/weights
 #import lib/activations
@@ -47,7 +47,7 @@ fn main(
     @builtin(num_workgroups) n_groups: vec3<u32>,
 #import lib/subgroup_lanes
 ) {
-    let row = group.y;
+    let row = group.y * X_ROWS;
     let block = group.z * n_groups.x + group.x;
     if block * HALF >= params.n_rows || row >= value_rows(params.outputs) {
         return;
@@ -66,5 +66,8 @@ fn main(
     if params.up_bias != 0xffffffffu {
         up += bias[params.up_bias + col];
     }
-    out[row * params.n_rows + col] = gated(params.activation, params.alpha, params.limit, gate, up);
+    for (var i = 0u; i < X_ROWS && row + i < value_rows(params.outputs); i++) {
+        let product = gated(params.activation, params.alpha, params.limit, of_row(gate, i), of_row(up, i));
+        out[(row + i) * params.n_rows + col] = product;
+    }
 }

@@ -1,12 +1,15 @@
 // Product of a weight matrix with many rows of activations (prefill), with EXPERTS of each expert with those that chose it.
-// Grid: (tiles of 64 weight rows folded into x and z, tiles of 32 activation rows in y). 128 lanes, each 4 x 4 sums.
-// Both tiles are 32 elements deep; their rows are one vec4 longer than that, against bank conflicts. With F16 the
-// weights' tile is in half floats; activations stay f32, since those of some models exceed what f16 can hold.
+// Grid: (tiles of 64 weight rows folded into x and z, tiles of TILE_X activation rows in y). 128 lanes, each 4 sums of
+// weight rows by TILE_X / 8 of activation rows. Tiles are as deep as lets each lane load eight activations: 32 elements,
+// or 16 of 64 rows; their rows are one vec4 longer than that, against bank conflicts. With F16 the weights' tile is in half
+// floats; activations stay f32, since those of some models exceed what f16 can hold.
 #import matmul/tiles
 
-const TILE_X: u32 = 32u;
 const TILE_W: u32 = 64u;
-const STRIDE: u32 = 9u;
+const LANES: u32 = 128u;
+// Eights of elements of a tile's row.
+const PARTS: u32 = LANES / TILE_X;
+const STRIDE: u32 = 2u * PARTS + 1u;
 
 #if F16
 alias tile_t = f16;
@@ -18,33 +21,32 @@ var<workgroup> x_tile: array<vec4<f32>, TILE_X * STRIDE>;
 var<workgroup> w_tile: array<vec4<tile_t>, TILE_W * STRIDE>;
 
 // `row` is what the lane's slot of the tile stands for.
-fn load_x_tile(lane: u32, row: u32, chunk: u32) {
-    let part = lane & 3u;
+fn load_x_tile(lane: u32, row: u32, chunk: u32, first_part: u32) {
+    let part = first_part + lane % PARTS;
     // Rows past the step's hold whatever an earlier step left there.
     var eight = Codes(vec4<f32>(), vec4<f32>());
     if row != NONE {
         eight = load_x8(x_row(row), chunk * 32u + part * 8u);
     }
-    let at = (lane >> 2u) * STRIDE + part * 2u;
+    let at = lane / PARTS * STRIDE + lane % PARTS * 2u;
     x_tile[at] = eight.lo;
     x_tile[at + 1u] = eight.hi;
 }
 
-fn load_w_tile(lane: u32, first: u32, chunk: u32) {
-    for (var side = 0u; side < 2u; side++) {
-        let row = (lane >> 2u) + side * 32u;
-        let part = lane & 3u;
+fn load_w_tile(lane: u32, first: u32, chunk: u32, first_part: u32) {
+    let part = first_part + lane % PARTS;
+    for (var row = lane / PARTS; row < TILE_W; row += TILE_X) {
         let byte = row_byte(first + row);
         let scales = q_scale(byte, chunk);
         let scale = select(scales.x, scales.y, part >= 2u);
         let codes = q_codes(byte, chunk, part);
-        let at = row * STRIDE + part * 2u;
+        let at = row * STRIDE + lane % PARTS * 2u;
         w_tile[at] = vec4<tile_t>(codes.lo * scale + scales.z);
         w_tile[at + 1u] = vec4<tile_t>(codes.hi * scale + scales.z);
     }
 }
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(workgroup_id) group: vec3<u32>,
@@ -55,29 +57,29 @@ fn main(
     if is_idle(group.y, first_w) {
         return;
     }
-    let loaded = out_row(first_x + (lane >> 2u));
+    let loaded = out_row(first_x + lane / PARTS);
     // Lanes take every 16th weight row and every 8th activation row: neighbours read neighbouring banks.
     let lane_w = lane % 16u;
     let lane_x = lane / 16u;
-    var sums: array<vec4<f32>, 4>;
+    var sums: array<vec4<f32>, TILE_X / 8u>;
     let n_chunks = (params.n_cols + 31u) / 32u;
-    for (var chunk = 0u; chunk < n_chunks; chunk++) {
-        load_x_tile(lane, loaded, chunk);
-        load_w_tile(lane, first_w, chunk);
+    for (var part = 0u; part < n_chunks * 4u; part += PARTS) {
+        load_x_tile(lane, loaded, part / 4u, part % 4u);
+        load_w_tile(lane, first_w, part / 4u, part % 4u);
         workgroupBarrier();
-        for (var k = 0u; k < 8u; k++) {
+        for (var k = 0u; k < 2u * PARTS; k++) {
             let w0 = vec4<f32>(w_tile[lane_w * STRIDE + k]);
             let w1 = vec4<f32>(w_tile[(lane_w + 16u) * STRIDE + k]);
             let w2 = vec4<f32>(w_tile[(lane_w + 32u) * STRIDE + k]);
             let w3 = vec4<f32>(w_tile[(lane_w + 48u) * STRIDE + k]);
-            for (var i = 0u; i < 4u; i++) {
+            for (var i = 0u; i < TILE_X / 8u; i++) {
                 let four = x_tile[(lane_x + i * 8u) * STRIDE + k];
                 sums[i] += vec4<f32>(dot(four, w0), dot(four, w1), dot(four, w2), dot(four, w3));
             }
         }
         workgroupBarrier();
     }
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < TILE_X / 8u; i++) {
         let row = out_row(first_x + lane_x + i * 8u);
         for (var j = 0u; row != NONE && j < 4u; j++) {
             store(row, first_w + lane_w + j * 16u, sums[i][j]);

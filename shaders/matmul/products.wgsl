@@ -1,6 +1,6 @@
 // Products of up to three weight matrices of one format with the same few rows of activations (decode), which are
 // normalised on the way where NORMED: queries, keys and values.
-// Grid: (blocks of the matrices' rows, one matrix after the other, folded into x and z; activation rows in y).
+// Grid: (blocks of the matrices' rows, one matrix after the other, folded into x and z; X_ROWS activation rows each in y).
 #import lib/step
 #import lib/weights
 
@@ -54,7 +54,7 @@ fn main(
     @builtin(num_workgroups) n_groups: vec3<u32>,
 #import lib/subgroup_lanes
 ) {
-    let row = group.y;
+    let row = group.y * X_ROWS;
     let block = group.z * n_groups.x + group.x;
     let end0 = blocks(params.n_rows0);
     let end1 = end0 + blocks(params.n_rows1);
@@ -81,17 +81,20 @@ fn main(
     if lane >= GROUP_ROWS || col >= n_rows {
         return;
     }
-    var sum = row_sum(lane, subgroup_lanes) * norm_factor();
+    var sums = row_sum(lane, subgroup_lanes) * norm_factor();
     if bias_at != 0xffffffffu {
-        sum += bias[bias_at + col];
+        sums += bias[bias_at + col];
     }
-    sum *= params.scale;
-    let at = row * n_rows + col;
-    if block >= end1 {
-        out2[at] = sum;
-    } else if block >= end0 {
-        out1[at] = sum;
-    } else {
-        out0[at] = sum;
+    sums *= params.scale;
+    for (var i = 0u; i < X_ROWS && row + i < value_rows(params.outputs); i++) {
+        let at = (row + i) * n_rows + col;
+        let sum = of_row(sums, i);
+        if block >= end1 {
+            out2[at] = sum;
+        } else if block >= end0 {
+            out1[at] = sum;
+        } else {
+            out0[at] = sum;
+        }
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use web_time::Instant;
 
 use crate::backend::cpu::{CpuBackend, CpuMode};
-use crate::backend::gpu::kernels::MatVecShape;
+use crate::backend::gpu::kernels::{MatMulTile, MatVecShape};
 use crate::backend::gpu::{GpuBackend, GpuDevice, Precision, Tuning};
 use crate::backend::{AnyBackend, Backend, Draw, Logprobs, ModelPlan, Outputs};
 use crate::error::{Error, ErrorCode, Result};
@@ -70,7 +70,10 @@ const REPLACEMENTS: [(&str, Change); 7] = [
     ("fused kernels by one for each operation", |way| way.1.fuse = false),
     ("half floats by f32", |way| way.0 = Precision::F32),
     ("the shape of products of few rows by the usual one", |way| way.1.mat_vec = Some(MatVecShape::USUAL)),
-    ("the product of many rows by another", |way| way.1.tiles = way.1.tiles.map(|tiles| !tiles)),
+    ("the product of many rows by another", |way| {
+        let usual = way.1.tile == Some(MatMulTile::USUAL);
+        way.1.tile = Some(if usual { MatMulTile::ROWS } else { MatMulTile::USUAL });
+    }),
     ("all of it", |way| REPLACEMENTS[..6].iter().for_each(|(_, replace)| replace(way))),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lamplight::backend::gpu::kernels::{AttentionTile, Kernel, KvFormat, MatVecShape, Variant};
+use lamplight::backend::gpu::kernels::{AttentionTile, Kernel, KvFormat, MatMulTile, MatVecShape, Variant};
 use lamplight::quant::FORMATS;
 
 const VARIANTS: &str = include_str!("../../shaders/variants.toml");
@@ -56,18 +56,28 @@ pub(crate) fn variants() -> Vec<Variant> {
                     for n_cols in numbers(&row, "n_cols", 32) {
                         let fitting = FORMATS.iter().filter(|format| n_cols == 32 || format.block_len == 1);
                         for format in fitting {
-                            let variant = Variant::weights(kernel, format.dtype, n_cols as usize, f16);
-                            let of = |experts| if experts { variant.of_experts() } else { variant };
-                            variants.extend(flags(&row, "experts").into_iter().map(of));
+                            let n_cols = n_cols as usize;
+                            if !row.contains_key("experts") {
+                                let variant = Variant::weights(kernel, format.dtype, n_cols, f16);
+                                variants.extend([Some(variant), variant.of_several()].into_iter().flatten());
+                                continue;
+                            }
+                            let mine =
+                                |tile: &MatMulTile| (kernel == Kernel::MatMul) != (*tile == MatMulTile::ROWS);
+                            for tile in MatMulTile::ALL.into_iter().filter(mine) {
+                                let variant = Variant::mat_mul((tile, kernel), format.dtype, n_cols, f16);
+                                let of = |experts| if experts { variant.of_experts() } else { variant };
+                                variants.extend(flags(&row, "experts").into_iter().map(of));
+                            }
                         }
                     }
                 }
                 Kernel::Products | Kernel::GatedProduct => {
                     for normed in flags(&row, "normed") {
-                        let formats = FORMATS.iter();
-                        variants.extend(
-                            formats.map(|format| Variant::fused_product(kernel, format.dtype, normed)),
-                        );
+                        for format in FORMATS {
+                            let variant = Variant::fused_product(kernel, format.dtype, normed);
+                            variants.extend([Some(variant), variant.of_several()].into_iter().flatten());
+                        }
                     }
                 }
                 Kernel::NormRopeKvWrite => variants.extend(

@@ -2,7 +2,7 @@
 //! do). Without any adapter these tests say so and pass, unless LAMPLIGHT_REQUIRE_GPU is set.
 
 use lamplight::backend::cpu::{CpuBackend, CpuMode};
-use lamplight::backend::gpu::kernels::MatVecShape;
+use lamplight::backend::gpu::kernels::{MatMulTile, MatVecShape};
 use lamplight::backend::gpu::{GpuBackend, GpuDevice, GpuOptions, Precision, Tuning};
 use lamplight::backend::{Backend, Outputs};
 use lamplight::error::ErrorCode;
@@ -68,7 +68,9 @@ fn every_op_agrees_with_its_definition_in_every_format() {
             println!("seed {seed}: {dtype:?}, shape {shape}");
             let mut rng = Rng(seed);
             let model = model(&mut rng, dtype, shape);
-            let mut backend = backend(&model, &device, Precision::F32, Tuning::default());
+            let few_rows = Some(1 + 3 * (dtype_index % 2));
+            let tuning = Tuning { few_rows, ..Tuning::default() };
+            let mut backend = backend(&model, &device, Precision::F32, tuning);
             check_model(&model, &mut rng, &mut backend, F32_TOLERANCE);
         }
     }
@@ -94,7 +96,9 @@ fn half_floats_stay_close() {
     ] {
         let mut rng = Rng(shape as u64);
         let model = model(&mut rng, dtype, shape);
-        let mut backend = backend(&model, &device, Precision::F16, Tuning::default());
+        // In the tiles of hardware, where half floats are: one after the other.
+        let tile = Some(MatMulTile::ALL[shape % MatMulTile::ALL.len()]);
+        let mut backend = backend(&model, &device, Precision::F16, Tuning { tile, ..Tuning::default() });
         check_model(&model, &mut rng, &mut backend, F16_TOLERANCE);
     }
 }
@@ -151,7 +155,7 @@ pub(crate) fn close(found: &[f32], expected: &[f32], tolerance: f32) {
 fn attention_holds_for_wide_heads_and_long_contexts() {
     let Some(device) = device(GpuOptions::default()) else { return };
     for run_keys in [1, 128, 4096] {
-        check_attention(&device, Tuning { run_keys, ..Tuning::default() });
+        check_attention(&device, Tuning { run_keys, few_rows: Some(4), ..Tuning::default() });
     }
 }
 
@@ -237,9 +241,13 @@ fn rows_a_lane_and_tiles_change_nothing() {
         for (index, mat_vec) in MatVecShape::ALL.into_iter().enumerate() {
             let mut rng = Rng(80 + shape as u64);
             let model = model(&mut rng, dtype, shape);
-            let (tiles, subgroups) = (Some(index % 2 == 0), Some((index + shape) % 2 == 0));
+            let tile = Some(MatMulTile::ALL[index % MatMulTile::ALL.len()]);
+            let subgroups = Some((index + shape) % 2 == 0);
             let hand_on = Some(shape % 2 == 0);
-            let tuning = Tuning { mat_vec: Some(mat_vec), tiles, subgroups, hand_on, ..Tuning::default() };
+            // Steps of up to so many rows take several at once.
+            let few_rows = 1 + 2 * index;
+            let usual = Tuning { few_rows: Some(few_rows), ..Tuning::default() };
+            let tuning = Tuning { mat_vec: Some(mat_vec), tile, subgroups, hand_on, ..usual };
             let mut backend = backend(&model, &device, Precision::F32, tuning);
             check_model(&model, &mut rng, &mut backend, F32_TOLERANCE);
         }

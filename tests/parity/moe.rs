@@ -220,6 +220,7 @@ fn experts_on_the_cpu_agree_with_the_definitions() {
 
 #[cfg(feature = "gpu")]
 mod on_the_gpu {
+    use lamplight::backend::gpu::kernels::MatMulTile;
     use lamplight::backend::gpu::{GpuBackend, GpuOptions, Precision, Tuning};
     use lamplight::backend::{Backend, Outputs};
     use pollster::block_on;
@@ -279,9 +280,16 @@ mod on_the_gpu {
             for (at, first) in firsts.into_iter().enumerate() {
                 let dtype = [DType::Q4_0, DType::Q8_0, DType::F16][(index + at) % 3];
                 let model = choosing(model(&mut rng, &case, dtype), n_experts, first);
-                for (tiles, hand_on, few_rows) in [(true, false, 0), (false, true, 0), (false, false, 1)] {
+                for (tile, hand_on, few_rows) in
+                    [(MatMulTile::USUAL, false, 0), (MatMulTile::ROWS, true, 0), (MatMulTile::ROWS, false, 1)]
+                {
                     let slices = Tuning { logits_bytes: 41 * 96 * 4, ..Tuning::default() };
-                    let tuning = Tuning { tiles: Some(tiles), hand_on: Some(hand_on), few_rows, ..slices };
+                    let tuning = Tuning {
+                        tile: Some(tile),
+                        hand_on: Some(hand_on),
+                        few_rows: Some(few_rows),
+                        ..slices
+                    };
                     let made =
                         GpuBackend::with_tuning(model.plan.clone(), device.clone(), Precision::F32, tuning);
                     let mut backend = block_on(made).expect("backend");
@@ -305,9 +313,9 @@ mod on_the_gpu {
         for (case, dtype) in [(0, DType::Q4_0), (1, DType::Q8_0), (3, DType::F16), (4, DType::F32)] {
             let model = model(&mut rng, &cases()[case], dtype);
             // One by one, and grouped in either kind of tiles.
-            for (few_rows, tiles) in [(4, None), (0, Some(true)), (0, Some(false))] {
+            for (few_rows, tile) in [(4, None), (0, Some(MatMulTile::USUAL)), (0, Some(MatMulTile::ROWS))] {
                 let tuning = Tuning { max_part_bytes: 1100, fold_workgroups: 2, ..Tuning::default() };
-                let tuning = Tuning { logits_bytes: 1 << 20, few_rows, tiles, ..tuning };
+                let tuning = Tuning { logits_bytes: 1 << 20, few_rows: Some(few_rows), tile, ..tuning };
                 let backend =
                     GpuBackend::with_tuning(model.plan.clone(), device.clone(), Precision::F32, tuning);
                 let mut backend = block_on(backend).expect("backend");

@@ -72,8 +72,8 @@ impl GpuBackend {
         self.device.read(staging, n_bytes).await
     }
 
-    /// Fills every value, attention's partial sums, groups of pairs, the caches from `pos` on, and states that a step at 0 does not read,
-    /// with NaN.
+    /// Fills every value, attention's partial sums, groups of pairs, the caches from `pos` on, and states that a step at 0
+    /// does not read, with NaN.
     fn poison(&self, pos: usize) {
         let mut values: Vec<usize> = self.plan.values.iter().flatten().copied().collect();
         values.extend([self.plan.partials, self.plan.groups]);

@@ -11,7 +11,7 @@ use web_time::Instant;
 
 use super::choose::Choosing;
 use super::device::GpuDevice;
-use super::kernels::{MAT_MUL_ROWS_TILE, Variant};
+use super::kernels::{MatMulTile, Variant};
 use super::kv_cache::KvCache;
 use super::pipelines::Compiled;
 use super::plan::{MAX_CHOSEN, PARAM_STRIDE, Plan, Planner, STEP_WORDS, Tuning};
@@ -160,7 +160,7 @@ impl GpuBackend {
 
     /// Rows of activations up to which a step is one of few tokens.
     pub(super) fn few_rows(&self) -> usize {
-        self.tuning.few_rows
+        self.tuning.few_rows()
     }
 
     /// Kernel variants that it runs.
@@ -295,7 +295,7 @@ impl GpuBackend {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         self.counters.passes += 1;
         let mut current = usize::MAX;
-        let sequence = self.plan.sequence(n_tokens, self.tuning.few_rows);
+        let sequence = self.plan.sequence(n_tokens, self.tuning.few_rows());
         let rows = (pos, n_tokens, n_outputs);
         for index in &sequence.launches[range] {
             self.counters.dispatches += self.dispatch(&mut pass, &mut current, *index, rows);
@@ -313,14 +313,14 @@ impl GpuBackend {
         self.counters.passes += 1;
         let mut current = usize::MAX;
         for pos in positions {
-            for index in self.plan.sequence(1, self.tuning.few_rows).launches.iter().chain(choosers) {
+            for index in self.plan.sequence(1, self.tuning.few_rows()).launches.iter().chain(choosers) {
                 self.counters.dispatches += self.dispatch(&mut pass, &mut current, *index, (pos, 1, 1));
             }
         }
     }
 
-    /// Records a launch in a pass whose pipeline is `current`, as [`Launch::at`](super::plan::Launch::at) says; gives the
-    /// number of dispatches.
+    /// Records a launch in a pass whose pipeline is `current`, for a position and numbers of tokens and of outputs; gives
+    /// the number of dispatches.
     pub(super) fn dispatch(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
@@ -353,7 +353,7 @@ impl GpuBackend {
         self.write_step(tokens, pos, &rows);
         let mut encoder =
             self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let sequence = self.plan.sequence(tokens.len(), self.tuning.few_rows);
+        let sequence = self.plan.sequence(tokens.len(), self.tuning.few_rows());
         let from = if first { 0 } else { sequence.n_body };
         let to = if rows.is_empty() { sequence.n_body } else { sequence.launches.len() };
         self.record(&mut encoder, from..to, (pos, tokens.len()), rows.len());
@@ -439,7 +439,7 @@ impl Backend for GpuBackend {
 
     fn tile(&self) -> usize {
         // What a lane takes on software adapters; on hardware, whose tiles are longer, as much as a slow device can take.
-        MAT_MUL_ROWS_TILE.1 as usize
+        MatMulTile::ROWS.x as usize
     }
 
     fn chooses(&self, draw: &Draw) -> usize {

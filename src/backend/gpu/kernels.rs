@@ -3,9 +3,13 @@
 //! Principal type: [`Variant`], a small `Copy` key that names a pipeline; never a string. `tests/shaders.rs` holds these
 //! declarations equal to what the WGSL says. Must not know graphs or buffers.
 
+mod attention;
+mod mat_mul;
 mod mat_vec;
 
-pub use mat_vec::MatVecShape;
+pub use attention::AttentionTile;
+pub use mat_mul::MatMulTile;
+pub use mat_vec::{MatVecShape, X_ROWS};
 
 use super::shaders::{self, Define, F16, SUBGROUPS};
 use crate::error::Result;
@@ -211,11 +215,7 @@ impl Kernel {
 /// Elements of a weight row that a lane takes at a time.
 pub const CHUNK: u32 = 32;
 
-/// Weight rows and activation rows of a mat-mul workgroup.
-pub const MAT_MUL_TILE: (u32, u32) = (64, 32);
-/// The same of the mat-mul without workgroup memory.
-pub const MAT_MUL_ROWS_TILE: (u32, u32) = (128, 8);
-/// Lanes of its workgroups.
+/// Lanes of workgroups of the mat-mul without workgroup memory.
 pub const MAT_MUL_ROWS_LANES: u32 = 8;
 /// Keys of a tile of attention at most.
 pub const MOST_KEYS: u32 = 128;
@@ -230,73 +230,6 @@ pub const ELEMENTWISE_LANES: u32 = 128;
 
 /// The define of [`Variant::experts`].
 const EXPERTS: &str = "EXPERTS";
-
-/// How the lanes of an attention workgroup are spread; see shaders/attention/attention.wgsl.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AttentionTile {
-    /// Width of a head, even.
-    pub head_dim: u32,
-    /// Query rows of a workgroup.
-    pub q_rows: u32,
-    /// Keys of a step of the online softmax.
-    pub keys: u32,
-    /// Rows that are scored at once.
-    pub row_groups: u32,
-    /// Lanes' groups by output row …
-    pub row_slots: u32,
-    /// … and by key.
-    pub key_slots: u32,
-}
-
-/// Every WebGPU device has this much workgroup memory.
-const WORKGROUP_BYTES: u32 = 16384;
-
-impl AttentionTile {
-    /// The tile for `group` query heads to a key head; `few` for decode, where one token has only `group` rows.
-    /// `None` when heads are too wide for the workgroup memory every device has, or not even.
-    pub fn new(head_dim: u32, group: u32, few: bool) -> Option<AttentionTile> {
-        if head_dim == 0 || !head_dim.is_multiple_of(2) {
-            return None;
-        }
-        let mut keys = if few { 64 } else { 32 };
-        let mut q_rows = if few { group.clamp(1, 8).next_power_of_two() } else { 16 };
-        loop {
-            let row_groups = q_rows.min(if few { 2 } else { 4 });
-            // Every four elements of a head need a lane.
-            while keys < MOST_KEYS && keys * row_groups < head_dim.div_ceil(4) {
-                keys *= 2;
-            }
-            let mut tile = AttentionTile { head_dim, q_rows, keys, row_groups, row_slots: 1, key_slots: 1 };
-            if tile.lanes() < head_dim.div_ceil(4) {
-                return None;
-            }
-            if tile.workgroup_bytes() <= WORKGROUP_BYTES {
-                let slots = tile.lanes() / head_dim.div_ceil(4);
-                // The largest power of two that leaves no slot empty.
-                tile.row_slots = 1 << slots.min(q_rows).ilog2();
-                tile.key_slots = (slots / tile.row_slots).min(keys);
-                return Some(tile);
-            }
-            if q_rows == 1 {
-                return None;
-            }
-            q_rows /= 2;
-        }
-    }
-
-    /// Lanes of a workgroup.
-    pub fn lanes(self) -> u32 {
-        self.keys * self.row_groups
-    }
-
-    /// Workgroup memory: queries, scores and weights of keys, maxima, and the sums where keys are split.
-    pub fn workgroup_bytes(self) -> u32 {
-        let head_dim = self.head_dim.next_multiple_of(4);
-        let floats = self.q_rows * (head_dim + 2 * self.keys + 1) + 5 * self.lanes();
-        // Each array starts at a multiple of 16.
-        floats * 4 + 64
-    }
-}
 
 /// How keys and values are kept; see shaders/lib/kv.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -372,6 +305,10 @@ pub struct Variant {
     pub experts: bool,
     /// Whether products are of normalised rows, of the kernels that fuse that.
     pub normed: bool,
+    /// Whether a workgroup of a mat-vec kernel takes [`X_ROWS`] rows of activations.
+    pub several: bool,
+    /// Activation rows of a tile of the mat-mul that has tiles.
+    pub tile_x: u32,
     /// Of the mat-vec kernels.
     pub shape: Option<MatVecShape>,
     /// Whether lanes of a subgroup add up what they have, or hand it on, of the kernels that can.
@@ -393,6 +330,8 @@ impl Variant {
             whole_chunks: false,
             experts: false,
             normed: false,
+            several: false,
+            tile_x: 0,
             shape: None,
             subgroups: false,
             head_dim: 0,
@@ -423,6 +362,18 @@ impl Variant {
     /// The same for experts.
     pub const fn of_experts(self) -> Variant {
         Variant { experts: true, ..self }
+    }
+
+    /// The mat-mul of this kernel and tile.
+    pub fn mat_mul((tile, kernel): (MatMulTile, Kernel), format: DType, n_cols: usize, f16: bool) -> Variant {
+        let tile_x = if kernel == Kernel::MatMul { tile.x } else { 0 };
+        Variant { tile_x, ..Variant::weights(kernel, format, n_cols, f16) }
+    }
+
+    /// The same for several rows of activations, if it is one that can take them at once.
+    pub fn of_several(self) -> Option<Variant> {
+        let can = matches!(self.kernel, Kernel::MatVec | Kernel::Products | Kernel::GatedProduct);
+        can.then_some(Variant { several: true, ..self })
     }
 
     /// A kernel that fuses products of whole chunks.
@@ -470,6 +421,12 @@ impl Variant {
         }
         if self.normed {
             defines.push(("NORMED", 1));
+        }
+        if self.tile_x != 0 {
+            defines.push(("TILE_X", self.tile_x));
+        }
+        if self.several {
+            defines.push(("X_ROWS", X_ROWS));
         }
         if self.subgroups {
             defines.push((SUBGROUPS, 1));
@@ -553,42 +510,12 @@ impl Variant {
             label.push_str(quant::format(format).name);
         }
         for (name, value) in self.defines() {
-            if matches!(name, F16 | SUBGROUPS | EXPERTS | "HEAD_DIM" | "KV_BITS") && value != 0 {
+            if matches!(name, F16 | SUBGROUPS | EXPERTS | "X_ROWS" | "TILE_X" | "HEAD_DIM" | "KV_BITS")
+                && value != 0
+            {
                 label.push_str(&format!(" {name}={value}"));
             }
         }
         label
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attention_tiles_fit_every_device_and_cover_their_rows() {
-        for head_dim in (2..=256).step_by(2).chain([512]) {
-            for group in [1, 2, 3, 4, 5, 6, 7, 8, 12, 16] {
-                for few in [true, false] {
-                    let tile = AttentionTile::new(head_dim, group, few).unwrap();
-                    assert!(tile.workgroup_bytes() <= WORKGROUP_BYTES && tile.lanes() <= 256, "{tile:?}");
-                    for (whole, part) in [
-                        (tile.q_rows, tile.row_groups),
-                        (tile.q_rows, tile.row_slots),
-                        (tile.lanes(), tile.q_rows),
-                    ] {
-                        assert!(part > 0 && whole % part == 0, "{tile:?}");
-                    }
-                    let lanes = head_dim.div_ceil(4) * tile.row_slots * tile.key_slots;
-                    assert!(tile.key_slots > 0 && lanes <= tile.lanes(), "{tile:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn heads_beyond_the_workgroup_memory_are_refused() {
-        assert_eq!(AttentionTile::new(67, 1, true), None);
-        assert_eq!(AttentionTile::new(8192, 1, false), None);
     }
 }

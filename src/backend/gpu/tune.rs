@@ -9,7 +9,7 @@ use web_time::Instant;
 
 use super::device::GpuDevice;
 use super::engine::{GpuBackend, Precision};
-use super::kernels::MatVecShape;
+use super::kernels::{MatMulTile, MatVecShape};
 use super::plan::Tuning;
 use crate::backend::{Backend, ModelPlan, Outputs};
 use crate::error::Result;
@@ -35,17 +35,16 @@ impl Tuning {
     /// The ways that `found` by [`GpuDevice::tune`] begins with, if it does: what a browser kept may be anything.
     pub fn found(found: &str) -> Option<Tuning> {
         let code: usize = found.split(':').next()?.parse().ok()?;
-        let mat_vec = MatVecShape::ALL.get(code >> 2)?;
-        let (subgroups, tiles) = (Some(code & 1 != 0), Some(code & 2 != 0));
-        Some(Tuning { mat_vec: Some(*mat_vec), subgroups, tiles, ..Tuning::default() })
+        let mat_vec = Some(*MatVecShape::ALL.get(code / 2 / MatMulTile::ALL.len())?);
+        let tile = MatMulTile::ALL.get(code / 2 % MatMulTile::ALL.len()).copied();
+        Some(Tuning { mat_vec, tile, subgroups: Some(code & 1 != 0), ..Tuning::default() })
     }
 
     /// Its place among the ways that may be measured, for [`Tuning::found`].
     fn code(&self) -> usize {
-        let shape = MatVecShape::ALL.iter().position(|shape| Some(*shape) == self.mat_vec);
-        shape.unwrap_or(0) << 2
-            | usize::from(self.tiles == Some(true)) << 1
-            | usize::from(self.subgroups == Some(true))
+        let shape = MatVecShape::ALL.iter().position(|shape| Some(*shape) == self.mat_vec).unwrap_or(0);
+        let tile = MatMulTile::ALL.iter().position(|tile| Some(*tile) == self.tile).unwrap_or(0);
+        (shape * MatMulTile::ALL.len() + tile) * 2 + usize::from(self.subgroups == Some(true))
     }
 }
 
@@ -92,7 +91,9 @@ impl GpuDevice {
                     (shortest, best) = (microseconds, way);
                 }
             }
-            ways = vec![best, Tuning { tiles: best.tiles.map(|tiles| !tiles), ..best }];
+            ways = vec![best];
+            let others = MatMulTile::ALL.into_iter().filter(|tile| Some(*tile) != best.tile);
+            ways.extend(others.map(|tile| Tuning { tile: Some(tile), ..best }));
         }
         let (few, many) = (name(&best, 1), name(&best, 64));
         Ok(format!("{}: {few}, {many}; measured in {} ms{table}", best.code(), start.elapsed().as_millis()))
@@ -140,13 +141,15 @@ impl GpuDevice {
 
 /// What a way is called in a table.
 fn name(way: &Tuning, n_tokens: usize) -> String {
-    match (n_tokens, way.mat_vec, way.tiles) {
+    match (n_tokens, way.mat_vec, way.tile) {
         (1, Some(MatVecShape { k_lanes, lanes_n, rows }), _) => {
             let how = if way.subgroups == Some(true) { " with subgroups" } else { "" };
             format!("mat-vec {k_lanes} x {lanes_n} lanes, {rows} rows{how}")
         }
-        (_, _, Some(true)) => "mat-mul in tiles".to_owned(),
-        _ => "mat-mul by rows".to_owned(),
+        (_, _, tile) => {
+            let MatMulTile { w, x } = tile.unwrap_or(MatMulTile::USUAL);
+            format!("mat-mul {w} x {x}")
+        }
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Principal type: [`MatVecShape`]. Must not know which of them suits a device.
 
+/// Rows of activations that a mat-vec workgroup takes in steps of several.
+pub const X_ROWS: u32 = 4;
+
 /// How the lanes of a mat-vec workgroup are spread; see shaders/matmul/row_sums.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MatVecShape {

@@ -70,7 +70,7 @@ impl Planner<'_> {
         }
         self.run_launch(runs);
         let n_fours = n_heads * decl.head_dim.div_ceil(4);
-        let rows = self.tuning.few_rows.min(self.model.n_batch) * max_runs;
+        let rows = self.tuning.few_rows().min(self.model.n_batch) * max_runs;
         let bytes = (rows * (n_fours + n_heads)) as u64 * 16;
         let spec = &mut self.plan.buffers[partials];
         spec.bytes = spec.bytes.max(bytes);
@@ -86,7 +86,7 @@ impl Planner<'_> {
         let fewest = self.tuning.run_keys.max(self.model.n_ctx.div_ceil(MAX_RUNS));
         let runs = KeyRuns { run: fewest.next_multiple_of(tile), tile, window, merge: false };
         // A window reaches from a whole tile to the last of the few tokens.
-        let seen = window.map_or(usize::MAX, |window| window + self.tuning.few_rows + tile);
+        let seen = window.map_or(usize::MAX, |window| window + self.tuning.few_rows() + tile);
         (runs, self.model.n_ctx.min(seen).div_ceil(runs.run))
     }
 

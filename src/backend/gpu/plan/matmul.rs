@@ -1,6 +1,6 @@
 //! Launches of the ops that read weight matrices. Must not know wgpu.
 
-use super::super::kernels::{CHUNK, Kernel, MAT_MUL_ROWS_TILE, MAT_MUL_TILE, Variant};
+use super::super::kernels::{Kernel, MatMulTile, Variant};
 use super::{Grid, Home, Planner, flat, internal, outputs};
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Op, Rows, ValueId, WeightId};
@@ -56,14 +56,6 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// The kernel for many rows, and how many weight rows and activation rows its workgroups take.
-    pub(super) fn tiles(&self, n_cols: u32) -> (Kernel, (u32, u32)) {
-        match self.tuning.tiles != Some(false) || !n_cols.is_multiple_of(CHUNK) {
-            true => (Kernel::MatMul, MAT_MUL_TILE),
-            false => (Kernel::MatMulRows, MAT_MUL_ROWS_TILE),
-        }
-    }
-
     pub(super) fn mat_mul(&mut self, index: usize, op: &Op) -> Result<()> {
         let &Op::MatMul { x, weight, bias, add, scale, out } = op else {
             return Err(internal("not a product"));
@@ -74,13 +66,13 @@ impl Planner<'_> {
         let (n_cols, rows) = (self.width(x), self.rows(out));
         let dtype = self.model.dtypes[weight.0];
         let few = Variant::weights(Kernel::MatVec, dtype, n_cols as usize, self.f16);
-        let (kernel, (many_rows, many_x)) = self.tiles(n_cols);
-        let many = Variant::weights(kernel, dtype, n_cols as usize, self.f16);
+        let (tile, kernel) = self.tuning.tile.unwrap_or(MatMulTile::USUAL).of_rows(n_cols);
+        let many = Variant::mat_mul((tile, kernel), dtype, n_cols as usize, self.f16);
         let (addend, addend_buffer) = self.addend(add, out);
         for (part, buffer) in parts {
             let n_rows = part.n_rows as u32;
             let few_grid = self.folded(n_rows.div_ceil(self.group_rows()));
-            let many_grid = Grid { div: many_x, ..self.folded(n_rows.div_ceil(many_rows)) };
+            let many_grid = Grid { div: tile.x, ..self.folded(n_rows.div_ceil(tile.w)) };
             let stages = [self.stage(few, few_grid), self.stage(many, many_grid)];
             let params = [
                 n_cols,

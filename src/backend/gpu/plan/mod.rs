@@ -7,6 +7,7 @@ mod attention;
 mod elementwise;
 mod fuse;
 mod fused;
+mod launch;
 mod matmul;
 mod moe;
 mod recurrent;
@@ -17,9 +18,10 @@ mod tuning;
 use std::collections::HashMap;
 
 use self::fuse::{Bundle, Fusions};
+use self::launch::{Grid, KeyRuns, Launch, Sequence, Stage};
 pub(super) use self::sample::{Choosers, TOP_WORDS, limit_words, sampling_words};
 pub use self::tuning::Tuning;
-use super::kernels::{Kernel, KvFormat, MatVecShape, Variant};
+use super::kernels::{Kernel, KvFormat, MatVecShape, Variant, X_ROWS};
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
@@ -59,89 +61,6 @@ pub(super) enum Place {
     Run(usize, u64),
     /// In the cache of a layer, as its keys (0) or values (1): it grows up to its bytes.
     Cache(usize, usize),
-}
-
-/// Grid of a launch: `x` and `z` are fixed, `y` is `ceil(rows * mul / div) + more`; without workgroups it is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Grid {
-    pub(super) x: u32,
-    pub(super) z: u32,
-    pub(super) mul: u32,
-    pub(super) div: u32,
-    pub(super) more: u32,
-}
-
-/// One way to run a launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stage {
-    /// Index into [`Plan::variants`].
-    pub(super) variant: usize,
-    pub(super) grid: Grid,
-}
-
-/// How the keys that a step of few tokens sees are cut into runs, a workgroup each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KeyRuns {
-    /// Keys of a run, and of the tile that the first run begins with.
-    pub(super) run: usize,
-    pub(super) tile: usize,
-    /// Positions a token sees.
-    pub(super) window: Option<usize>,
-    /// Whether the launch puts the runs together, and is left out where there is but one.
-    pub(super) merge: bool,
-}
-
-impl KeyRuns {
-    /// Workgroups in z of a step of `n_tokens` from `pos` on; runs are as shaders/attention/runs.wgsl counts them.
-    pub(super) fn depth(self, few: bool, pos: usize, n_tokens: usize) -> u32 {
-        let first = self.window.map_or(0, |window| (pos + 1).saturating_sub(window) / self.tile * self.tile);
-        let count = if few { (pos + n_tokens - first).div_ceil(self.run) as u32 } else { 1 };
-        if self.merge { u32::from(count > 1) } else { count }
-    }
-}
-
-/// One dispatch of a step.
-#[derive(Clone, Debug)]
-pub(super) struct Launch {
-    /// Ops whose results are there when it is done: one, but for fused launches.
-    pub(super) ops: Vec<usize>,
-    /// Rows it is run for.
-    pub(super) rows: Rows,
-    /// For few rows and for many, and how many are few.
-    pub(super) few_rows: usize,
-    pub(super) few: Stage,
-    pub(super) many: Stage,
-    pub(super) params: [u32; PARAM_WORDS],
-    /// Buffers of the bindings from 1 on.
-    pub(super) buffers: Vec<usize>,
-    /// Of steps of few tokens: the number of workgroups in z.
-    pub(super) runs: Option<KeyRuns>,
-    /// Of how many equal parts of its weight a row of workgroups reads one: rows of a table, experts. 0: it reads all.
-    pub(super) shares: u32,
-}
-
-impl Launch {
-    /// How it runs in a step of `n_tokens` from `pos` on with `n_outputs` wanted rows: its variant and its workgroups, of
-    /// which there may be none.
-    pub(super) fn at(&self, (pos, n_tokens, n_outputs): (usize, usize, usize)) -> (usize, [u32; 3]) {
-        let rows = match self.rows {
-            Rows::Tokens => n_tokens,
-            Rows::Outputs => n_outputs,
-        };
-        let few = rows <= self.few_rows;
-        let Stage { variant, grid } = if few { self.few } else { self.many };
-        let z = self.runs.map_or(grid.z, |runs| runs.depth(few, pos, n_tokens));
-        (variant, [grid.x, (rows as u32 * grid.mul).div_ceil(grid.div) + grid.more, z])
-    }
-}
-
-/// The launches of a step, in order.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Sequence {
-    /// Indices into [`Plan::launches`].
-    pub(super) launches: Vec<usize>,
-    /// Those before this one run for the step's tokens, the others for the wanted outputs.
-    pub(super) n_body: usize,
 }
 
 /// Where a weight lives.
@@ -258,11 +177,13 @@ impl Plan {
         let fused: std::collections::HashSet<usize> = self.fused.launches.iter().copied().collect();
         for (index, launch) in self.launches.iter_mut().enumerate() {
             if launch.rows == Rows::Tokens && !fused.contains(&index) {
-                launch.few = launch.many;
+                (launch.one, launch.few) = (launch.many, launch.many);
             }
         }
         let mut kept: Vec<Variant> = Vec::new();
-        for stage in self.launches.iter_mut().flat_map(|launch| [&mut launch.few, &mut launch.many]) {
+        for stage in
+            self.launches.iter_mut().flat_map(|launch| [&mut launch.one, &mut launch.few, &mut launch.many])
+        {
             let variant = self.variants[stage.variant];
             let found = kept.iter().position(|other| *other == variant);
             stage.variant = found.unwrap_or_else(|| {
@@ -566,6 +487,11 @@ impl<'a> Planner<'a> {
                 return Err(Error::new(ErrorCode::LimitExceeded, message));
             }
         }
+        // Several rows at once where there may be so many.
+        let (one, most) = (few, self.tuning.few_rows().min(self.model.n_batch));
+        let several = self.plan.variants[one.variant].of_several().filter(|_| most > 1);
+        let few = several
+            .map_or(one, |variant| self.stage(variant, Grid { div: one.grid.div * X_ROWS, ..one.grid }));
         let mut words = [0; PARAM_WORDS];
         words[..params.len()].copy_from_slice(params);
         let mut bindings = vec![self.plan.step];
@@ -573,7 +499,8 @@ impl<'a> Planner<'a> {
         self.plan.launches.push(Launch {
             ops: vec![op],
             rows,
-            few_rows: self.tuning.few_rows,
+            few_rows: self.tuning.few_rows(),
+            one,
             few,
             many,
             params: words,

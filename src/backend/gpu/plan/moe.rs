@@ -1,6 +1,6 @@
 //! Launches of mixtures of experts. The choice never leaves the GPU: the products read it. Must not know wgpu.
 
-use super::super::kernels::{ELEMENTWISE_LANES, Kernel, MAX_EXPERTS, Variant};
+use super::super::kernels::{ELEMENTWISE_LANES, Kernel, MAX_EXPERTS, MatMulTile, Variant};
 use super::elementwise::activation_params;
 use super::{Grid, Home, Planner, Stage, flat, internal, outputs};
 use crate::error::{Error, ErrorCode, Result};
@@ -53,16 +53,18 @@ impl Planner<'_> {
         let (decl, dtype) = (&self.model.graph.weights[weight.0], self.model.dtypes[weight.0]);
         let (n_cols, n_out) = (decl.n_cols, (decl.n_rows / n_experts.max(1)) as u32);
         let (n_used, rows) = (self.width(selection) / 2, self.rows(out));
-        let (kernel, (tile_w, tile_x)) = self.tiles(n_cols as u32);
+        // Experts have few rows each: they would leave taller tiles empty.
+        let tile = self.tuning.tile.filter(|tile| *tile == MatMulTile::ROWS).unwrap_or(MatMulTile::USUAL);
+        let (tile, kernel) = tile.of_rows(n_cols as u32);
         let few = Variant::weights(Kernel::ExpertMatVec, dtype, n_cols, self.f16);
         let few_grid = Grid { mul: n_used, ..self.folded(n_out.div_ceil(self.group_rows())) };
         let few = self.stage(few, few_grid);
-        let many = Variant::weights(kernel, dtype, n_cols, self.f16).of_experts();
-        let grid = Grid { mul: n_used, div: tile_x, ..self.folded(n_out.div_ceil(tile_w)) };
+        let many = Variant::mat_mul((tile, kernel), dtype, n_cols, self.f16).of_experts();
+        let grid = Grid { mul: n_used, div: tile.x, ..self.folded(n_out.div_ceil(tile.w)) };
         let many = self.stage(many, Grid { more: n_experts as u32, ..grid });
         // A tile pays where an expert has as many rows as other products want for it.
-        let few_rows = self.tuning.few_rows * n_experts / (n_used as usize).max(1);
-        let n_tiles = self.group_pairs(index, op, tile_x, few_rows)?;
+        let few_rows = self.tuning.few_rows() * n_experts / (n_used as usize).max(1);
+        let n_tiles = self.group_pairs(index, op, tile.x, few_rows)?;
         for (part, buffer) in parts {
             let params = [
                 n_cols as u32,

@@ -5,7 +5,7 @@
 use super::MAX_WORKGROUPS;
 use crate::backend::KV_PAGE;
 use crate::backend::gpu::device::AdapterInfo;
-use crate::backend::gpu::kernels::{MAT_MUL_ROWS_LANES, MatVecShape};
+use crate::backend::gpu::kernels::{MAT_MUL_ROWS_LANES, MatMulTile, MatVecShape, X_ROWS};
 
 /// Sizes that trade speed for memory, or that tests make small; the defaults suit every device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,16 +16,16 @@ pub struct Tuning {
     pub fold_workgroups: u32,
     /// Room for logits: so many rows are computed at once when all are wanted.
     pub logits_bytes: u64,
-    /// Up to this many rows of activations go through the mat-vec kernel.
-    pub few_rows: usize,
+    /// Up to this many rows of activations go through the mat-vec kernels; `None`: as suits the device.
+    pub few_rows: Option<usize>,
     /// Keys that a workgroup of decode attention takes, in whole tiles.
     pub run_keys: usize,
     /// How workgroups of the mat-vec kernels are spread; `None`: as suits the device.
     pub mat_vec: Option<MatVecShape>,
     /// Whether kernels use subgroups, where the device has them; `None`: as suits the device.
     pub subgroups: Option<bool>,
-    /// Whether the mat-mul puts tiles into workgroup memory; `None`: as suits the device.
-    pub tiles: Option<bool>,
+    /// The rows of workgroups of the mat-mul; `None`: as suits the device.
+    pub tile: Option<MatMulTile>,
     /// Whether lanes of the mat-mul without tiles hand each other what they load; `None`: where a workgroup of it is a
     /// subgroup.
     pub hand_on: Option<bool>,
@@ -43,11 +43,11 @@ impl Default for Tuning {
             max_part_bytes: 1 << 30,
             fold_workgroups: MAX_WORKGROUPS,
             logits_bytes: 8 << 20,
-            few_rows: 4,
+            few_rows: None,
             run_keys: 128,
             mat_vec: None,
             subgroups: None,
-            tiles: None,
+            tile: None,
             hand_on: None,
             page: KV_PAGE,
             fuse: true,
@@ -57,16 +57,26 @@ impl Default for Tuning {
 }
 
 impl Tuning {
+    /// [`Tuning::few_rows`], decided.
+    pub(crate) fn few_rows(&self) -> usize {
+        self.few_rows.unwrap_or(X_ROWS as usize)
+    }
+
     /// The same within the device's limits, and with what was left to the device decided.
     pub fn on(self, info: &AdapterInfo) -> Tuning {
         let max_part_bytes = self.max_part_bytes.min(info.most_bound_bytes());
         let hardware = !info.fallback;
-        let shape = if hardware { MatVecShape::USUAL } else { MatVecShape::SOFTWARE };
+        // As many rows as the mat-vec takes at once, so that it reads the weights once; software pays for activations too.
+        let (shape, tile, few_rows) = match hardware {
+            true => (MatVecShape::USUAL, MatMulTile::USUAL, X_ROWS as usize),
+            false => (MatVecShape::SOFTWARE, MatMulTile::ROWS, 1),
+        };
         Tuning {
             max_part_bytes,
             mat_vec: self.mat_vec.or(Some(shape)),
             subgroups: Some(self.subgroups.unwrap_or(hardware) && info.subgroups),
-            tiles: self.tiles.or(Some(hardware)),
+            few_rows: Some(self.few_rows.unwrap_or(few_rows)),
+            tile: self.tile.or(Some(tile)),
             hand_on: Some(self.hand_on.unwrap_or(true) && info.subgroup_lanes == Some(MAT_MUL_ROWS_LANES)),
             ..self
         }

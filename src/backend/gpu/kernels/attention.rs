@@ -1,0 +1,104 @@
+//! How the work of attention is spread over a workgroup.
+//!
+//! Principal type: [`AttentionTile`]. Must not know which kernels use it.
+
+use super::MOST_KEYS;
+
+/// How the lanes of an attention workgroup are spread; see shaders/attention/attention.wgsl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttentionTile {
+    /// Width of a head, even.
+    pub head_dim: u32,
+    /// Query rows of a workgroup.
+    pub q_rows: u32,
+    /// Keys of a step of the online softmax.
+    pub keys: u32,
+    /// Rows that are scored at once.
+    pub row_groups: u32,
+    /// Lanes' groups by output row …
+    pub row_slots: u32,
+    /// … and by key.
+    pub key_slots: u32,
+}
+
+/// Every WebGPU device has this much workgroup memory.
+const WORKGROUP_BYTES: u32 = 16384;
+
+impl AttentionTile {
+    /// The tile for `group` query heads to a key head; `few` for decode, where one token has only `group` rows.
+    /// `None` when heads are too wide for the workgroup memory every device has, or not even.
+    pub fn new(head_dim: u32, group: u32, few: bool) -> Option<AttentionTile> {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
+            return None;
+        }
+        let mut keys = if few { 64 } else { 32 };
+        let mut q_rows = if few { group.clamp(1, 8).next_power_of_two() } else { 16 };
+        loop {
+            let row_groups = q_rows.min(if few { 2 } else { 4 });
+            // Every four elements of a head need a lane.
+            while keys < MOST_KEYS && keys * row_groups < head_dim.div_ceil(4) {
+                keys *= 2;
+            }
+            let mut tile = AttentionTile { head_dim, q_rows, keys, row_groups, row_slots: 1, key_slots: 1 };
+            if tile.lanes() < head_dim.div_ceil(4) {
+                return None;
+            }
+            if tile.workgroup_bytes() <= WORKGROUP_BYTES {
+                let slots = tile.lanes() / head_dim.div_ceil(4);
+                // The largest power of two that leaves no slot empty.
+                tile.row_slots = 1 << slots.min(q_rows).ilog2();
+                tile.key_slots = (slots / tile.row_slots).min(keys);
+                return Some(tile);
+            }
+            if q_rows == 1 {
+                return None;
+            }
+            q_rows /= 2;
+        }
+    }
+
+    /// Lanes of a workgroup.
+    pub fn lanes(self) -> u32 {
+        self.keys * self.row_groups
+    }
+
+    /// Workgroup memory: queries, scores and weights of keys, maxima, and the sums where keys are split.
+    pub fn workgroup_bytes(self) -> u32 {
+        let head_dim = self.head_dim.next_multiple_of(4);
+        let floats = self.q_rows * (head_dim + 2 * self.keys + 1) + 5 * self.lanes();
+        // Each array starts at a multiple of 16.
+        floats * 4 + 64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_tiles_fit_every_device_and_cover_their_rows() {
+        for head_dim in (2..=256).step_by(2).chain([512]) {
+            for group in [1, 2, 3, 4, 5, 6, 7, 8, 12, 16] {
+                for few in [true, false] {
+                    let tile = AttentionTile::new(head_dim, group, few).unwrap();
+                    assert!(tile.workgroup_bytes() <= WORKGROUP_BYTES && tile.lanes() <= 256, "{tile:?}");
+                    for (whole, part) in [
+                        (tile.q_rows, tile.row_groups),
+                        (tile.q_rows, tile.row_slots),
+                        (tile.lanes(), tile.q_rows),
+                    ] {
+                        assert!(part > 0 && whole % part == 0, "{tile:?}");
+                    }
+                    let lanes = head_dim.div_ceil(4) * tile.row_slots * tile.key_slots;
+                    assert!(tile.key_slots > 0 && lanes <= tile.lanes(), "{tile:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn heads_beyond_the_workgroup_memory_are_refused() {
+        assert_eq!(AttentionTile::new(67, 1, true), None);
+        assert_eq!(AttentionTile::new(8192, 1, false), None);
+    }
+}
