@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use lamplight::backend::Backend;
 use lamplight::backend::cpu::{CpuBackend, CpuMode};
+use lamplight::backend::{Backend, Outputs};
 use lamplight::engine::{LoadOptions, Loading, fill, native};
 use lamplight::model::shard::Split;
 use pollster::block_on;
@@ -20,12 +20,21 @@ const ROPE_TABLES: u64 = 64 << 10;
 #[test]
 fn the_cpu_takes_what_was_foretold() {
     for path in golden::sets().iter().map(golden::Set::model) {
-        let options = LoadOptions { n_ctx: Some(64), n_batch: Some(16), ..LoadOptions::default() };
+        let options = LoadOptions {
+            n_ctx: Some(64),
+            n_batch: Some(16),
+            n_sequences: Some(3),
+            ..LoadOptions::default()
+        };
         let (sources, model) = block_on(native::open(&path)).unwrap();
         let loading = Loading::new(model, options).unwrap();
         let mut backend = CpuBackend::new(loading.plan(), CpuMode::Fast).unwrap();
         let foretold = CpuBackend::footprint(&loading.plan(), None).unwrap();
         block_on(fill(&mut backend, &loading, &sources)).unwrap();
+        for sequence in 0..loading.plan().n_sequences {
+            backend.select(sequence);
+            block_on(backend.forward(&[1], 0, Outputs::None)).unwrap();
+        }
         let taken = backend.memory_bytes();
         assert!(foretold.weight_bytes > 0, "{}", path.display());
         let beyond = taken.checked_sub(foretold.total());

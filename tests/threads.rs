@@ -159,6 +159,34 @@ fn a_recount_changes_nothing_of_the_text() {
     }
 }
 
+/// Of several texts the one that is worked on goes on then, and the others are said to be forgotten until they begin anew.
+#[test]
+fn a_recount_forgets_the_other_texts() {
+    let path = golden::dir().join("hf/llama31");
+    let (files, model) = block_on(native::open(&path)).unwrap();
+    let options = LoadOptions { n_ctx: Some(64), n_sequences: Some(3), ..LoadOptions::default() };
+    let loading = Rc::new(Loading::new(model, options).unwrap());
+    let link = Recounts { loading: Rc::clone(&loading), path, at: 7, n_refills: Rc::default() };
+    let split = Split { index: 0, count: 1, least: 0 };
+    let mut shard = CpuShard::new(loading.plan(), CpuMode::Fast, split, Box::new(link)).unwrap();
+    block_on(fill(&mut shard, &loading, &files)).unwrap();
+    let step =
+        |shard: &mut CpuShard, ids: &[u32], pos| block_on(shard.forward(ids, pos, Outputs::Last)).unwrap();
+    let expected = step(&mut shard, &[1, 2, 3, 4, 5, 6, 8, 9], 0);
+    shard.select(1);
+    step(&mut shard, &[3, 4, 5], 0);
+    shard.select(2);
+    step(&mut shard, &[1, 2, 3, 4, 5, 6, 8], 0);
+    assert_eq!(step(&mut shard, &[9], 7), expected, "it was computed again");
+    assert_eq!(shard.earliest(), 0);
+    for sequence in [0, 1] {
+        shard.select(sequence);
+        assert_eq!(shard.earliest(), usize::MAX);
+        assert_eq!(step(&mut shard, &[1, 2, 3, 4, 5, 6, 8, 9], 0), expected);
+        assert_eq!(shard.earliest(), 0);
+    }
+}
+
 /// For each weight of `whole` how often its rows (elements) are held by `count` shards.
 fn times_held(whole: &Graph, count: usize) -> Vec<Vec<usize>> {
     let mut times: Vec<Vec<usize>> = whole

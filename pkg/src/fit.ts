@@ -21,6 +21,7 @@ export async function fit(options: EngineOptions): Promise<Fit> {
       storageRoomBytes: state && Math.max(0, state.quotaBytes - state.usageBytes),
       deviceMemoryGiB: deviceMemoryGib(),
       quantized: body.quantize !== undefined,
+      sequences: body.sequences,
     });
   } catch (error) {
     throw signal?.aborted ? abortedError(signal) : error;
@@ -34,10 +35,12 @@ export interface Room {
   storageRoomBytes?: number | undefined;
   deviceMemoryGiB?: number | undefined;
   quantized?: boolean;
+  /** Texts that are kept. */
+  sequences?: number | undefined;
 }
 
 /** The verdict on what a model takes. */
-export function judge(facts: FitFacts, { storageRoomBytes, deviceMemoryGiB, quantized }: Room): Fit {
+export function judge(facts: FitFacts, { storageRoomBytes, deviceMemoryGiB, quantized = false, sequences = 1 }: Room): Fit {
   const { weightBytes, kvBytes, workspaceBytes } = facts.needs;
   const totalBytes = weightBytes + kvBytes + workspaceBytes;
   const reasons: string[] = [];
@@ -55,7 +58,8 @@ export function judge(facts: FitFacts, { storageRoomBytes, deviceMemoryGiB, quan
     verdict = 'tight';
     reasons.push(`${mib(totalBytes)} are needed of about ${mib(memoryBytes)}`);
   }
-  if (verdict !== 'fits') suggestions.push(...smaller(facts, memoryBytes ?? 0, quantized ?? false));
+  if (verdict !== 'fits' && sequences > 1) suggestions.push(`lower sequences: each takes ${mib(kvBytes / sequences)} with a full context`);
+  if (verdict !== 'fits') suggestions.push(...smaller(facts, memoryBytes ?? 0, quantized));
   if (storageRoomBytes !== undefined && facts.missingBytes > storageRoomBytes) {
     if (verdict === 'fits') verdict = 'tight';
     reasons.push(`this browser has room to store ${mib(storageRoomBytes)} more, the download is ${mib(facts.missingBytes)}`);

@@ -31,6 +31,8 @@ export interface Step {
   tokens: Uint32Array;
   pos: number;
   outputs: number;
+  /** Which text it is of. */
+  sequence: number;
   longRope: boolean;
 }
 
@@ -157,7 +159,8 @@ const CONTROL = 64;
 const LEFT = 0;
 const ASLEEP = 16;
 const CLOSED = 32;
-/** The last step announced: its number, token, position, outputs, whether it is of a long text, and commands before it. */
+/** The last step announced: its number, token, position, outputs, which text it is of, whether of a long one, and commands
+ * before it. */
 const STEP = 48;
 /** How long a worker looks before it sleeps: longer than workers on idle cores differ, and than it takes to be woken. */
 const SPIN_MS = 0.1;
@@ -277,10 +280,10 @@ class SharedLink implements Link {
     return false;
   }
 
-  announce({ seq, tokens, pos, outputs, longRope }: Step, asked: number): void {
+  announce({ seq, tokens, pos, outputs, sequence, longRope }: Step, asked: number): void {
     const words = this.#words;
     // Longer steps can wait for their message.
-    words.set([tokens.length === 1 ? tokens[0]! : -1, pos, outputs, Number(longRope), asked], STEP + 1);
+    words.set([tokens.length === 1 ? tokens[0]! : -1, pos, outputs, sequence, Number(longRope), asked], STEP + 1);
     Atomics.store(words, STEP, seq);
     Atomics.notify(words, STEP);
   }
@@ -289,9 +292,9 @@ class SharedLink implements Link {
     const words = this.#words;
     Atomics.wait(words, STEP, heard, LISTEN_MS);
     const seq = Atomics.load(words, STEP);
-    const [token, pos, outputs, longRope, before] = words.subarray(STEP + 1);
+    const [token, pos, outputs, sequence, longRope, before] = words.subarray(STEP + 1);
     if (seq !== heard + 1 || token === -1 || before !== asked) return null;
-    return { seq, tokens: Uint32Array.of(token!), pos: pos!, outputs: outputs!, longRope: longRope !== 0 };
+    return { seq, tokens: Uint32Array.of(token!), pos: pos!, outputs: outputs!, sequence: sequence!, longRope: longRope !== 0 };
   }
 
   close(reason: string): void {

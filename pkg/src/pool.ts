@@ -94,9 +94,9 @@ export class Team {
   }
 
   /** Has the others run a step. */
-  step(tokens: Uint32Array, pos: number, outputs: number, longRope: boolean): void {
+  step(tokens: Uint32Array, pos: number, outputs: number, sequence: number, longRope: boolean): void {
     if (this.failure !== undefined) throw new Error(this.failure);
-    const body: Step = { seq: ++this.#steps, tokens: tokens.slice(), pos, outputs, longRope };
+    const body: Step = { seq: ++this.#steps, tokens: tokens.slice(), pos, outputs, sequence, longRope };
     this.link.announce(body, this.#nextId);
     for (const worker of this.#workers) worker.postMessage({ type: 'step', body } satisfies Command);
   }

@@ -106,6 +106,7 @@ export interface Requests {
       /** Whether the GPU's kernels are measured on the first visit; where it is not software when absent. */
       tune?: boolean;
       contextLength?: number;
+      sequences?: number;
       quantize?: QuantizeChoice;
       kvCache?: KvCacheChoice;
       /** As many as are worth it when absent. */

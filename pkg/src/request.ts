@@ -14,6 +14,8 @@ type Body = Requests['load']['body'];
 
 /** Most workers that can be asked for. */
 const MAX_THREADS = 64;
+/** Most texts that can be kept. */
+const MAX_SEQUENCES = 16;
 
 function loadBody(options: EngineOptions, source?: WireSource): Body {
   if (typeof options !== 'object' || options === null || options.model === undefined || options.model === null) {
@@ -24,6 +26,10 @@ function loadBody(options: EngineOptions, source?: WireSource): Body {
   const { contextLength } = options;
   if (contextLength !== undefined && !(Number.isSafeInteger(contextLength) && contextLength > 0)) {
     throw invalid(`contextLength must be a positive integer, not ${String(contextLength)}`, 'contextLength');
+  }
+  const { sequences } = options;
+  if (sequences !== undefined && !(Number.isSafeInteger(sequences) && sequences >= 1 && sequences <= MAX_SEQUENCES)) {
+    throw invalid(`sequences must be an integer from 1 to ${MAX_SEQUENCES}, not ${String(sequences)}`, 'sequences');
   }
   const { quantize } = options;
   if (quantize !== undefined) oneOf(quantize, ['q8_0', 'q4_0', 'q4_k'] as const, 'quantize');
@@ -39,6 +45,7 @@ function loadBody(options: EngineOptions, source?: WireSource): Body {
     gpuPrecision,
     tune: options.tune,
     contextLength,
+    sequences,
     quantize,
     kvCache,
     threads: threads === 'auto' ? undefined : threads,

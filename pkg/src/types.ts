@@ -116,6 +116,10 @@ export interface EngineOptions extends AssetOptions {
   backend?: BackendChoice;
   /** Positions of the KV cache; the model's own limit, at most 4096, by default. */
   contextLength?: number;
+  /** Texts that are kept at a time (1 by default, at most 16), each in a KV cache of its own, made when it is first needed: with 2,
+   * a chat and the completions beside it each find their own beginning computed (`usage.cached_tokens` tells). A prompt takes
+   * the place of the text that it goes on with, else an unused one, else that of the text used longest ago. */
+  sequences?: number;
   /** `f16` where the device has it, by default; `f32` forces full precision on the GPU. */
   gpuPrecision?: 'auto' | 'f16' | 'f32';
   /** Measure on the first visit which of several ways to compute is the fastest on this GPU, which takes up to a second,

@@ -14,6 +14,8 @@ test('what is known to be too little is said to be, with what would help', () =>
   const tight = judge(facts(1.6 * GIB, 0.6 * GIB), { deviceMemoryGiB: 4 });
   assert.equal(tight.verdict, 'tight');
   assert.match(tight.suggestions[0], /^set contextLength to 1536$|^set contextLength to 2048$/);
+  const several = judge(facts(1.6 * GIB, 0.6 * GIB), { deviceMemoryGiB: 4, sequences: 3 });
+  assert.equal(several.suggestions[0], 'lower sequences: each takes 205 MiB with a full context');
   const no = judge(facts(3 * GIB, 0, { backend: 'cpu', limitBytes: 2 * GIB, model: { formats: { f16: 3 * GIB } } }), {});
   assert.equal(no.verdict, 'no');
   assert.equal(no.memoryBytes, 2 * GIB);

@@ -77,6 +77,10 @@ impl Backend for AnyBackend {
         either!(self, backend => backend.reuse(logits))
     }
 
+    fn select(&mut self, sequence: usize) {
+        either!(self, backend => backend.select(sequence))
+    }
+
     fn earliest(&self) -> usize {
         either!(self, backend => backend.earliest())
     }

@@ -10,11 +10,13 @@ mod draw;
 pub mod gpu;
 mod order;
 mod profile;
+mod sequences;
 
 pub use any::AnyBackend;
 pub use draw::{Draw, Logprobs};
 pub(crate) use order::StepOrder;
 pub use profile::{OpTime, Profile};
+pub(crate) use sequences::Sequences;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::graph::{Graph, KvDecl};
@@ -28,10 +30,12 @@ pub struct ModelPlan {
     pub graph: Graph,
     /// Storage format of each of [`Graph::weights`], in the same order.
     pub dtypes: Vec<DType>,
-    /// Positions the KV cache holds.
+    /// Positions a KV cache holds.
     pub n_ctx: usize,
     /// Most tokens of one step.
     pub n_batch: usize,
+    /// Most sequences that are selected, each with a KV cache of its own from its first step on.
+    pub n_sequences: usize,
     /// Format of the cache's keys and values, one of [`KV_FORMATS`]; what suits the backend where there is none.
     pub kv_cache: Option<DType>,
 }
@@ -77,7 +81,7 @@ pub fn kv_format(name: &str) -> Result<DType> {
 pub struct Footprint {
     /// As the backend keeps them.
     pub weight_bytes: u64,
-    /// Keys and values of [`ModelPlan::n_ctx`] positions.
+    /// Keys and values of [`ModelPlan::n_ctx`] positions of all sequences.
     pub kv_bytes: u64,
     /// Everything else.
     pub workspace_bytes: u64,
@@ -140,6 +144,9 @@ pub const MOST_BEGUN: usize = 2;
 
 /// Runs one model.
 ///
+/// Several texts can be kept, each as a sequence with a KV cache and recurrent states of its own, of which one is selected: all
+/// that is said here of positions is of that one.
+///
 /// The KV cache is addressed by position: a step at `pos` overwrites what was cached from `pos` on, so going back is
 /// just a smaller `pos`, though none but 0 before [`Backend::earliest`]. A graph with recurrent states has no such cache of
 /// its past: its steps follow each other or start at 0, and any other position is an `Internal` error.
@@ -156,7 +163,12 @@ pub trait Backend {
     /// `[n_outputs, n_vocab]`.
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>>;
 
+    /// Steps from now on belong to `sequence`, a number below [`ModelPlan::n_sequences`]; to begin with to the first. One that
+    /// is not used takes (nearly) no memory. None may be under way.
+    fn select(&mut self, sequence: usize);
+
     /// The first position but 0 that a step may start at: caches of layers with a window forget what lies far behind.
+    /// Larger than all positions where all of the sequence is forgotten.
     fn earliest(&self) -> usize;
 
     /// Gives logits back that are no longer needed: their memory may serve a later step.
@@ -201,14 +213,14 @@ pub trait Backend {
 
     /// Puts `graph` in the place of the one that runs, with formats `dtypes` of its weights. Its first `n_kept` weights
     /// are those of the old graph and stay where they are, its caches, states and ropes are the same; all other weights
-    /// are to be uploaded, and [`Backend::finish_upload`] called again. What the KV cache holds is lost.
+    /// are to be uploaded, and [`Backend::finish_upload`] called again. What the KV caches hold is lost.
     /// # Errors
     /// As when the backend was made; the old graph then stays.
     async fn replace_graph(&mut self, graph: Graph, dtypes: Vec<DType>, n_kept: usize) -> Result<()>;
 
     /// Sets whether steps from now on belong to a text longer than [`Graph::long_rope_beyond`], and are rotated by the
-    /// factors for such. What the KV cache holds was rotated otherwise: the caller computes it again. To begin with it
-    /// is not.
+    /// factors for such, whatever their sequence. What a KV cache holds that was rotated otherwise the caller computes
+    /// again. To begin with it is not.
     fn use_long_rope(&mut self, long: bool);
 
     /// Begins to note where the time of decoded tokens goes, or ends that and tells it; `None` from backends whose time

@@ -173,8 +173,7 @@ impl<B: Backend> Engine<B> {
         let n_base = base.weights.len();
         let mut dtypes = dtypes.clone();
         dtypes.extend(attached.added.iter().map(|factor| factor.dtype));
-        self.session.reset();
-        let backend = self.session.backend_mut();
+        let backend = self.session.backend_to_change();
         backend.replace_graph(attached.graph, dtypes, n_base).await?;
         for (index, factor) in attached.added.iter().enumerate() {
             backend.upload(n_base + index, 0, &factor.bytes)?;

@@ -31,6 +31,8 @@ pub struct LoadOptions {
     pub n_ctx: Option<usize>,
     /// Most tokens of one step; [`DEFAULT_N_BATCH`] by default.
     pub n_batch: Option<usize>,
+    /// Texts that are kept, from 1 to [`MAX_SEQUENCES`], each in a KV cache of its own; one by default.
+    pub n_sequences: Option<usize>,
     /// The format that F32, F16 and BF16 matrices are turned into as they arrive; their own by default.
     pub quantize: Option<DType>,
     /// Whether the engine only computes, for another one that reads and writes the text.
@@ -53,6 +55,8 @@ impl LoadOptions {
 
 /// Largest context by default: enough for a chat, and a KV cache that fits everywhere.
 pub const DEFAULT_N_CTX: usize = 4096;
+/// Most texts that are kept.
+pub const MAX_SEQUENCES: usize = 16;
 /// Larger contexts and steps than this are a slip of the pen: no supported model was trained for them.
 const MAX_POSITIONS: usize = 1 << 20;
 /// Tokens of a prefill step by default: enough for the tiled kernels, and workspace that fits everywhere.
@@ -170,6 +174,7 @@ impl Loading {
             dtypes: self.weights.dtypes(),
             n_ctx: self.shape.n_ctx,
             n_batch: self.shape.n_batch,
+            n_sequences: self.shape.n_sequences,
             kv_cache: self.kv_cache,
         }
     }
@@ -255,7 +260,7 @@ fn miniature(
         found.map_or(DType::F32, |index| dtypes[index])
     };
     let dtypes = small.weights.iter().map(dtype).collect();
-    ModelPlan { graph: small, dtypes, n_ctx: N_CTX, n_batch: N_BATCH, kv_cache: None }
+    ModelPlan { graph: small, dtypes, n_ctx: N_CTX, n_batch: N_BATCH, n_sequences: 1, kv_cache: None }
 }
 
 /// Columns in another order than the model's (GPTQ with act-order) must meet activations in that order.
@@ -294,7 +299,7 @@ fn session_shape(spec: &ModelSpec, graph: &Graph, options: LoadOptions) -> Resul
         _ => None,
     });
     let n_positions = positions.chain(contexts).min().unwrap_or(MAX_POSITIONS);
-    let n_ctx = sensible("n_ctx", options.n_ctx)?;
+    let n_ctx = sensible("n_ctx", options.n_ctx, MAX_POSITIONS)?;
     if n_ctx.is_some_and(|n_ctx| n_ctx > n_positions) {
         let message = format!("the model has learned {n_positions} positions and no more");
         return Err(Error::new(ErrorCode::InvalidRequest, message).at("n_ctx"));
@@ -302,13 +307,16 @@ fn session_shape(spec: &ModelSpec, graph: &Graph, options: LoadOptions) -> Resul
     // A state takes the same room however long the text is.
     let roomy = if graph.kv.is_empty() && !graph.states.is_empty() { MAX_POSITIONS } else { DEFAULT_N_CTX };
     let n_ctx = n_ctx.unwrap_or(spec.n_ctx_train.min(roomy)).min(n_positions);
-    let n_batch = sensible("n_batch", options.n_batch)?.unwrap_or(DEFAULT_N_BATCH).min(n_ctx);
+    let n_batch = sensible("n_batch", options.n_batch, MAX_POSITIONS)?.unwrap_or(DEFAULT_N_BATCH).min(n_ctx);
+    let n_sequences = sensible("sequences", options.n_sequences, MAX_SEQUENCES)?.unwrap_or(1);
     let causal = !graph.ops.iter().any(|op| matches!(op, Op::Attention { causal: false, .. }));
     let logits = graph.logits.expect("invariant: every graph has a result");
     Ok(SessionShape {
         n_ctx,
         // Tokens that see later ones cannot be computed before those are there.
         n_batch: if causal { n_batch } else { n_ctx },
+        // Nothing goes on with a text that is embedded.
+        n_sequences: if spec.head == HeadSpec::Logits { n_sequences } else { 1 },
         n_vocab: spec.n_vocab,
         width: graph.values[logits.0].width,
         causal,
@@ -317,11 +325,11 @@ fn session_shape(spec: &ModelSpec, graph: &Graph, options: LoadOptions) -> Resul
     })
 }
 
-/// A number of positions or tokens that can be meant.
-fn sensible(name: &str, value: Option<usize>) -> Result<Option<usize>> {
+/// A number that can be meant, up to `most`.
+fn sensible(name: &str, value: Option<usize>, most: usize) -> Result<Option<usize>> {
     match value {
-        Some(value) if !(1..=MAX_POSITIONS).contains(&value) => {
-            let message = format!("must be from 1 to {MAX_POSITIONS}");
+        Some(value) if !(1..=most).contains(&value) => {
+            let message = format!("must be from 1 to {most}");
             Err(Error::new(ErrorCode::InvalidRequest, message).at(name))
         }
         other => Ok(other),

@@ -22,7 +22,7 @@ pub use adapters::{AdapterFile, AdapterId};
 pub use check::{GpuFacts, check_gpu};
 pub use embed::{EmbedRequest, Embeddings};
 pub use folder::{ModelFiles, ModelFolder, open_files};
-pub use loading::{DEFAULT_N_BATCH, DEFAULT_N_CTX, LoadOptions, Loading, ModelSummary, fill};
+pub use loading::{DEFAULT_N_BATCH, DEFAULT_N_CTX, LoadOptions, Loading, MAX_SEQUENCES, ModelSummary, fill};
 pub use request::{ChatRequest, CompletionRequest, Outcome, Prompt, Templated, Timings, Usage};
 pub use text_files::tokenizer;
 

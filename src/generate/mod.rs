@@ -16,6 +16,7 @@ mod stop;
 #[cfg(not(target_arch = "wasm32"))]
 #[cfg(test)]
 mod test_backend;
+mod texts;
 
 pub use generator::{Event, FinishReason, Generated, TextDecoder, generate};
 pub use logprobs::TokenLogprob;

@@ -1,6 +1,6 @@
-//! A backend together with the tokens that its KV cache holds.
+//! A backend together with the tokens that its KV caches hold.
 //!
-//! Principal type: [`Session`]. A prompt that begins like the last one is computed only from where they part.
+//! Principal type: [`Session`]. A prompt that goes on with a text that is kept is computed only from where they part.
 //! Must not know sampling or text.
 
 use std::collections::VecDeque;
@@ -8,18 +8,19 @@ use std::collections::VecDeque;
 use web_time::Instant;
 
 use super::metrics::difference;
+use super::texts::{Text, place};
 use super::{NoPause, Pause};
-use crate::backend::{Backend, Counters, Draw, Logprobs, MOST_BEGUN, Outputs, Profile};
+use crate::backend::{Backend, Counters, Draw, Logprobs, MOST_BEGUN, Outputs, Profile, Sequences};
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
 
-/// A backend and the state of its KV cache.
+/// A backend and the state of its KV caches.
 #[derive(Debug)]
 pub struct Session<B> {
     backend: B,
     shape: SessionShape,
-    /// Token of each filled position of the KV cache.
-    tokens: Vec<u32>,
+    /// What is kept; the selected one is worked on.
+    texts: Sequences<Text>,
     /// Whether the backend rotates as for long texts.
     long_rope: bool,
     /// Tokens of the next prefill chunk, as measured on the last ones; 0 before the first.
@@ -41,10 +42,12 @@ struct Ahead {
 /// What a session's steps look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionShape {
-    /// Positions of the KV cache.
+    /// Positions of a KV cache.
     pub n_ctx: usize,
     /// Most tokens of one step.
     pub n_batch: usize,
+    /// Texts that are kept, each in a KV cache of its own; at least one.
+    pub n_sequences: usize,
     /// Token ids are below this.
     pub n_vocab: usize,
     /// Width of a row of the result: `n_vocab`, but for embedding models.
@@ -72,7 +75,7 @@ impl<B: Backend> Session<B> {
         Self {
             backend,
             shape,
-            tokens: Vec::new(),
+            texts: Sequences::new(vec![Text::default(); shape.n_sequences]),
             long_rope: false,
             chunk: 0,
             tile_ms: 0.0,
@@ -85,19 +88,19 @@ impl<B: Backend> Session<B> {
         &self.backend
     }
 
-    /// The backend, to run steps by hand; what the KV cache holds is forgotten, because it may change.
+    /// The backend, to run steps by hand; what the KV caches hold is forgotten, because it may change.
     pub fn backend_mut(&mut self) -> &mut B {
-        self.tokens.clear();
+        self.texts.all_mut().iter_mut().for_each(|text| text.tokens.clear());
         &mut self.backend
     }
 
-    /// Forgets what the KV cache holds, and how the backend rotates: its graph is about to be replaced.
-    pub(crate) fn reset(&mut self) {
+    /// The backend, whose graph is about to be replaced: how it rotates is forgotten as well.
+    pub(crate) fn backend_to_change(&mut self) -> &mut B {
         (self.long_rope, self.chunk) = (false, 0);
-        self.tokens.clear();
+        self.backend_mut()
     }
 
-    /// Positions of the KV cache.
+    /// Positions of a KV cache.
     pub fn n_ctx(&self) -> usize {
         self.shape.n_ctx
     }
@@ -117,9 +120,9 @@ impl<B: Backend> Session<B> {
         self.shape.width
     }
 
-    /// The tokens in the KV cache, by position.
+    /// The tokens in the KV cache of the text that is worked on, by position.
     pub fn tokens(&self) -> &[u32] {
-        &self.tokens
+        &self.texts.tokens
     }
 
     /// Backend work since `before`.
@@ -132,8 +135,9 @@ impl<B: Backend> Session<B> {
         self.backend.profile(begin)
     }
 
-    /// Makes the KV cache hold exactly `ids` and gives the logits after the last of them; `on_progress` gets the
-    /// number of tokens in place after each chunk. `None` when `pause` said stop; the work done so far stays of use.
+    /// Makes a KV cache hold exactly `ids`, that of the text that they go on with, and gives the logits after the last of
+    /// them; `on_progress` gets the number of tokens in place after each chunk. `None` when `pause` said stop; the work
+    /// done so far stays of use.
     /// # Errors
     /// `InvalidRequest` for no or unknown tokens, `ContextLengthExceeded`, and what the backend says.
     pub async fn prefill(
@@ -142,25 +146,32 @@ impl<B: Backend> Session<B> {
         pause: &impl Pause,
         mut on_progress: impl FnMut(usize),
     ) -> Result<Option<Prefilled>> {
+        self.fill(ids, pause, &mut on_progress).await
+    }
+
+    /// As [`Session::prefill`], compiled once for all who ask.
+    async fn fill(
+        &mut self,
+        ids: &[u32],
+        pause: &impl Pause,
+        on_progress: &mut dyn FnMut(usize),
+    ) -> Result<Option<Prefilled>> {
         self.check(ids)?;
-        self.rotate_for(ids.len());
-        let common = match self.shape.causal {
-            true => self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count(),
-            false => 0,
-        };
+        self.begin(ids, ids.len());
+        let common = if self.shape.causal { self.texts.common(ids) } else { 0 };
         // The last token is always computed: the cache holds keys and values, not logits.
         let n_cached = common.min(ids.len() - 1);
         let is_there =
-            (self.shape.rewinds || n_cached == self.tokens.len()) && n_cached >= self.backend.earliest();
+            (self.shape.rewinds || n_cached == self.tokens().len()) && n_cached >= self.backend.earliest();
         let n_cached = if is_there { n_cached } else { 0 };
-        self.tokens.truncate(n_cached);
+        self.texts.tokens.truncate(n_cached);
         // That a tile took too long may have been a hiccup: each prompt measures it again.
         self.chunk = if self.chunk == 1 { 0 } else { self.chunk };
         loop {
             if !pause.pause().await {
                 return Ok(None);
             }
-            let pos = self.tokens.len();
+            let pos = self.tokens().len();
             let end = ids.len().min(pos + self.chunk_len(pause));
             let outputs = match end == ids.len() {
                 true => Outputs::Last,
@@ -176,6 +187,17 @@ impl<B: Backend> Session<B> {
         }
     }
 
+    /// Takes up the text that `ids` go on with, or makes room where they go on with none, and readies the backend for
+    /// `n_tokens` of it.
+    fn begin(&mut self, ids: &[u32], n_tokens: usize) {
+        let used = self.texts.all().iter().map(|text| text.used).max().unwrap_or(0) + 1;
+        let sequence = place(self.texts.all(), ids);
+        self.texts.select(sequence, Text::default);
+        (self.texts.n_prompt, self.texts.used) = (n_tokens, used);
+        self.backend.select(sequence);
+        self.rotate_for(n_tokens);
+    }
+
     /// Appends one token and gives the logits after it, `[n_vocab]`.
     /// # Errors
     /// `ContextLengthExceeded` when the KV cache is full, and what the backend says.
@@ -189,15 +211,15 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// As [`Session::decode`].
     pub async fn append(&mut self, id: u32, pause: &impl Pause) -> Result<Option<Vec<f32>>> {
-        if self.tokens.len() >= self.shape.n_ctx {
+        if self.tokens().len() >= self.shape.n_ctx {
             bail!(ContextLengthExceeded, "the context of {} tokens is full", self.shape.n_ctx);
         }
-        if self.is_long(self.tokens.len() + 1) == self.long_rope {
+        if self.is_long(self.tokens().len() + 1) == self.long_rope {
             return self.forward(&[id], Outputs::Last).await.map(Some);
         }
-        let mut ids = self.tokens.clone();
+        let mut ids = self.tokens().to_vec();
         ids.push(id);
-        let prefilled = self.prefill(&ids, pause, |_| ()).await?;
+        let prefilled = self.fill(&ids, pause, &mut |_| ()).await?;
         Ok(prefilled.map(|prefilled| prefilled.logits))
     }
 
@@ -213,7 +235,7 @@ impl<B: Backend> Session<B> {
         if n_begun > 0 && (!self.shape.rewinds || self.ahead.begun.len() >= MOST_BEGUN) {
             return 0;
         }
-        let n_cached = self.tokens.len() + n_begun;
+        let n_cached = self.tokens().len() + n_begun;
         let room = self.shape.n_ctx.saturating_sub(n_cached);
         let same = |n: &usize| self.is_long(n_cached + n) == self.long_rope;
         let most = wanted.min(self.backend.chooses(draw)).min(room);
@@ -230,7 +252,7 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// What the backend says.
     pub fn choose(&mut self, id: u32, draw: &Draw, n: usize) -> Result<()> {
-        let start = self.ahead.begun.is_empty().then_some((id, self.tokens.len(), draw));
+        let start = self.ahead.begun.is_empty().then_some((id, self.tokens().len(), draw));
         self.backend.choose(start, n)?;
         if start.is_some() {
             self.ahead.next = id;
@@ -246,15 +268,15 @@ impl<B: Backend> Session<B> {
     /// What the backend says.
     pub async fn chosen(&mut self) -> Result<Vec<u32>> {
         // As in a step: half way through, a recurrent model's memory belongs to no list of tokens.
-        let known = (!self.shape.rewinds).then(|| std::mem::take(&mut self.tokens));
+        let known = (!self.shape.rewinds).then(|| std::mem::take(&mut self.texts.tokens));
         let chosen = self.backend.chosen().await?;
         if let Some(known) = known {
-            self.tokens = known;
+            self.texts.tokens = known;
         }
         let n = self.ahead.begun.pop_front().unwrap_or(0);
         if let Some((last, others)) = chosen.split_last() {
-            self.tokens.push(self.ahead.next);
-            self.tokens.extend_from_slice(others);
+            self.texts.tokens.push(self.ahead.next);
+            self.texts.tokens.extend_from_slice(others);
             self.ahead.next = *last;
         }
         if chosen.len() < n {
@@ -271,7 +293,7 @@ impl<B: Backend> Session<B> {
     /// Forgets all but the first `n` tokens, and what is under way.
     pub fn truncate(&mut self, n: usize) {
         self.ahead.begun.clear();
-        self.tokens.truncate(n);
+        self.texts.tokens.truncate(n);
     }
 
     fn is_long(&self, n_tokens: usize) -> bool {
@@ -284,8 +306,11 @@ impl<B: Backend> Session<B> {
         if long != self.long_rope {
             self.backend.use_long_rope(long);
             self.long_rope = long;
+        }
+        if long != self.texts.long_rope {
             // What is cached was rotated for texts of the other kind.
-            self.tokens.clear();
+            self.texts.tokens.clear();
+            self.texts.long_rope = long;
         }
     }
 
@@ -294,30 +319,31 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// As [`Session::prefill`], and `OutOfMemory`.
     pub async fn logits(&mut self, ids: &[u32], all: bool, pause: &impl Pause) -> Result<Option<Vec<f32>>> {
-        self.tokens.clear();
-        if !all {
-            let prefilled = self.prefill(ids, pause, |_| ()).await?;
-            return Ok(prefilled.map(|prefilled| prefilled.logits));
-        }
         self.check(ids)?;
-        self.rotate_for(ids.len());
         let mut logits = Vec::new();
         // Logits of a long text and a large vocabulary are gigabytes: say so instead of trapping.
-        if logits.try_reserve_exact(ids.len().saturating_mul(self.shape.width)).is_err() {
+        if all && logits.try_reserve_exact(ids.len().saturating_mul(self.shape.width)).is_err() {
             bail!(
                 OutOfMemory,
                 "the logits of {} tokens do not fit into memory: ask for fewer, or for the last one's only",
                 ids.len()
             );
         }
-        while self.tokens.len() < ids.len() {
+        self.begin(&[], ids.len());
+        self.texts.tokens.clear();
+        while self.tokens().len() < ids.len() {
             if !pause.pause().await {
                 return Ok(None);
             }
-            let pos = self.tokens.len();
+            let pos = self.tokens().len();
             let chunk = &ids[pos..ids.len().min(pos + self.chunk_len(pause))];
+            let outputs = match pos + chunk.len() == ids.len() {
+                _ if all => Outputs::All,
+                true => Outputs::Last,
+                false => Outputs::None,
+            };
             let start = Instant::now();
-            logits.extend(self.forward(chunk, Outputs::All).await?);
+            logits.extend(self.forward(chunk, outputs).await?);
             self.adapt_chunk(chunk.len(), start.elapsed().as_secs_f64() * 1e3, pause);
         }
         Ok(Some(logits))
@@ -327,18 +353,18 @@ impl<B: Backend> Session<B> {
     /// steps in the log; the next one overwrites the rest. Of a recurrent model it leaves none.
     async fn forward(&mut self, ids: &[u32], outputs: Outputs) -> Result<Vec<f32>> {
         self.ahead.begun.clear();
-        let pos = self.tokens.len();
+        let pos = self.tokens().len();
         // While a recurrent model is half way through a step, what it remembers belongs to no list of tokens.
-        let known = (!self.shape.rewinds).then(|| std::mem::take(&mut self.tokens));
+        let known = (!self.shape.rewinds).then(|| std::mem::take(&mut self.texts.tokens));
         let logits = self.backend.forward(ids, pos, outputs).await?;
         let expected = outputs.n_rows(ids.len()) * self.shape.width;
         if logits.len() != expected {
             bail!(Internal, "the backend gave {} logits instead of {expected}", logits.len());
         }
         if let Some(known) = known {
-            self.tokens = known;
+            self.texts.tokens = known;
         }
-        self.tokens.extend_from_slice(ids);
+        self.texts.tokens.extend_from_slice(ids);
         Ok(logits)
     }
 
@@ -401,217 +427,4 @@ fn next_chunk(n: usize, ms: f64, budget: f64, tile: usize, tile_ms: f64) -> usiz
 
 #[cfg(not(target_arch = "wasm32"))]
 #[cfg(test)]
-mod tests {
-    use pollster::block_on;
-
-    use super::super::test_backend::{HashBackend, StopAfter, expected_logits};
-    use super::*;
-    use crate::backend::StepOrder;
-
-    fn session(n_ctx: usize, n_batch: usize) -> Session<HashBackend> {
-        Session::new(HashBackend::new(n_ctx, n_batch), HashBackend::shape(n_ctx, n_batch))
-    }
-
-    /// Whatever is left of the other rotation would be seen: the test's backend forgets its cache.
-    #[test]
-    fn a_text_that_becomes_long_is_computed_anew() {
-        let backend = HashBackend::new(64, 4);
-        let shape = SessionShape { long_rope_beyond: Some(9), ..HashBackend::shape(64, 4) };
-        let mut session = Session::new(backend, shape);
-        let mut ids = vec![3, 1, 2];
-        block_on(session.prefill(&ids, &NoPause, |_| ())).unwrap();
-        while ids.len() < 14 {
-            let id = ids.len() as u32;
-            ids.push(id);
-            assert_eq!(block_on(session.decode(id)).unwrap(), expected_logits(&ids), "{} tokens", ids.len());
-            assert_eq!(session.tokens(), ids);
-        }
-        // Three chunks hold the ten tokens that came to be rotated anew; other tokens are one step each.
-        assert_eq!(session.backend().counters().steps, 1 + 6 + 3 + 4);
-        let short = block_on(session.prefill(&ids[..5], &NoPause, |_| ())).unwrap().unwrap();
-        assert_eq!((short.logits, short.n_cached), (expected_logits(&ids[..5]), 0));
-        let all = block_on(session.logits(&ids[..10], true, &NoPause)).unwrap().unwrap();
-        assert_eq!(all[9 * HashBackend::N_VOCAB..], expected_logits(&ids[..10]));
-        // Stopped while it is computed anew.
-        block_on(session.prefill(&ids[..9], &NoPause, |_| ())).unwrap();
-        assert_eq!(block_on(session.append(9, &StopAfter::new(1))).unwrap(), None);
-        assert_eq!(
-            block_on(session.prefill(&ids, &NoPause, |_| ())).unwrap().unwrap().logits,
-            expected_logits(&ids)
-        );
-    }
-
-    #[test]
-    fn prefill_in_chunks_gives_the_logits_of_the_whole() {
-        let ids: Vec<u32> = (0..37).map(|i| i * 7 % 31).collect();
-        for n_batch in [1, 5, 16, 64] {
-            let mut session = session(64, n_batch);
-            let mut progress = Vec::new();
-            let prefilled = block_on(session.prefill(&ids, &NoPause, |n| progress.push(n))).unwrap().unwrap();
-            assert_eq!(prefilled.logits, expected_logits(&ids));
-            assert_eq!(prefilled.n_cached, 0);
-            assert_eq!(progress.len(), ids.len().div_ceil(n_batch));
-            assert_eq!(progress.last(), Some(&37));
-            assert_eq!(session.tokens(), ids);
-        }
-    }
-
-    #[test]
-    fn a_common_beginning_is_not_computed_again() {
-        let mut session = session(64, 8);
-        let run = |session: &mut Session<HashBackend>, ids: &[u32]| {
-            let prefilled = block_on(session.prefill(ids, &NoPause, |_| ())).unwrap().unwrap();
-            assert_eq!(prefilled.logits, expected_logits(ids));
-            prefilled.n_cached
-        };
-        assert_eq!(run(&mut session, &[1, 2, 3, 4]), 0);
-        assert_eq!(block_on(session.decode(5)).unwrap(), expected_logits(&[1, 2, 3, 4, 5]));
-        assert_eq!(run(&mut session, &[1, 2, 3, 4, 5, 6, 7]), 5);
-        assert_eq!(run(&mut session, &[1, 2, 9]), 2);
-        assert_eq!(run(&mut session, &[1, 2, 9]), 2, "the last token is always computed");
-        assert_eq!(run(&mut session, &[2]), 0);
-    }
-
-    #[test]
-    fn all_logits_are_those_of_every_prefix() {
-        let ids: Vec<u32> = (0..20).map(|i| i * 5 % 31).collect();
-        let mut session = session(32, 6);
-        let all = block_on(session.logits(&ids, true, &NoPause)).unwrap().unwrap();
-        let expected: Vec<f32> = (1..=ids.len()).flat_map(|n| expected_logits(&ids[..n])).collect();
-        assert_eq!(all, expected);
-        let last = block_on(session.logits(&ids, false, &NoPause)).unwrap().unwrap();
-        assert_eq!(last, expected_logits(&ids));
-    }
-
-    #[test]
-    fn wrong_prompts_are_refused_with_their_place() {
-        let mut session = session(8, 8);
-        for (ids, code, field) in [
-            (&[][..], ErrorCode::InvalidRequest, "prompt"),
-            (&[1, 99], ErrorCode::InvalidRequest, "prompt[1]"),
-            (&[1; 9], ErrorCode::ContextLengthExceeded, "prompt"),
-        ] {
-            let error = block_on(session.prefill(ids, &NoPause, |_| ())).unwrap_err();
-            assert_eq!((error.code(), error.field()), (code, Some(field)));
-            let error = block_on(session.logits(ids, true, &NoPause)).unwrap_err();
-            assert_eq!((error.code(), error.field()), (code, Some(field)));
-        }
-        block_on(session.prefill(&[1; 8], &NoPause, |_| ())).unwrap();
-        assert_eq!(block_on(session.decode(1)).unwrap_err().code(), ErrorCode::ContextLengthExceeded);
-    }
-
-    #[test]
-    fn stopping_and_failing_leave_a_usable_session() {
-        let ids: Vec<u32> = (0..20).collect();
-        let mut session = session(32, 4);
-        assert_eq!(block_on(session.prefill(&ids, &StopAfter::new(2), |_| ())).unwrap(), None);
-        assert_eq!(session.tokens(), &ids[..8], "two chunks were done");
-        session.backend.fail_at_step = Some(session.backend.counters().steps + 1);
-        assert!(block_on(session.prefill(&ids, &NoPause, |_| ())).is_err());
-        assert_eq!(session.tokens(), &ids[..12], "one more chunk was done before the failing one");
-        let prefilled = block_on(session.prefill(&ids, &NoPause, |_| ())).unwrap().unwrap();
-        assert_eq!((prefilled.n_cached, prefilled.logits), (12, expected_logits(&ids)));
-    }
-
-    /// The backend refuses, as those do whose caches keep what windows show, to go far back.
-    #[test]
-    fn a_forgotten_beginning_is_computed_again() {
-        let mut session = session(64, 4);
-        session.backend.order = StepOrder::forgetting(6);
-        let mut ids: Vec<u32> = (1..=20).collect();
-        let mut run = |ids: &[u32]| {
-            let prefilled = block_on(session.prefill(ids, &NoPause, |_| ())).unwrap().unwrap();
-            assert_eq!(prefilled.logits, expected_logits(ids));
-            prefilled.n_cached
-        };
-        assert_eq!(run(&ids), 0);
-        ids[15] = 29;
-        assert_eq!(run(&ids), 15);
-        ids[13] = 28;
-        assert_eq!(run(&ids), 0, "only what comes after 14 is there, as 20 were written");
-        assert_eq!(run(&ids[..15]), 14);
-    }
-
-    /// The backend refuses, as recurrent ones do, whatever is neither a beginning nor a continuation.
-    #[test]
-    fn recurrent_models_go_on_or_start_anew() {
-        let mut session = session(64, 4);
-        session.shape.rewinds = false;
-        session.backend.order = StepOrder::new(true);
-        let run = |session: &mut Session<HashBackend>, ids: &[u32]| {
-            let prefilled = block_on(session.prefill(ids, &NoPause, |_| ())).unwrap().unwrap();
-            assert_eq!(prefilled.logits, expected_logits(ids));
-            prefilled.n_cached
-        };
-        assert_eq!(run(&mut session, &[1, 2, 3, 4, 5]), 0);
-        assert_eq!(block_on(session.decode(6)).unwrap(), expected_logits(&[1, 2, 3, 4, 5, 6]));
-        assert_eq!(run(&mut session, &[1, 2, 3, 4, 5, 6, 7, 8]), 6);
-        assert_eq!(run(&mut session, &[1, 2, 3, 4, 5, 6, 7, 8]), 0, "the last logits are not kept");
-        assert_eq!(run(&mut session, &[1, 2, 3, 9]), 0);
-        session.backend.fail_at_step = Some(session.backend.counters().steps + 1);
-        assert!(block_on(session.prefill(&[1, 2, 3, 9, 4, 5, 6, 7, 8], &NoPause, |_| ())).is_err());
-        assert_eq!(
-            session.tokens(),
-            &[] as &[u32],
-            "the state is neither that of the chunk before nor of the next"
-        );
-        assert_eq!(run(&mut session, &[1, 2, 3, 9, 4]), 0);
-        let longer = [1, 2, 3, 9, 4, 5, 6, 7, 8, 10];
-        assert_eq!(block_on(session.prefill(&longer, &StopAfter::new(1), |_| ())).unwrap(), None);
-        assert_eq!(session.tokens(), &longer[..9], "a whole chunk stays of use");
-        assert_eq!(run(&mut session, &longer), 9);
-    }
-
-    #[test]
-    fn the_first_chunk_is_short_when_there_is_a_budget() {
-        struct Hurried;
-        impl Pause for Hurried {
-            async fn pause(&self) -> bool {
-                true
-            }
-        }
-        let ids: Vec<u32> = (0..30).collect();
-        let mut session = session(64, 16);
-        let mut progress = Vec::new();
-        let prefilled = block_on(session.prefill(&ids, &Hurried, |n| progress.push(n))).unwrap().unwrap();
-        assert_eq!(progress[0], 4);
-        assert_eq!(prefilled.logits, expected_logits(&ids));
-    }
-
-    /// Each step is a submit that nothing interrupts: on a slow device it has fewer tokens.
-    #[test]
-    fn steps_are_short_on_a_slow_device() {
-        struct Hurried;
-        impl Pause for Hurried {
-            async fn pause(&self) -> bool {
-                true
-            }
-        }
-        let ids: Vec<u32> = (0..120).map(|i| i % 31).collect();
-        let mut session = session(128, 64);
-        for milliseconds in [5, 12] {
-            let backend = session.backend_mut();
-            (backend.slow, backend.largest_step) = (std::time::Duration::from_millis(milliseconds), 0);
-            let prefilled = block_on(session.prefill(&ids, &Hurried, |_| ())).unwrap().unwrap();
-            assert_eq!(prefilled.logits, expected_logits(&ids));
-            session.reset();
-            let largest = session.backend().largest_step;
-            assert!(largest as u64 * milliseconds <= 100, "{largest} tokens of {milliseconds} ms");
-        }
-    }
-
-    #[test]
-    fn chunks_follow_the_budget() {
-        assert_eq!(next_chunk(16, 400.0, 100.0, 4, 240.0), 4);
-        assert_eq!(next_chunk(16, 100.0, 100.0, 4, 240.0), 16);
-        assert_eq!(next_chunk(16, 1.0, 100.0, 4, 240.0), 32, "growing is gradual");
-        assert_eq!(next_chunk(1, 0.0, 100.0, 4, 240.0), 16);
-        assert_eq!(next_chunk(64, 110.0, 100.0, 8, 240.0), 56);
-        assert_eq!(next_chunk(4, 180.0, 100.0, 4, 240.0), 4, "a part of a tile takes as long as the whole");
-        assert_eq!(next_chunk(8, 180.0, 100.0, 8, 240.0), 8);
-        assert_eq!(next_chunk(4, 300.0, 100.0, 4, 240.0), 1);
-        assert_eq!(next_chunk(1, 60.0, 100.0, 4, 240.0), 1, "a tile would take too long");
-        assert_eq!(next_chunk(1, 40.0, 100.0, 4, 240.0), 4);
-        assert_eq!(next_chunk(1, 110.0, 100.0, 8, 240.0), 8, "a tile takes as long as two tokens");
-    }
-}
+mod tests;

@@ -5,16 +5,20 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Pause, Sampler, SessionShape};
-use crate::backend::{Backend, Counters, Draw, Logprobs, Outputs, StepOrder};
+use crate::backend::{Backend, Counters, Draw, Logprobs, Outputs, Sequences, StepOrder};
 use crate::bail;
 use crate::error::Result;
 use crate::model::graph::Graph;
 use crate::tensor::DType;
 
+/// What a position holds that was never written.
+const NOTHING: (u32, bool) = (u32::MAX, false);
+
 /// Logits are a hash of all tokens so far.
 #[derive(Debug)]
 pub(crate) struct HashBackend {
-    kv: Vec<u32>,
+    /// A token, and whether it was computed for a long text.
+    kv: Sequences<Vec<(u32, bool)>>,
     n_batch: usize,
     counters: Counters,
     long: bool,
@@ -34,7 +38,7 @@ pub(crate) struct HashBackend {
     drawing: Option<(u32, usize, Sampler, Vec<u32>)>,
     logprobs: Vec<Logprobs>,
     /// Which positions a step may start at.
-    pub(crate) order: StepOrder,
+    pub(crate) order: Sequences<StepOrder>,
 }
 
 impl HashBackend {
@@ -42,7 +46,7 @@ impl HashBackend {
 
     pub(crate) fn new(n_ctx: usize, n_batch: usize) -> Self {
         Self {
-            kv: vec![u32::MAX; n_ctx],
+            kv: Sequences::new(vec![vec![NOTHING; n_ctx]]),
             n_batch,
             counters: Counters::default(),
             long: false,
@@ -55,7 +59,7 @@ impl HashBackend {
             begun: VecDeque::new(),
             drawing: None,
             logprobs: Vec::new(),
-            order: StepOrder::new(false),
+            order: Sequences::new(vec![StepOrder::new(false)]),
         }
     }
 
@@ -63,6 +67,7 @@ impl HashBackend {
         SessionShape {
             n_ctx,
             n_batch,
+            n_sequences: 1,
             n_vocab: Self::N_VOCAB,
             width: Self::N_VOCAB,
             causal: true,
@@ -96,14 +101,25 @@ impl Backend for HashBackend {
         let step = self.counters.steps;
         self.counters.steps += 1;
         if self.fail_at_step == Some(step) {
-            self.kv[pos..].fill(u32::MAX);
+            self.kv[pos..].fill(NOTHING);
             bail!(GpuLost, "as the test wants it");
         }
-        self.kv[pos..pos + tokens.len()].copy_from_slice(tokens);
+        for (place, token) in self.kv[pos..].iter_mut().zip(tokens) {
+            *place = (*token, self.long);
+        }
         self.order.finish(pos + tokens.len());
         let first = tokens.len() - outputs.n_rows(tokens.len());
         let rows = first..tokens.len();
-        Ok(rows.flat_map(|row| expected_logits(&self.kv[..=pos + row])).collect())
+        // Tokens computed for texts of the other length are of no use.
+        let seen = |(token, long): &(u32, bool)| if *long == self.long { *token } else { u32::MAX };
+        let seen: Vec<u32> = self.kv[..pos + tokens.len()].iter().map(seen).collect();
+        Ok(rows.flat_map(|row| expected_logits(&seen[..=pos + row])).collect())
+    }
+
+    fn select(&mut self, sequence: usize) {
+        let n_ctx = self.kv.len();
+        self.kv.select(sequence, || vec![NOTHING; n_ctx]);
+        self.order.select(sequence, || StepOrder::new(false));
     }
 
     fn earliest(&self) -> usize {
@@ -153,14 +169,12 @@ impl Backend for HashBackend {
     }
 
     async fn replace_graph(&mut self, _: Graph, _: Vec<DType>, _: usize) -> Result<()> {
-        self.kv.fill(u32::MAX);
+        self.kv.all_mut().iter_mut().for_each(|kv| kv.fill(NOTHING));
         Ok(())
     }
 
-    /// Tokens computed for texts of the other length are of no use.
     fn use_long_rope(&mut self, long: bool) {
         self.long = long;
-        self.kv.fill(u32::MAX);
     }
 
     fn counters(&self) -> Counters {

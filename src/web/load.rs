@@ -64,6 +64,9 @@ pub struct LoadRequest {
     /// Positions of the KV cache; the engine's default when absent.
     #[serde(default)]
     pub(super) context_length: Option<u32>,
+    /// Texts that are kept; one when absent.
+    #[serde(default)]
+    sequences: Option<u32>,
     /// The format that float weights are turned into; their own when absent.
     #[serde(default)]
     pub(super) quantize: Option<String>,
@@ -331,7 +334,8 @@ async fn header(request: &LoadRequest, file: &Files, reporter: &Reporter) -> Res
     let model = file.model().await?;
     let n_ctx = request.context_length.map(|n| n as usize);
     let (quantize, kv_cache) = (request.quantize.as_deref(), request.kv_cache.as_deref());
-    Loading::new(model, LoadOptions::named(n_ctx, quantize, kv_cache)?)
+    let n_sequences = request.sequences.map(|n| n as usize);
+    Loading::new(model, LoadOptions { n_sequences, ..LoadOptions::named(n_ctx, quantize, kv_cache)? })
 }
 
 /// What a token costs, and how many workers have the memory.

@@ -77,6 +77,7 @@ extern "C" {
         tokens: &[u32],
         pos: u32,
         outputs: u32,
+        sequence: u32,
         long_rope: bool,
     ) -> std::result::Result<(), JsValue>;
 
@@ -413,14 +414,15 @@ impl Drop for WebLink {
 impl Link for WebLink {
     fn begin(&mut self, step: Step<'_>) -> Result<()> {
         let Some(team) = self.team.as_deref() else { return Ok(()) };
-        let Step { tokens, pos, outputs, long_rope } = step;
+        let Step { tokens, pos, outputs, sequence, long_rope } = step;
         if let Some(watch) = team.watch().as_mut() {
             watch.begin(tokens.len());
         }
         if team.count() == 1 {
             return Ok(());
         }
-        team.js().step(tokens, pos as u32, outputs as u32, long_rope).map_err(error_of)
+        let (pos, sequence) = (pos as u32, sequence as u32);
+        team.js().step(tokens, pos, outputs as u32, sequence, long_rope).map_err(error_of)
     }
 
     fn end(&mut self) {

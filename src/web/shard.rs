@@ -87,6 +87,7 @@ struct StepRequest {
     tokens: JsValue,
     pos: usize,
     outputs: u32,
+    sequence: usize,
     long_rope: bool,
 }
 
@@ -164,9 +165,10 @@ async fn load(request: LoadShard, shard: &JsShard) -> Result<Engine<AnyBackend>>
 }
 
 async fn step(engine: &mut Engine<AnyBackend>, body: JsValue) -> Result<JsValue> {
-    let StepRequest { tokens, pos, outputs, long_rope } = decode(body)?;
+    let StepRequest { tokens, pos, outputs, sequence, long_rope } = decode(body)?;
     let tokens = tokens.unchecked_into::<Uint32Array>().to_vec();
     let backend = engine.session_mut().backend_mut();
+    backend.select(sequence);
     backend.use_long_rope(long_rope);
     backend.forward(&tokens, pos, outputs_of(outputs)).await?;
     Ok(JsValue::NULL)

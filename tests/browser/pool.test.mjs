@@ -142,6 +142,50 @@ for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
       });
     }
 
+    test('two conversations over one shared engine each go on where they were, and a worker that dies forgets one at most', async () => {
+      await page.evaluate(() => globalThis.engine?.dispose());
+      const texts = [PROMPT, 'Once upon a time, in a small village at the edge of a great forest, there lived'];
+      /** One turn each: a text, then both go on with what they have become, over handles of their own. */
+      const turn = () => page.evaluate(async ([path, prompts]) => {
+        const open = () => globalThis.lamplight.createEngine({ model: path, backend: 'cpu', threads: 2, sequences: 2, shared: true });
+        globalThis.pair ??= await Promise.all(prompts.map(async (text) => ({ text, engine: await open() })));
+        const replies = [];
+        for (const conversation of globalThis.pair) {
+          const { choices, usage } = await conversation.engine.completions.create({ prompt: conversation.text, max_tokens: 8, temperature: 0 });
+          conversation.text += `${choices[0].text} And`;
+          replies.push({ text: choices[0].text, cached: usage.cached_tokens, prompt: usage.prompt_tokens });
+        }
+        return replies;
+      }, [MODEL_PATH, texts]);
+      const [first, second] = [await turn(), await turn()];
+      assert.deepEqual(first.map(({ cached }) => cached), [0, 0]);
+      // A token that is no longer the last may have become another one.
+      second.forEach(({ cached }, index) => assert.ok(cached >= first[index].prompt, `${cached} of ${first[index].prompt}`));
+      assert.equal(await inShards(browser, page, "setTimeout(() => { throw new Error('ended by the test') })"), 1);
+      const third = await turn();
+      assert.ok(third[0].cached >= second[0].prompt && third[1].cached === 0, JSON.stringify(third));
+      const found = await page.evaluate(async () => {
+        const texts = globalThis.pair.map(({ text }) => text);
+        await Promise.all(globalThis.pair.map(({ engine }) => engine.dispose()));
+        globalThis.pair = undefined;
+        return texts;
+      });
+      await load(page, { model: MODEL_PATH, backend: 'cpu', threads: 1, cache: false });
+      const alone = await page.evaluate(async (prompts) => {
+        const ends = [];
+        for (let text of prompts) {
+          for (let turns = 0; turns < 3; turns++) {
+            const { choices } = await globalThis.engine.completions.create({ prompt: text, max_tokens: 8, temperature: 0 });
+            text += `${choices[0].text} And`;
+          }
+          ends.push(text);
+        }
+        return ends;
+      }, texts);
+      assert.deepEqual(found, alone);
+      assertNoProblems(page);
+    });
+
     test('a worker in the place of one that died has the adapters that there are then', async () => {
       await load(page, { model: '/golden/llama31/model.gguf', backend: 'cpu', threads: 2, contextLength: 128, cache: false });
       const logits = () => page.evaluate(async () => Array.from((await engine.forward([3, 1, 4, 1, 5])).logits));
@@ -177,7 +221,7 @@ for (const [exchange, headers] of [['messages', {}], ['shared', ISOLATION]]) {
   });
 }
 
-test('impossible numbers of workers are refused', async () => {
+test('impossible numbers of workers and of texts are refused', async () => {
   const server = await startPackageServer();
   const browser = await launch();
   try {
@@ -185,6 +229,10 @@ test('impossible numbers of workers are refused', async () => {
     for (const threads of [0, 65, 1.5, 'many']) {
       const { code, field } = await loadError(page, { model: MODEL_PATH, backend: 'cpu', threads });
       assert.deepEqual([code, field], ['invalid-request', 'threads'], String(threads));
+    }
+    for (const sequences of [0, 17, 1.5, 'many']) {
+      const { code, field } = await loadError(page, { model: MODEL_PATH, backend: 'cpu', sequences });
+      assert.deepEqual([code, field], ['invalid-request', 'sequences'], String(sequences));
     }
   } finally {
     await browser.close();

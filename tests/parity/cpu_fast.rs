@@ -113,6 +113,7 @@ fn product(rng: &mut Rng, dtype: DType, n_cols: usize, n_rows: usize, outlier: f
             dtypes: vec![DType::F32, dtype, DType::F32],
             n_ctx: 17,
             n_batch: 17,
+            n_sequences: 1,
             kv_cache: None,
         },
         bytes,

@@ -172,7 +172,10 @@ fn model(rng: &mut Rng, case: &Case, dtype: DType) -> Model {
         parts.graph.logits = Some(out);
     }
     let Parts { graph, dtypes, bytes } = parts;
-    Model { plan: ModelPlan { graph, dtypes, n_ctx: 400, n_batch: 90, kv_cache: None }, bytes }
+    Model {
+        plan: ModelPlan { graph, dtypes, n_ctx: 400, n_batch: 90, n_sequences: 1, kv_cache: None },
+        bytes,
+    }
 }
 
 /// Rows of the experts are no multiples of four where the format's blocks let them be.

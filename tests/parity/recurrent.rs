@@ -75,7 +75,14 @@ impl Case {
         self.graph.ops.extend([op, Op::TakeOutputs { x, out }]);
         self.graph.logits = Some(out);
         let dtypes = vec![DType::F32; self.weights.len()];
-        let plan = ModelPlan { graph: self.graph, dtypes, n_ctx: N_CTX, n_batch: N_BATCH, kv_cache: None };
+        let plan = ModelPlan {
+            graph: self.graph,
+            dtypes,
+            n_ctx: N_CTX,
+            n_batch: N_BATCH,
+            n_sequences: 1,
+            kv_cache: None,
+        };
         let bytes = |values: &Vec<f32>| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         Model { plan, bytes: self.weights.iter().map(bytes).collect() }
     }

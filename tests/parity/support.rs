@@ -177,7 +177,7 @@ impl Model {
                 _ => random_bytes(rng, *dtype, n_elements, 1.0 / (decl.n_cols as f32).sqrt()),
             });
         }
-        Model { plan: ModelPlan { graph, dtypes, n_ctx, n_batch, kv_cache: None }, bytes }
+        Model { plan: ModelPlan { graph, dtypes, n_ctx, n_batch, n_sequences: 1, kv_cache: None }, bytes }
     }
 
     /// Uploads everything in pieces of random length (multiples of 4 but for the last of a tensor).

@@ -23,6 +23,8 @@ pub struct Step<'a> {
     pub pos: usize,
     /// What is asked for.
     pub outputs: Outputs,
+    /// The sequence that it belongs to.
+    pub sequence: usize,
     /// Whether it is rotated as for long texts.
     pub long_rope: bool,
 }

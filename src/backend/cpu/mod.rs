@@ -30,7 +30,7 @@ pub use pool::{CpuPool, MAX_THREADS, Sharding};
 pub use trial::Trial;
 
 use crate::backend::{
-    Backend, Counters, Footprint, ModelPlan, Outputs, Profile, StepOrder, Trace, trace_name,
+    Backend, Counters, Footprint, ModelPlan, Outputs, Profile, Sequences, StepOrder, Trace, trace_name,
 };
 use crate::bail;
 use crate::error::{Error, ErrorCode, Result};
@@ -62,8 +62,7 @@ pub struct CpuBackend {
     workspace: Workspace,
     /// One for each of the graph's ropes; empty until all weights are there.
     ropes: Vec<RopeTable>,
-    states: States,
-    order: StepOrder,
+    past: Sequences<Past>,
     /// To the other shards, where the graph is one of several.
     link: Option<Box<dyn Link>>,
     ready: bool,
@@ -72,6 +71,18 @@ pub struct CpuBackend {
     spare: Vec<f32>,
     /// Of decoded tokens, while it is wanted.
     profile: Option<Profile>,
+}
+
+/// What a sequence has besides its KV cache.
+struct Past {
+    states: States,
+    order: StepOrder,
+}
+
+impl Past {
+    fn new(plan: &ModelPlan) -> Past {
+        Past { states: States::new(plan), order: StepOrder::of(plan) }
+    }
 }
 
 /// The arithmetic of the ops and the storage of weights and KV cache. Slices have the lengths that the graph says for
@@ -97,6 +108,9 @@ trait Kernels {
 
     /// [`Op::ExpertMatMul`]
     fn expert_matmul(&mut self, op: &ExpertMatMul, x: &[f32], selection: &[f32], out: &mut [f32]);
+
+    /// [`Backend::select`], of sequences with caches as `plan` has them.
+    fn select(&mut self, plan: &ModelPlan, sequence: usize);
 
     /// Makes room in the caches for the first `end` positions; a step's are there before it begins.
     fn reserve(&mut self, end: usize) -> Result<()>;
@@ -197,11 +211,13 @@ impl CpuBackend {
             None => plan.clone(),
         };
         let weight_bytes = fast::weight_bytes(&plan).iter().sum();
-        let kv_bytes = fast::kv_bytes(&plan);
+        let n_sequences = plan.n_sequences as u64;
+        let kv_bytes = n_sequences * fast::kv_bytes(&plan);
+        let states = n_sequences * plan.graph.states.iter().map(|decl| 4 * decl.len as u64).sum::<u64>();
         plan.n_ctx = 1;
         let kernels = fast::Fast::new(&plan)?.memory_bytes().saturating_sub(fast::kv_bytes(&plan));
-        let others = Workspace::new(&plan)?.memory_bytes() + States::new(&plan)?.memory_bytes();
-        Ok(Footprint { weight_bytes, kv_bytes, workspace_bytes: kernels + others })
+        let workspace_bytes = kernels + states + Workspace::new(&plan)?.memory_bytes();
+        Ok(Footprint { weight_bytes, kv_bytes, workspace_bytes })
     }
 
     /// Allocates everything but the weights, which arrive through [`Backend::upload`].
@@ -220,23 +236,12 @@ impl CpuBackend {
             CpuMode::Exact => Box::new(exact::Exact::new(&plan)?),
         };
         let workspace = Workspace::new(&plan)?;
-        let states = States::new(&plan)?;
-        let order = StepOrder::of(&plan);
+        let mut past = Past::new(&plan);
+        past.states.reset()?;
+        let past = Sequences::new(vec![past]);
         let (ropes, counters, spare) = (Vec::new(), Counters::default(), Vec::new());
         let (ready, profile) = (false, None);
-        Ok(CpuBackend {
-            plan,
-            kernels,
-            workspace,
-            ropes,
-            states,
-            order,
-            link,
-            ready,
-            counters,
-            spare,
-            profile,
-        })
+        Ok(CpuBackend { plan, kernels, workspace, ropes, past, link, ready, counters, spare, profile })
     }
 
     /// Runs a step like [`Backend::forward`] with all outputs, and returns what every op wrote. All buffers are
@@ -294,9 +299,9 @@ impl CpuBackend {
     ) -> Result<Vec<f32>> {
         self.check_step(tokens, pos)?;
         self.kernels.reserve(pos + tokens.len())?;
-        self.order.begin(pos, pos + tokens.len())?;
+        self.past.order.begin(pos, pos + tokens.len())?;
         if pos == 0 {
-            self.states.reset();
+            self.past.states.reset()?;
         }
         let n_outputs = outputs.n_rows(tokens.len());
         self.workspace.fit(n_outputs)?;
@@ -331,7 +336,7 @@ impl CpuBackend {
             }
         }
         self.counters.steps += 1;
-        self.order.finish(pos + tokens.len());
+        self.past.order.finish(pos + tokens.len());
         Ok(self.workspace.take(logits))
     }
 }
@@ -392,8 +397,13 @@ impl Backend for CpuBackend {
         std::mem::replace(&mut self.profile, begin.then(Profile::default))
     }
 
+    fn select(&mut self, sequence: usize) {
+        self.kernels.select(&self.plan, sequence);
+        self.past.select(sequence, || Past::new(&self.plan));
+    }
+
     fn earliest(&self) -> usize {
-        self.order.earliest()
+        self.past.order.earliest()
     }
 
     fn reuse(&mut self, logits: Vec<f32>) {
@@ -431,6 +441,7 @@ impl Backend for CpuBackend {
 
     fn memory_bytes(&self) -> u64 {
         let ropes: u64 = self.ropes.iter().map(RopeTable::memory_bytes).sum();
-        self.kernels.memory_bytes() + self.workspace.memory_bytes() + self.states.memory_bytes() + ropes
+        let states: u64 = self.past.all().iter().map(|past| past.states.memory_bytes()).sum();
+        self.kernels.memory_bytes() + self.workspace.memory_bytes() + states + ropes
     }
 }

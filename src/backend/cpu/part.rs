@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::exchange::{Link, Step};
 use super::routes::{Route, part_of};
 use super::{CpuBackend, CpuMode};
-use crate::backend::{Backend, Counters, ModelPlan, Outputs, Profile};
+use crate::backend::{Backend, Counters, ModelPlan, Outputs, Profile, Sequences};
 use crate::bail;
 use crate::error::{ErrorCode, Result};
 use crate::model::graph::Graph;
@@ -25,8 +25,9 @@ pub struct CpuShard {
     /// The whole graph's and the formats of its weights.
     plan: ModelPlan,
     long_rope: bool,
-    /// Token of each position that the caches hold: all that is needed to fill them again.
-    log: Vec<u32>,
+    /// Token of each position that the caches hold: all that is needed to fill them again. Of a text that new shards know
+    /// nothing of it is empty.
+    log: Sequences<Vec<u32>>,
 }
 
 /// How often a step is begun again because a shard was gone.
@@ -40,7 +41,15 @@ impl CpuShard {
         super::plan::check(&plan)?;
         let (own, routes) = divide(&plan, split)?;
         let own = CpuBackend::with_link(own, mode, Some(link))?;
-        Ok(CpuShard { own, mode, split, routes, plan, long_rope: false, log: Vec::new() })
+        Ok(CpuShard {
+            own,
+            mode,
+            split,
+            routes,
+            plan,
+            long_rope: false,
+            log: Sequences::new(vec![Vec::new()]),
+        })
     }
 
     fn link(&mut self) -> &mut dyn Link {
@@ -48,8 +57,8 @@ impl CpuShard {
     }
 
     async fn step(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
-        let long_rope = self.long_rope;
-        self.link().begin(Step { tokens, pos, outputs, long_rope })?;
+        let (sequence, long_rope) = (self.log.selected(), self.long_rope);
+        self.link().begin(Step { tokens, pos, outputs, sequence, long_rope })?;
         let result = self.own.forward(tokens, pos, outputs).await;
         self.link().end();
         result
@@ -71,12 +80,20 @@ impl CpuShard {
         let (link, counters) = (self.own.link.take(), self.own.counters);
         self.own = CpuBackend::with_link(plan, self.mode, link)?;
         self.own.counters = counters;
+        self.own.select(self.log.selected());
         (self.split, self.routes) = (split, routes);
         let mut link = self.own.link.take().expect("invariant: a shard has a link");
         let filled = link.refill(self, count).await;
         self.own.link = Some(link);
         filled?;
         self.finish_upload().await
+    }
+
+    /// The shards will be new: of the texts only the selected one is computed again.
+    fn forget_others(&mut self) {
+        let own = std::mem::take(&mut *self.log);
+        self.log.all_mut().iter_mut().for_each(Vec::clear);
+        *self.log = own;
     }
 
     /// A step after all before it, for shards that know nothing of the text.
@@ -129,11 +146,12 @@ impl Backend for CpuShard {
         // What is refused here is refused before anybody else begins.
         self.own.check_step(tokens, pos)?;
         self.own.kernels.reserve(pos + tokens.len())?;
-        let mut order = self.own.order;
+        let mut order = self.own.past.order;
         order.begin(pos, pos + tokens.len())?;
         let mut result = match self.recount(pos).await {
             None => self.step(tokens, pos, outputs).await,
             Some(count) => {
+                self.forget_others();
                 let before = self.split.count;
                 let mut resplit = self.resplit(count).await;
                 if resplit.is_err() {
@@ -147,6 +165,7 @@ impl Backend for CpuShard {
             if !result.as_ref().is_err_and(|error| error.code() == ErrorCode::WorkerFailed) {
                 break;
             }
+            self.forget_others();
             let Some(revived) = self.link().revive() else { break };
             result = match revived.await {
                 Ok(()) => self.step_again(tokens, pos, outputs).await,
@@ -160,8 +179,13 @@ impl Backend for CpuShard {
         result
     }
 
+    fn select(&mut self, sequence: usize) {
+        self.own.select(sequence);
+        self.log.select(sequence, Vec::new);
+    }
+
     fn earliest(&self) -> usize {
-        self.own.order.earliest()
+        if self.log.is_empty() { usize::MAX } else { self.own.earliest() }
     }
 
     fn reuse(&mut self, logits: Vec<f32>) {
@@ -175,7 +199,7 @@ impl Backend for CpuShard {
         let n_own = routes.iter().take(n_kept).map(Vec::len).sum();
         self.own.replace_graph(own.graph, own.dtypes, n_own).await?;
         (self.plan, self.routes, self.long_rope) = (plan, routes, false);
-        self.log.clear();
+        self.log.all_mut().iter_mut().for_each(Vec::clear);
         Ok(())
     }
 

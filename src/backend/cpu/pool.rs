@@ -64,6 +64,7 @@ enum Command {
     Step { tokens: Vec<u32>, pos: usize, outputs: Outputs },
     Replace { graph: Box<Graph>, dtypes: Vec<DType>, n_kept: usize },
     LongRope(bool),
+    Select(usize),
     MemoryBytes,
 }
 
@@ -203,6 +204,10 @@ fn work(
                 backend.use_long_rope(long);
                 Ok(0)
             }
+            Command::Select(sequence) => {
+                backend.select(sequence);
+                Ok(0)
+            }
             Command::MemoryBytes => Ok(backend.memory_bytes()),
         };
         if answer.send(result).is_err() {
@@ -240,7 +245,7 @@ impl Backend for CpuPool {
 
     async fn forward(&mut self, tokens: &[u32], pos: usize, outputs: Outputs) -> Result<Vec<f32>> {
         self.own.check_step(tokens, pos)?;
-        let mut order = self.own.order;
+        let mut order = self.own.past.order;
         order.begin(pos, pos + tokens.len())?;
         for worker in &self.workers {
             worker.send(Command::Step { tokens: tokens.to_vec(), pos, outputs })?;
@@ -251,6 +256,12 @@ impl Backend for CpuPool {
         }
         self.answers()?;
         logits
+    }
+
+    fn select(&mut self, sequence: usize) {
+        self.own.select(sequence);
+        // As below.
+        self.ask(|| Command::Select(sequence)).unwrap_or_default();
     }
 
     fn earliest(&self) -> usize {

@@ -127,20 +127,23 @@ pub(super) trait Operands {
 }
 
 impl States {
-    /// Allocates what `plan` needs.
-    /// # Errors
-    /// `OutOfMemory`.
-    pub(super) fn new(plan: &ModelPlan) -> Result<States> {
+    /// Those of `plan`, which are made when they are first reset.
+    pub(super) fn new(plan: &ModelPlan) -> States {
         let decls = plan.graph.states.clone();
-        let buffers = decls.iter().map(|decl| zeroed(decl.len, "recurrent state")).collect::<Result<_>>()?;
-        Ok(States { decls, buffers })
+        States { buffers: vec![Vec::new(); decls.len()], decls }
     }
 
     /// Forgets everything.
-    pub(super) fn reset(&mut self) {
+    /// # Errors
+    /// `OutOfMemory`.
+    pub(super) fn reset(&mut self) -> Result<()> {
         for (decl, buffer) in self.decls.iter().zip(&mut self.buffers) {
+            if buffer.is_empty() {
+                *buffer = zeroed(decl.len, "recurrent state")?;
+            }
             buffer.fill(decl.init);
         }
+        Ok(())
     }
 
     /// Bytes held.

@@ -43,12 +43,12 @@ impl Operands for Found<'_> {
 impl CpuBackend {
     /// Runs one op, which writes `n_rows` rows.
     pub(super) fn run_op(&mut self, index: usize, tokens: &[u32], pos: usize, n_rows: usize) {
-        let CpuBackend { plan, kernels, workspace, ropes, states, .. } = self;
+        let CpuBackend { plan, kernels, workspace, ropes, past, .. } = self;
         let graph = &plan.graph;
         let out_id = graph.ops[index].writes();
         let mut buffer = workspace.take(out_id);
         let out = &mut buffer[..n_rows * graph.values[out_id.0].width];
-        let kernels = kernels.as_mut();
+        let (kernels, states) = (kernels.as_mut(), &mut past.states);
         let mut step = Step { graph, kernels, workspace, ropes, states, tokens, pos, n_rows, out_id };
         step.run(&graph.ops[index], out);
         workspace.put(out_id, buffer);

@@ -48,7 +48,14 @@ impl Trial {
             logits: Some(out),
             ..Graph::default()
         };
-        let plan = ModelPlan { graph, dtypes: vec![DType::Q4_0; 2], n_ctx: 1, n_batch: 1, kv_cache: None };
+        let plan = ModelPlan {
+            graph,
+            dtypes: vec![DType::Q4_0; 2],
+            n_ctx: 1,
+            n_batch: 1,
+            n_sequences: 1,
+            kv_cache: None,
+        };
         let mut backend = CpuBackend::new(plan, CpuMode::Fast)?;
         let row = vec![0; N_COLS / 32 * 18];
         backend.upload(0, 0, &row)?;

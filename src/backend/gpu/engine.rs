@@ -16,8 +16,11 @@ use super::kv_cache::KvCache;
 use super::pipelines::Compiled;
 use super::plan::{MAX_CHOSEN, PARAM_STRIDE, Plan, Planner, STEP_WORDS, Tuning};
 use super::resources::{Binder, MAPPED, UNIFORM, allocate, check_fit, make_buffer, param_bytes};
+use super::states::States;
 use super::upload::Uploads;
-use crate::backend::{Backend, Counters, Draw, Logprobs, MOST_BEGUN, ModelPlan, Outputs, StepOrder};
+use crate::backend::{
+    Backend, Counters, Draw, Logprobs, MOST_BEGUN, ModelPlan, Outputs, Sequences, StepOrder,
+};
 use crate::bail;
 #[cfg(target_arch = "wasm32")]
 use crate::error::Error;
@@ -46,14 +49,16 @@ pub struct GpuBackend {
     /// But for those of launches that bind a cache.
     bind_groups: Vec<Option<wgpu::BindGroup>>,
     compiled: Vec<Compiled>,
-    pub(super) kv: KvCache,
+    pub(super) kv: Sequences<KvCache>,
+    /// Where the others' states are, and room for those of the selected sequence, which kernels find in [`Plan::states`].
+    states: Sequences<Option<States>>,
     staging: wgpu::Buffer,
     pub(super) choosing: Choosing,
     params: wgpu::Buffer,
     uploads: Uploads,
     tuning: Tuning,
     pub(super) f16: bool,
-    pub(super) order: StepOrder,
+    pub(super) order: Sequences<StepOrder>,
     /// All weights are there.
     ready: bool,
     pub(super) counters: Counters,
@@ -122,7 +127,7 @@ impl GpuBackend {
             Binder { device: &device, plan: &plan, compiled: &compiled, buffers: &buffers, params: &params };
         let bind_groups = device.guarded("bind groups", ErrorCode::Internal, || binder.groups()).await?;
         counters.bind_groups = bind_groups.iter().flatten().count() as u64;
-        let kv = KvCache::new(&binder, old.map(|(old, _)| &old.kv), &mut counters).await?;
+        let kv = KvCache::new(&binder, old.map(|(old, _)| &*old.kv), &mut counters).await?;
         let uploads = Uploads::new(&model, &plan, old.map(|(old, n_kept)| (&old.uploads, n_kept)));
         let memory_bytes = plan.own_buffers().map(|buffer| buffer.bytes).sum::<u64>()
             + staging_bytes
@@ -130,7 +135,7 @@ impl GpuBackend {
             + params_bytes;
         device.hold(memory_bytes);
         let step = Vec::with_capacity(STEP_WORDS + model.n_batch);
-        let order = StepOrder::of(&model);
+        let order = Sequences::new(vec![StepOrder::of(&model)]);
         Ok(GpuBackend {
             device,
             model,
@@ -138,7 +143,8 @@ impl GpuBackend {
             buffers,
             bind_groups,
             compiled,
-            kv,
+            kv: Sequences::new(vec![kv]),
+            states: Sequences::new(vec![None]),
             staging,
             choosing,
             params,
@@ -269,6 +275,12 @@ impl GpuBackend {
     /// # Errors
     /// As [`KvCache::reserve`].
     pub(super) async fn make_room(&mut self, end: usize) -> Result<()> {
+        if self.states.is_none() && self.model.n_sequences > 1 && !self.plan.states.is_empty() {
+            let make = || States::new(&self.device, &self.plan);
+            let made = self.device.guarded("recurrent states", ErrorCode::Internal, make).await?;
+            *self.states = Some(made);
+            self.counters.buffers += 1;
+        }
         let end = self.model.n_ctx.min(end + MOST_BEGUN * MAX_CHOSEN);
         let Self { device, plan, compiled, buffers, params, kv, counters, .. } = self;
         kv.reserve(end, &Binder { device, plan, compiled, buffers, params }, counters).await
@@ -433,6 +445,21 @@ impl Backend for GpuBackend {
         Ok(logits)
     }
 
+    fn select(&mut self, sequence: usize) {
+        if sequence != self.kv.selected() {
+            let copy = |states: &Option<States>, back| {
+                if let Some(states) = states {
+                    states.copy(&self.plan, &self.buffers, back);
+                }
+            };
+            copy(&self.states, false);
+            self.kv.select(sequence, || KvCache::empty(&self.plan));
+            self.order.select(sequence, || StepOrder::of(&self.model));
+            self.states.select(sequence, || None);
+            copy(&self.states, true);
+        }
+    }
+
     fn earliest(&self) -> usize {
         self.order.earliest()
     }
@@ -496,7 +523,9 @@ impl Backend for GpuBackend {
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.memory_bytes + self.kv.bytes()
+        let caches = self.kv.all().iter().map(KvCache::bytes);
+        let states = self.states.all().iter().flatten().map(States::bytes);
+        self.memory_bytes + caches.chain(states).sum::<u64>()
     }
 }
 

@@ -28,9 +28,13 @@ impl GpuBackend {
         let homes: HashSet<usize> = homes.map(own).collect();
         let bytes = |buffer: &usize| plan.buffers[*buffer].bytes;
         let weight_bytes = homes.iter().map(bytes).sum();
-        let kv_bytes = plan.caches.iter().map(|cache| bytes(&cache.k) + bytes(&cache.v)).sum();
+        let n_sequences = model.n_sequences as u64;
+        let kv_bytes: u64 = plan.caches.iter().map(|cache| bytes(&cache.k) + bytes(&cache.v)).sum();
+        // Those of the selected sequence are there twice.
+        let states = if n_sequences > 1 { n_sequences * plan.state_bytes() } else { 0 };
         let own: u64 = plan.own_buffers().map(|buffer| buffer.bytes).sum();
         let staging = (plan.n_outputs * plan.n_vocab * 4) as u64;
-        Ok(Footprint { weight_bytes, kv_bytes, workspace_bytes: own - weight_bytes + staging })
+        let workspace_bytes = own - weight_bytes + staging + states;
+        Ok(Footprint { weight_bytes, kv_bytes: n_sequences * kv_bytes, workspace_bytes })
     }
 }

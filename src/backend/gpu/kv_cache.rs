@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use super::device::GpuDevice;
+use super::plan::Plan;
 use super::resources::{Binder, STORAGE, make_buffer};
 use crate::backend::Counters;
 use crate::error::{ErrorCode, Result};
@@ -61,9 +62,7 @@ impl KvCache {
         old: Option<&KvCache>,
         counters: &mut Counters,
     ) -> Result<KvCache> {
-        let mut groups = Vec::new();
-        groups.resize_with(binder.plan.launches.len(), || None);
-        let mut cache = KvCache { layers: Vec::new(), groups, n_positions: 0 };
+        let mut cache = KvCache::empty(binder.plan);
         match old {
             Some(old) => {
                 cache.layers.clone_from(&old.layers);
@@ -74,6 +73,13 @@ impl KvCache {
             None => cache.reserve(1, binder, counters).await?,
         }
         Ok(cache)
+    }
+
+    /// Without a page, until room is made for a step.
+    pub(super) fn empty(plan: &Plan) -> KvCache {
+        let mut groups = Vec::new();
+        groups.resize_with(plan.launches.len(), || None);
+        KvCache { layers: Vec::new(), groups, n_positions: 0 }
     }
 
     /// The bind group of a launch that binds a cache.

@@ -20,6 +20,7 @@ mod plan;
 mod profile;
 mod resources;
 pub mod shaders;
+mod states;
 mod tune;
 mod upload;
 

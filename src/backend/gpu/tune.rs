@@ -118,7 +118,8 @@ impl GpuDevice {
             _ => dtype,
         });
         let dtypes = dtypes.collect();
-        let plan = ModelPlan { dtypes, graph, n_ctx: n_tokens, n_batch: n_tokens, kv_cache: None };
+        let plan =
+            ModelPlan { dtypes, graph, n_ctx: n_tokens, n_batch: n_tokens, n_sequences: 1, kv_cache: None };
         let mut backend = GpuBackend::with_tuning(plan, self.clone(), precision, way).await?;
         backend.leave_empty();
         let tokens = vec![0; n_tokens];

@@ -28,6 +28,9 @@ pub(crate) struct ModelArgs {
     /// Positions of the KV cache; what the model was trained for, at most 4096, if not given
     #[arg(long, value_name = "N")]
     pub(crate) ctx: Option<usize>,
+    /// Texts that are kept, each in a KV cache of its own, from 1 to 16
+    #[arg(long, value_name = "N")]
+    pub(crate) sequences: Option<usize>,
     /// Turn float weights into this format as they arrive, such as q8_0, q4_0 or q4_k
     #[arg(long, visible_alias = "quant", value_name = "TYPE")]
     pub(crate) quantize: Option<String>,
@@ -81,7 +84,7 @@ impl ModelArgs {
     pub(crate) fn load(&self, n_ctx: Option<usize>) -> Result<Engine<AnyBackend>> {
         let (quantize, kv_cache) = (self.quantize.as_deref(), self.kv_cache.as_deref());
         let options = LoadOptions::named(self.ctx.or(n_ctx), quantize, kv_cache)?;
-        let options = LoadOptions { n_batch: self.batch, ..options };
+        let options = LoadOptions { n_batch: self.batch, n_sequences: self.sequences, ..options };
         let mut engine = pollster::block_on(native::load(&self.model, self.backend_options()?, options))?;
         for Lora { path, scale } in &self.lora {
             pollster::block_on(native::load_adapter(&mut engine, path, *scale))?;

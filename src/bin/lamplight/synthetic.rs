@@ -162,7 +162,7 @@ pub(crate) fn plan(
         (decl.n_rows / n_experts * n_used) as u64 * row_bytes
     });
     let bytes = bytes.sum();
-    Ok((ModelPlan { graph, dtypes, n_ctx, n_batch, kv_cache: None }, bytes))
+    Ok((ModelPlan { graph, dtypes, n_ctx, n_batch, n_sequences: 1, kv_cache: None }, bytes))
 }
 
 fn metadata(shape: &Shape) -> Result<Metadata> {

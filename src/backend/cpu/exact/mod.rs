@@ -12,7 +12,7 @@ use super::moe::ExpertMatMul;
 use super::plan::{with_capacity, zeroed};
 use super::recurrent::Recurrences;
 use super::{Attention, Kernels, MatMul, Norm, row_of};
-use crate::backend::ModelPlan;
+use crate::backend::{ModelPlan, Sequences};
 use crate::error::Result;
 use crate::model::graph::ValueId;
 use crate::model::graph::{KvDecl, WeightDecl, WeightId, WeightKind};
@@ -27,7 +27,7 @@ pub(super) const LANES: usize = 16;
 /// Weights, caches and scratch of the exact kernels.
 pub(super) struct Exact {
     weights: Vec<FileWeight>,
-    caches: Vec<Cache>,
+    caches: Sequences<Vec<Cache>>,
     /// One decoded row of the widest matrix.
     row: Vec<f32>,
     /// Scores of one query, `[n_ctx]`.
@@ -44,7 +44,7 @@ struct FileWeight {
     vector: Vec<f32>,
 }
 
-/// Keys and values of one layer, `[n_ctx, n_kv_heads, head_dim]` each.
+/// Keys and values of one layer, `[n_ctx, n_kv_heads, head_dim]` each from the first step on.
 struct Cache {
     decl: KvDecl,
     /// What keys and values are rounded to before they are kept: a head is whole blocks, filled up with zeros.
@@ -56,17 +56,19 @@ struct Cache {
 impl Exact {
     pub(super) fn new(plan: &ModelPlan) -> Result<Exact> {
         let weights = FileWeight::all(plan, 0);
-        let mut caches = Vec::new();
-        for decl in &plan.graph.kv {
-            let len = plan.n_ctx * decl.n_kv_heads * decl.head_dim;
-            let format = quant::format(plan.kv_cache.unwrap_or(DType::F32));
-            let (k, v) = (zeroed(len, "KV cache")?, zeroed(len, "KV cache")?);
-            caches.push(Cache { decl: *decl, format, k, v });
-        }
+        let caches = Sequences::new(vec![empty_caches(plan)]);
         let widest = widest_row(plan);
         let (row, scores) = (zeroed(widest, "workspace")?, zeroed(plan.n_ctx, "workspace")?);
-        Ok(Exact { weights, caches, row, scores })
+        let mut exact = Exact { weights, caches, row, scores };
+        exact.reserve(1)?;
+        Ok(exact)
     }
+}
+
+fn empty_caches(plan: &ModelPlan) -> Vec<Cache> {
+    let format = quant::format(plan.kv_cache.unwrap_or(DType::F32));
+    let empty = |decl: &KvDecl| Cache { decl: *decl, format, k: Vec::new(), v: Vec::new() };
+    plan.graph.kv.iter().map(empty).collect()
 }
 
 /// Elements of the longest row of any weight.
@@ -152,7 +154,16 @@ impl Kernels for Exact {
         self.expert_products(op, x, selection, out);
     }
 
+    fn select(&mut self, plan: &ModelPlan, sequence: usize) {
+        self.caches.select(sequence, || empty_caches(plan));
+    }
+
     fn reserve(&mut self, _: usize) -> Result<()> {
+        let n_ctx = self.scores.len();
+        for cache in self.caches.iter_mut().filter(|cache| cache.k.is_empty()) {
+            let len = n_ctx * cache.decl.n_kv_heads * cache.decl.head_dim;
+            (cache.k, cache.v) = (zeroed(len, "KV cache")?, zeroed(len, "KV cache")?);
+        }
         Ok(())
     }
 
@@ -192,7 +203,7 @@ impl Kernels for Exact {
     fn written(&mut self, _: ValueId) {}
 
     fn poison(&mut self, pos: usize) {
-        for cache in &mut self.caches {
+        for cache in self.caches.iter_mut() {
             let width = cache.decl.n_kv_heads * cache.decl.head_dim;
             cache.k[pos * width..].fill(f32::NAN);
             cache.v[pos * width..].fill(f32::NAN);
@@ -203,7 +214,7 @@ impl Kernels for Exact {
 
     fn memory_bytes(&self) -> u64 {
         let weights = self.weights.iter().map(|weight| weight.bytes.len() + 4 * weight.vector.len());
-        let caches = self.caches.iter().map(|cache| 4 * (cache.k.len() + cache.v.len()));
+        let caches = self.caches.all().iter().flatten().map(|cache| 4 * (cache.k.len() + cache.v.len()));
         (weights.chain(caches).sum::<usize>() + 4 * (self.row.len() + self.scores.len())) as u64
     }
 }

@@ -197,15 +197,11 @@ impl Cache {
         2 * (len * panel_bytes as u64 / PANEL as u64)
     }
 
-    /// Of `n_ctx` positions, of which the last `n_kept` at least are kept; with its first page.
-    /// # Errors
-    /// `OutOfMemory`.
-    pub(super) fn new(dtype: DType, decl: KvDecl, n_ctx: usize, n_kept: usize) -> Result<Cache> {
+    /// Of `n_ctx` positions, of which the last `n_kept` at least are kept; without a page.
+    pub(super) fn new(dtype: DType, decl: KvDecl, n_ctx: usize, n_kept: usize) -> Cache {
         let (n_ctx, width) = filled(dtype, &decl, n_ctx);
         let (format, n_pages) = (quant::format(dtype), n_kept.div_ceil(KV_PAGE));
-        let mut cache = Cache { decl, format, n_ctx, width, pages: Vec::new(), n_pages };
-        cache.reserve(1)?;
-        Ok(cache)
+        Cache { decl, format, n_ctx, width, pages: Vec::new(), n_pages }
     }
 
     /// Makes the pages of the first `end` positions.

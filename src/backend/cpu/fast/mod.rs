@@ -20,9 +20,9 @@ use super::moe::ExpertMatMul;
 use super::plan::zeroed;
 use super::recurrent::Recurrences;
 use super::{Attention, Kernels, MatMul, Norm, row_of};
-use crate::backend::ModelPlan;
+use crate::backend::{ModelPlan, Sequences};
 use crate::error::Result;
-use crate::model::graph::{Op, ValueId, WeightId, WeightKind};
+use crate::model::graph::{KvDecl, Op, ValueId, WeightId, WeightKind};
 use crate::model::spec::Activation;
 use crate::tensor::DType;
 use activations::{Activations, BLOCK};
@@ -36,7 +36,7 @@ use weights::{Store, Weight};
 /// Weights, caches and scratch of the fast kernels.
 pub(super) struct Fast {
     weights: Vec<Weight>,
-    caches: Vec<Cache>,
+    caches: Sequences<Vec<Cache>>,
     activations: Activations,
     scratch: Scratch,
     experts: Experts,
@@ -49,12 +49,8 @@ pub(super) struct Fast {
 impl Fast {
     pub(super) fn new(plan: &ModelPlan) -> Result<Fast> {
         let weights = empty_weights(plan);
-        let caches = plan
-            .graph
-            .kv
-            .iter()
-            .map(|decl| Cache::new(kv_format(plan), *decl, plan.n_ctx, plan.n_kept(decl)));
-        let caches = caches.collect::<Result<Vec<_>>>()?;
+        let mut caches = empty_caches(plan);
+        caches.iter_mut().try_for_each(|cache| cache.reserve(1))?;
         let widest = widest_matrix(plan);
         Ok(Fast {
             activations: Activations::new(widest, plan.n_batch)?,
@@ -63,7 +59,7 @@ impl Fast {
             unpacked: zeroed(widest.div_ceil(BLOCK), "workspace")?,
             row: zeroed(widest, "workspace")?,
             weights,
-            caches,
+            caches: Sequences::new(vec![caches]),
         })
     }
 }
@@ -78,7 +74,13 @@ fn kv_format(plan: &ModelPlan) -> DType {
     plan.kv_cache.unwrap_or(DType::F16)
 }
 
-/// Bytes that the KV cache of `plan` takes.
+/// The KV cache of a sequence, without a page.
+fn empty_caches(plan: &ModelPlan) -> Vec<Cache> {
+    let cache = |decl: &KvDecl| Cache::new(kv_format(plan), *decl, plan.n_ctx, plan.n_kept(decl));
+    plan.graph.kv.iter().map(cache).collect()
+}
+
+/// Bytes that a KV cache of `plan` takes.
 pub(super) fn kv_bytes(plan: &ModelPlan) -> u64 {
     plan.graph.kv.iter().map(|decl| Cache::bytes(kv_format(plan), decl, plan.n_ctx, plan.n_kept(decl))).sum()
 }
@@ -150,6 +152,10 @@ impl Kernels for Fast {
         self.experts.products(op, weight, bias, scratch, x, selection, out);
     }
 
+    fn select(&mut self, plan: &ModelPlan, sequence: usize) {
+        self.caches.select(sequence, || empty_caches(plan));
+    }
+
     fn reserve(&mut self, end: usize) -> Result<()> {
         self.caches.iter_mut().try_for_each(|cache| cache.reserve(end))
     }
@@ -197,7 +203,7 @@ impl Kernels for Fast {
 
     fn memory_bytes(&self) -> u64 {
         let weights = self.weights.iter().map(Weight::memory_bytes);
-        let caches = self.caches.iter().map(Cache::memory_bytes);
+        let caches = self.caches.all().iter().flatten().map(Cache::memory_bytes);
         let scratch = [
             self.activations.memory_bytes(),
             self.scratch.memory_bytes(),

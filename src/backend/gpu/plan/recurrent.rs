@@ -3,12 +3,19 @@
 
 use super::super::kernels::{ELEMENTWISE_LANES, Kernel, Variant};
 use super::attention::bad_head;
-use super::{Grid, Planner, flat, internal};
+use super::{Grid, Plan, Planner, flat, internal};
 use crate::error::Result;
 use crate::model::graph::{Op, Operand, Rows, StateId, ValueId, WeightId};
 
 /// Widest head: a lane takes a column of its state.
 const MAX_HEAD_DIM: usize = 256;
+
+impl Plan {
+    /// Bytes of all states.
+    pub(in super::super) fn state_bytes(&self) -> u64 {
+        self.states.iter().map(|state| self.buffers[*state].bytes).sum()
+    }
+}
 
 impl Planner<'_> {
     /// Buffers of the states.
