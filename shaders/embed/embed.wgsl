@@ -7,7 +7,7 @@
 struct Params {
     n_cols: u32,
     n_rows: u32,    // rows of this part of the table
-    row_bytes: u32,
+    row_blocks: u32,
     first_row: u32, // token id of this part's first row
     scale: f32,
     positions: u32, // 1: rows by position, 0: by token id
@@ -47,12 +47,12 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if row >= params.n_rows {
         return;
     }
-    let row_byte = row * params.row_bytes;
+    let row_block = row * params.row_blocks;
     let chunk = id.x >> 2u;
     let part = id.x & 3u;
-    let scales = q_scale(row_byte, chunk);
+    let scales = q_scale(row_block, chunk);
     let scale = select(scales.x, scales.y, part >= 2u);
-    let codes = q_codes(row_byte, chunk, part);
+    let codes = q_codes(row_block, chunk, part);
     let lo = (codes.lo * scale + scales.z) * params.scale;
     let hi = (codes.hi * scale + scales.z) * params.scale;
     let at = token * params.n_cols + col;

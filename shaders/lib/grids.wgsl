@@ -4,7 +4,7 @@
 
 // Entry `index` of the grid.
 fn grid_entry(index: u32) -> u32 {
-    return (weights[index >> 1u] >> ((index & 1u) * 16u)) & 0xffffu;
+    return (load_word(index >> 1u) >> ((index & 1u) * 16u)) & 0xffffu;
 }
 
 // Four codes of two bits.

@@ -1,23 +1,11 @@
 // The 6-bit scale and minimum pairs of Q4_K and Q5_K, whose blocks both begin d, dmin f16, scales[12].
 
-// Byte `i` of the 12 packed ones.
-fn k_scale_byte(block_word: u32, i: u32) -> u32 {
-    return (weights[block_word + 1u + (i >> 2u)] >> ((i & 3u) * 8u)) & 0xffu;
-}
-
-// (scale, scale, offset) of the 32 elements of sub-block `j` of 8.
-fn k_scale(block_word: u32, j: u32) -> vec3<f32> {
-    var scale: u32;
-    var minimum: u32;
-    if j < 4u {
-        scale = k_scale_byte(block_word, j) & 63u;
-        minimum = k_scale_byte(block_word, j + 4u) & 63u;
-    } else {
-        let both = k_scale_byte(block_word, j + 4u);
-        scale = (both & 15u) | ((k_scale_byte(block_word, j - 4u) >> 6u) << 4u);
-        minimum = (both >> 4u) | ((k_scale_byte(block_word, j) >> 6u) << 4u);
-    }
-    let super_scales = weights[block_word];
-    let d = half_to_f32(super_scales & 0xffffu) * f32(scale);
-    return vec3<f32>(d, d, -half_to_f32(super_scales >> 16u) * f32(minimum));
+// (scale, scale, offset) of the 32 elements of sub-block `j` of 8, from the block's first vector. The first four have six
+// bits of a byte each; the others have four in the last bytes, and two above those of the first.
+fn k_scale(head: vec4<u32>, j: u32) -> vec3<f32> {
+    let bytes = head.yzw >> vec3<u32>((j & 3u) * 8u);
+    let far = vec2<u32>(bytes.z & 15u, (bytes.z >> 4u) & 15u) | ((bytes.xy & vec2<u32>(0xc0u)) >> vec2<u32>(2u));
+    let both = vec2<f32>(select(far, bytes.xy & vec2<u32>(63u), j < 4u));
+    let d = half_to_f32(head.x & 0xffffu) * both.x;
+    return vec3<f32>(d, d, -half_to_f32(head.x >> 16u) * both.y);
 }

@@ -1,6 +1,6 @@
-// The weight matrix as it stands in the file, and how to read it at any 2-byte boundary.
+// The weight matrix, and how to read it: planes by vectors of 16 bytes, what stands as in the file at any 2-byte boundary.
 // A format's fragment (shaders/quant) is written against these and against `params.n_cols`.
-@group(0) @binding(2) var<storage, read> weights: array<u32>;
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
 
 // Eight consecutive elements before scaling.
 struct Codes {
@@ -8,18 +8,33 @@ struct Codes {
     hi: vec4<f32>,
 }
 
+fn load_word(word: u32) -> u32 {
+    return weights[word >> 2u][word & 3u];
+}
+
+// The words of eight bytes of a plane, the `part`-th eight from vector `at` on.
+fn load_eight(at: u32, part: u32) -> vec2<u32> {
+    let four = weights[at + (part >> 1u)];
+    return select(four.xy, four.zw, (part & 1u) != 0u);
+}
+
+// Eight codes of four bits, from a vector whose low nibbles are elements 0..15 of a block and whose high ones the others.
+fn load_nibbles(at: u32, part: u32) -> vec2<u32> {
+    return (load_eight(at, part & 1u) >> vec2<u32>((part >> 1u) * 4u)) & vec2<u32>(0x0f0f0f0fu);
+}
+
 // 32 bits from an even byte offset. Both words are always read: lanes of one group stand at blocks of either parity,
 // so a branch would run both ways; the buffer is padded by a word.
 fn load_u32_at_2(byte: u32) -> u32 {
     let word = byte >> 2u;
-    let low = weights[word];
-    let high = weights[word + 1u];
+    let low = load_word(word);
+    let high = load_word(word + 1u);
     return select(low, (low >> 16u) | (high << 16u), (byte & 2u) != 0u);
 }
 
 // 16 bits from an even byte offset.
 fn load_u16(byte: u32) -> u32 {
-    return (weights[byte >> 2u] >> ((byte & 2u) * 8u)) & 0xffffu;
+    return (load_word(byte >> 2u) >> ((byte & 2u) * 8u)) & 0xffffu;
 }
 
 // A scale stored as f16. Not unpack2x16float, which may flush subnormals: the super-scales of Q6_K usually are.

@@ -7,7 +7,7 @@
 struct Params {
     n_cols: u32,    // elements of a weight row
     n_rows: u32,    // rows of this part of the weight
-    row_bytes: u32, // bytes of a weight row
+    row_blocks: u32, // blocks of a weight row
     first_row: u32, // this part's first row among the rows of all experts
     n_out: u32,     // rows of an expert
     n_experts: u32,
@@ -40,9 +40,9 @@ fn is_elsewhere(row: u32, n: u32) -> bool {
 }
 
 // Rows of other parts repeat this one's nearest and are not stored.
-fn row_byte(row: u32) -> u32 {
+fn row_block(row: u32) -> u32 {
     let end = params.first_row + params.n_rows;
-    return (clamp(expert_row + row, params.first_row, end - 1u) - params.first_row) * params.row_bytes;
+    return (clamp(expert_row + row, params.first_row, end - 1u) - params.first_row) * params.row_blocks;
 }
 
 // The activation row of a pair.

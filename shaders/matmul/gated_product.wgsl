@@ -7,12 +7,12 @@
 
 struct Params {
     n_cols: u32,
-    row_bytes: u32,
+    row_blocks: u32,
     outputs: u32,
     eps: f32,        // of the norm
     n_rows: u32,     // of each matrix
-    gate_byte: u32,  // where each begins in `weights`
-    up_byte: u32,
+    gate_block: u32,  // where each begins in `weights`
+    up_block: u32,
     gate_bias: u32,  // where its bias begins in `bias`; 0xffffffff: there is none
     up_bias: u32,
     activation: u32, // as lib/activations counts them
@@ -32,9 +32,9 @@ struct Params {
 const HALF: u32 = LANES_N * ROWS / 2u;
 
 // Blocks count rows of both matrices.
-fn row_byte(row: u32) -> u32 {
-    let at = min(row / (2u * HALF) * HALF + row % HALF, params.n_rows - 1u) * params.row_bytes;
-    return select(params.gate_byte, params.up_byte, row % (2u * HALF) >= HALF) + at;
+fn row_block(row: u32) -> u32 {
+    let at = min(row / (2u * HALF) * HALF + row % HALF, params.n_rows - 1u) * params.row_blocks;
+    return select(params.gate_block, params.up_block, row % (2u * HALF) >= HALF) + at;
 }
 
 #import matmul/norm

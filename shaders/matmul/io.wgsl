@@ -5,7 +5,7 @@
 struct Params {
     n_cols: u32,     // elements of a weight row
     n_rows: u32,     // rows of this part of the weight
-    row_bytes: u32,  // bytes of a weight row
+    row_blocks: u32, // blocks of a weight row
     out_width: u32,  // elements of an output row: all rows of the weight
     out_first: u32,  // output element of this part's first row
     outputs: u32,    // 1: one row per wanted output, 0: one per token
@@ -25,8 +25,8 @@ struct Params {
 #import matmul/load_x
 
 // Rows past the end repeat the last one and are not stored.
-fn row_byte(row: u32) -> u32 {
-    return min(row, params.n_rows - 1u) * params.row_bytes;
+fn row_block(row: u32) -> u32 {
+    return min(row, params.n_rows - 1u) * params.row_blocks;
 }
 
 // Adds bias and residual to the product of activation row `row` with weight row `weight_row`, and stores it.

@@ -36,10 +36,10 @@ fn load_x_tile(lane: u32, row: u32, chunk: u32, first_part: u32) {
 fn load_w_tile(lane: u32, first: u32, chunk: u32, first_part: u32) {
     let part = first_part + lane % PARTS;
     for (var row = lane / PARTS; row < TILE_W; row += TILE_X) {
-        let byte = row_byte(first + row);
-        let scales = q_scale(byte, chunk);
+        let weight = row_block(first + row);
+        let scales = q_scale(weight, chunk);
         let scale = select(scales.x, scales.y, part >= 2u);
-        let codes = q_codes(byte, chunk, part);
+        let codes = q_codes(weight, chunk, part);
         let at = row * STRIDE + lane % PARTS * 2u;
         w_tile[at] = vec4<tile_t>(codes.lo * scale + scales.z);
         w_tile[at + 1u] = vec4<tile_t>(codes.hi * scale + scales.z);

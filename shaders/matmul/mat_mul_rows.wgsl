@@ -111,10 +111,10 @@ fn main(
             let x7 = eight_rows(rows, at + 7u);
 #endif
             for (var r = 0u; r < lane_rows; r++) {
-                let byte = row_byte(block + r * LANES + lane);
-                let scales = q_scale(byte, chunk);
-                let near = q_codes(byte, chunk, half);
-                let far = q_codes(byte, chunk, half + 2u);
+                let weight = row_block(block + r * LANES + lane);
+                let scales = q_scale(weight, chunk);
+                let near = q_codes(weight, chunk, half);
+                let far = q_codes(weight, chunk, half + 2u);
                 let w0 = near.lo * scales.x + scales.z;
                 let w1 = near.hi * scales.x + scales.z;
                 let w2 = far.lo * scales.y + scales.z;
@@ -122,8 +122,8 @@ fn main(
                 var low = w0 * x0.low + w1 * x1.low + w2 * x2.low + w3 * x3.low;
                 var high = w0 * x0.high + w1 * x1.high + w2 * x2.high + w3 * x3.high;
 #if SUBGROUPS
-                let near1 = q_codes(byte, chunk, 1u);
-                let far1 = q_codes(byte, chunk, 3u);
+                let near1 = q_codes(weight, chunk, 1u);
+                let far1 = q_codes(weight, chunk, 3u);
                 let w4 = near1.lo * scales.x + scales.z;
                 let w5 = near1.hi * scales.x + scales.z;
                 let w6 = far1.lo * scales.y + scales.z;

@@ -6,16 +6,16 @@
 
 struct Params {
     n_cols: u32,
-    row_bytes: u32,
+    row_blocks: u32,
     outputs: u32, // 1: one row per wanted output, 0: one per token
     eps: f32,     // of the norm
     scale: f32,   // factor on products and biases
     n_rows0: u32, // rows of each matrix; 0: there is none
     n_rows1: u32,
     n_rows2: u32,
-    byte0: u32,   // where each begins in `weights`
-    byte1: u32,
-    byte2: u32,
+    block0: u32,   // where each begins in `weights`
+    block1: u32,
+    block2: u32,
     bias0: u32,   // where the bias of each begins in `bias`; 0xffffffff: there is none
     bias1: u32,
     bias2: u32,
@@ -33,11 +33,11 @@ struct Params {
 #import matmul/load_x
 
 // The matrix of this workgroup: where it begins, and its rows.
-var<private> first_byte: u32;
+var<private> first_block: u32;
 var<private> n_rows: u32;
 
-fn row_byte(row: u32) -> u32 {
-    return first_byte + min(row, n_rows - 1u) * params.row_bytes;
+fn row_block(row: u32) -> u32 {
+    return first_block + min(row, n_rows - 1u) * params.row_blocks;
 }
 
 #import matmul/norm
@@ -63,17 +63,17 @@ fn main(
     }
     var first = block * GROUP_ROWS;
     var bias_at = params.bias0;
-    first_byte = params.byte0;
+    first_block = params.block0;
     n_rows = params.n_rows0;
     if block >= end1 {
         first -= end1 * GROUP_ROWS;
         bias_at = params.bias2;
-        first_byte = params.byte2;
+        first_block = params.block2;
         n_rows = params.n_rows2;
     } else if block >= end0 {
         first -= end0 * GROUP_ROWS;
         bias_at = params.bias1;
-        first_byte = params.byte1;
+        first_block = params.block1;
         n_rows = params.n_rows1;
     }
     sum_rows(lane, row, first, subgroup_lanes);

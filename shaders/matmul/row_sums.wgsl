@@ -2,7 +2,7 @@
 // that the activations are loaded once for all of them; partial sums meet in workgroup memory. With SUBGROUPS lanes
 // that follow each other add theirs up before that, as many as are in a subgroup. With X_ROWS, which are four, a weight is
 // loaded once for so many rows of activations.
-// Needs `load_x8` and `row_byte(row) -> u32`, the byte at which a row begins; rows past the end get that of another.
+// Needs `load_x8` and `row_block(row) -> u32`, the block at which a row begins; rows past the end get that of another.
 const GROUP: u32 = K_LANES * LANES_N;
 const GROUP_ROWS: u32 = LANES_N * ROWS;
 
@@ -50,10 +50,10 @@ var<workgroup> lane_sums: array<sum_t, GROUP * ROWS>;
 fn sum_rows(lane: u32, row: u32, first: u32, subgroup_lanes: u32) {
     let k_lane = lane % K_LANES;
     let lane_first = (lane / K_LANES) * ROWS;
-    var row_bytes: array<u32, ROWS>;
+    var first_blocks: array<u32, ROWS>;
     var sums: array<sum_t, ROWS>;
     for (var r = 0u; r < ROWS; r++) {
-        row_bytes[r] = row_byte(first + lane_first + r);
+        first_blocks[r] = row_block(first + lane_first + r);
     }
     let n_chunks = (params.n_cols + 31u) / 32u;
     for (var chunk = k_lane; chunk < n_chunks; chunk += K_LANES) {
@@ -64,9 +64,9 @@ fn sum_rows(lane: u32, row: u32, first: u32, subgroup_lanes: u32) {
             let x1 = load_eights(row, chunk * 32u + half * 8u + 16u);
             let total = vec4<f32>(1.0) * (x0.lo + x0.hi + x1.lo + x1.hi);
             for (var r = 0u; r < ROWS; r++) {
-                let scale = q_scale(row_bytes[r], chunk);
-                let c0 = q_codes(row_bytes[r], chunk, half);
-                let c1 = q_codes(row_bytes[r], chunk, half + 2u);
+                let scale = q_scale(first_blocks[r], chunk);
+                let c0 = q_codes(first_blocks[r], chunk, half);
+                let c1 = q_codes(first_blocks[r], chunk, half + 2u);
                 let front = scale.x * (c0.lo * x0.lo + c0.hi * x0.hi);
                 sums[r] += front + scale.y * (c1.lo * x1.lo + c1.hi * x1.hi) + scale.z * total;
             }
@@ -86,11 +86,11 @@ fn sum_rows(lane: u32, row: u32, first: u32, subgroup_lanes: u32) {
         let total4 = x0.lo + x0.hi + x1.lo + x1.hi + x2.lo + x2.hi + x3.lo + x3.hi;
         let total = total4.x + total4.y + total4.z + total4.w;
         for (var r = 0u; r < ROWS; r++) {
-            let scale = q_scale(row_bytes[r], chunk);
-            let c0 = q_codes(row_bytes[r], chunk, 0u);
-            let c1 = q_codes(row_bytes[r], chunk, 1u);
-            let c2 = q_codes(row_bytes[r], chunk, 2u);
-            let c3 = q_codes(row_bytes[r], chunk, 3u);
+            let scale = q_scale(first_blocks[r], chunk);
+            let c0 = q_codes(first_blocks[r], chunk, 0u);
+            let c1 = q_codes(first_blocks[r], chunk, 1u);
+            let c2 = q_codes(first_blocks[r], chunk, 2u);
+            let c3 = q_codes(first_blocks[r], chunk, 3u);
             let front = c0.lo * x0.lo + c0.hi * x0.hi + c1.lo * x1.lo + c1.hi * x1.hi;
             let back = c2.lo * x2.lo + c2.hi * x2.hi + c3.lo * x3.lo + c3.hi * x3.hi;
             let scaled = scale.x * front + scale.y * back;

@@ -4,15 +4,15 @@
 
 const TABLE_BYTES: u32 = 4096u;
 
-fn q_scale(row_byte: u32, chunk: u32) -> vec3<f32> {
-    let block = TABLE_BYTES + row_byte + (chunk >> 3u) * 50u;
+fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
+    let block = TABLE_BYTES + (row_block + (chunk >> 3u)) * 50u;
     let s = (load_u16(block + 34u + (chunk & 7u) * 2u) >> 12u) & 7u;
     let scale = half_to_f32(load_u16(block)) * f32(2u * s + 1u);
     return vec3<f32>(scale, scale, 0.0);
 }
 
-fn q_codes(row_byte: u32, chunk: u32, part: u32) -> Codes {
-    let block = TABLE_BYTES + row_byte + (chunk >> 3u) * 50u;
+fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {
+    let block = TABLE_BYTES + (row_block + (chunk >> 3u)) * 50u;
     let j = chunk & 7u;
     let qh = load_u16(block + 34u + j * 2u);
     let low = (load_u32_at_2(block + 2u + j * 4u) >> (part * 8u)) & 0xffu;

@@ -4,8 +4,8 @@
 
 const TABLE_BYTES: u32 = 1024u;
 
-fn q_scale(row_byte: u32, chunk: u32) -> vec3<f32> {
-    let block = TABLE_BYTES + row_byte + (chunk >> 3u) * 110u;
+fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
+    let block = TABLE_BYTES + (row_block + (chunk >> 3u)) * 110u;
     let s = (load_u32_at_2(block + 106u) >> ((chunk & 7u) * 4u)) & 15u;
     let scale = half_to_f32(load_u16(block)) * f32(1u + 2u * s);
     return vec3<f32>(scale, scale, 0.0);
@@ -16,8 +16,8 @@ fn four(index: u32, signs: u32) -> vec4<f32> {
     return signed4(three_bits4(grid_entry(index)) * 2u + 1u, signs);
 }
 
-fn q_codes(row_byte: u32, chunk: u32, part: u32) -> Codes {
-    let block = TABLE_BYTES + row_byte + (chunk >> 3u) * 110u;
+fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {
+    let block = TABLE_BYTES + (row_block + (chunk >> 3u)) * 110u;
     let j = chunk & 7u;
     let pair = load_u16(block + 2u + j * 8u + part * 2u);
     let ninths = load_u16(block + 66u + (j & 6u)) >> ((j & 1u) * 8u + part * 2u);

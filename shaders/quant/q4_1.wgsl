@@ -1,14 +1,14 @@
 // Q4_1: 32 elements in 20 bytes: d, m f16, qs[16]; nibbles as in Q4_0; d * q + m.
-fn q_scale(row_byte: u32, chunk: u32) -> vec3<f32> {
-    let word = weights[(row_byte + chunk * 20u) >> 2u];
-    let d = half_to_f32(word & 0xffffu);
-    return vec3<f32>(d, d, half_to_f32(word >> 16u));
+// Planes of 4 blocks: d and m, qs.
+fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
+    let block = row_block + chunk;
+    let both = weights[(block >> 2u) * 5u][block & 3u];
+    let d = half_to_f32(both & 0xffffu);
+    return vec3<f32>(d, d, half_to_f32(both >> 16u));
 }
 
-fn q_codes(row_byte: u32, chunk: u32, part: u32) -> Codes {
-    let word = ((row_byte + chunk * 20u) >> 2u) + 1u + (part & 1u) * 2u;
-    let shift = (part >> 1u) * 4u;
-    let lo = (weights[word] >> shift) & 0x0f0f0f0fu;
-    let hi = (weights[word + 1u] >> shift) & 0x0f0f0f0fu;
-    return Codes(bytes4(lo), bytes4(hi));
+fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {
+    let block = row_block + chunk;
+    let eight = load_nibbles((block >> 2u) * 5u + 1u + (block & 3u), part);
+    return Codes(bytes4(eight.x), bytes4(eight.y));
 }

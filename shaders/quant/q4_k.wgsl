@@ -2,15 +2,13 @@
 // bytes of qs: low nibbles the even one, high nibbles the odd one; d * sc * q - dmin * m.
 #import lib/k_scales
 
-fn q_scale(row_byte: u32, chunk: u32) -> vec3<f32> {
-    return k_scale((row_byte + (chunk >> 3u) * 144u) >> 2u, chunk & 7u);
+fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
+    return k_scale(weights[(row_block + (chunk >> 3u)) * 9u], chunk & 7u);
 }
 
-fn q_codes(row_byte: u32, chunk: u32, part: u32) -> Codes {
+fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {
     let j = chunk & 7u;
-    let word = ((row_byte + (chunk >> 3u) * 144u) >> 2u) + 4u + (j >> 1u) * 8u + part * 2u;
-    let shift = (j & 1u) * 4u;
-    let lo = (weights[word] >> shift) & 0x0f0f0f0fu;
-    let hi = (weights[word + 1u] >> shift) & 0x0f0f0f0fu;
-    return Codes(bytes4(lo), bytes4(hi));
+    let eight = load_eight((row_block + (chunk >> 3u)) * 9u + 1u + (j >> 1u) * 2u, part);
+    let codes = (eight >> vec2<u32>((j & 1u) * 4u)) & vec2<u32>(0x0f0f0f0fu);
+    return Codes(bytes4(codes.x), bytes4(codes.y));
 }

@@ -2,17 +2,16 @@
 // bit of element l of sub-block j.
 #import lib/k_scales
 
-fn q_scale(row_byte: u32, chunk: u32) -> vec3<f32> {
-    return k_scale((row_byte + (chunk >> 3u) * 176u) >> 2u, chunk & 7u);
+fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
+    return k_scale(weights[(row_block + (chunk >> 3u)) * 11u], chunk & 7u);
 }
 
-fn q_codes(row_byte: u32, chunk: u32, part: u32) -> Codes {
+fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {
     let j = chunk & 7u;
-    let block = (row_byte + (chunk >> 3u) * 176u) >> 2u;
-    let high = block + 4u + part * 2u;
-    let word = block + 12u + (j >> 1u) * 8u + part * 2u;
-    let shift = (j & 1u) * 4u;
-    let lo = ((weights[word] >> shift) & 0x0f0f0f0fu) | (((weights[high] >> j) & 0x01010101u) << 4u);
-    let hi = ((weights[word + 1u] >> shift) & 0x0f0f0f0fu) | (((weights[high + 1u] >> j) & 0x01010101u) << 4u);
-    return Codes(bytes4(lo), bytes4(hi));
+    let block = (row_block + (chunk >> 3u)) * 11u;
+    let high = load_eight(block + 1u, part);
+    let low = load_eight(block + 3u + (j >> 1u) * 2u, part);
+    let codes = ((low >> vec2<u32>((j & 1u) * 4u)) & vec2<u32>(0x0f0f0f0fu))
+        | (((high >> vec2<u32>(j)) & vec2<u32>(0x01010101u)) << vec2<u32>(4u));
+    return Codes(bytes4(codes.x), bytes4(codes.y));
 }

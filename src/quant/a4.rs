@@ -30,6 +30,7 @@ pub(super) const FORMAT: Format = Format {
     packing: Packing::Nibbles,
     non_finite: |bytes| first_block(bytes, |block: &BlockA4| f16_is_finite(block.d)),
     table: &[],
+    planes: &[(0, 4), (4, 16)],
     quantize: None,
     wgsl: wgsl!("quant/a4"),
 };

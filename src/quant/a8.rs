@@ -30,6 +30,7 @@ pub(super) const FORMAT: Format = Format {
     packing: Packing::BytesOffset,
     non_finite: |bytes| first_block(bytes, |block: &BlockA8| f16_is_finite(block.d)),
     table: &[],
+    planes: &[(0, 4), (4, 32)],
     quantize: None,
     wgsl: wgsl!("quant/a8"),
 };

@@ -19,6 +19,7 @@ pub(super) const F32: Format = Format {
     non_finite: |bytes| first_block(bytes, |x: &[u8; 4]| f32::from_le_bytes(*x).is_finite()),
     quantize: Some(|row, _, out| each_float(row, out, f32::to_le_bytes)),
     table: &[],
+    planes: &[],
     wgsl: wgsl!("quant/f32"),
 };
 
@@ -35,6 +36,7 @@ pub(super) const F16: Format = Format {
     non_finite: |bytes| first_block(bytes, |x: &[u8; 2]| f16_is_finite(*x)),
     quantize: Some(|row, _, out| each_float(row, out, |x| half::f16::from_f32(x).to_le_bytes())),
     table: &[],
+    planes: &[],
     wgsl: wgsl!("quant/f16"),
 };
 
@@ -51,6 +53,7 @@ pub(super) const BF16: Format = Format {
     non_finite: |bytes| first_block(bytes, |x: &[u8; 2]| bf16_value(*x).is_finite()),
     quantize: Some(|row, _, out| each_float(row, out, |x| half::bf16::from_f32(x).to_le_bytes())),
     table: &[],
+    planes: &[],
     wgsl: wgsl!("quant/bf16"),
 };
 
@@ -69,6 +72,7 @@ pub(super) const F64: Format = Format {
     non_finite: |bytes| first_block(bytes, |x: &[u8; 8]| (f64::from_le_bytes(*x) as f32).is_finite()),
     quantize: None,
     table: &[],
+    planes: &[],
     wgsl: wgsl!("quant/f64"),
 };
 
@@ -85,6 +89,7 @@ pub(super) const F8_E4M3: Format = Format {
     non_finite: |bytes| first_block(bytes, |x: &[u8; 1]| (e4m3_value(x[0])).is_finite()),
     quantize: None,
     table: &[],
+    planes: &[],
     wgsl: wgsl!("quant/f8_e4m3"),
 };
 
@@ -101,6 +106,7 @@ pub(super) const F8_E5M2: Format = Format {
     non_finite: |bytes| first_block(bytes, |x: &[u8; 1]| (f16_value([0, x[0]])).is_finite()),
     quantize: None,
     table: &[],
+    planes: &[],
     wgsl: wgsl!("quant/f8_e5m2"),
 };
 

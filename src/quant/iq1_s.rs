@@ -33,6 +33,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockIq1S| f16_is_finite(block.d)),
     quantize: None,
     table: &grids::IQ1,
+    planes: &[],
     wgsl: wgsl!("quant/iq1_s"),
 };
 

@@ -36,6 +36,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockIq2S| f16_is_finite(block.d)),
     quantize: None,
     table: &grids::IQ2_S,
+    planes: &[],
     wgsl: wgsl!("quant/iq2_s"),
 };
 

@@ -32,6 +32,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockIq2Xs| f16_is_finite(block.d)),
     quantize: None,
     table: &grids::IQ2_XS,
+    planes: &[],
     wgsl: wgsl!("quant/iq2_xs"),
 };
 

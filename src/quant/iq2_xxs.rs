@@ -30,6 +30,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockIq2Xxs| f16_is_finite(block.d)),
     quantize: None,
     table: &grids::IQ2_XXS,
+    planes: &[],
     wgsl: wgsl!("quant/iq2_xxs"),
 };
 

@@ -37,6 +37,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockIq3S| f16_is_finite(block.d)),
     quantize: None,
     table: &grids::IQ3_S,
+    planes: &[],
     wgsl: wgsl!("quant/iq3_s"),
 };
 

@@ -32,6 +32,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockIq3Xxs| f16_is_finite(block.d)),
     quantize: None,
     table: &grids::IQ3_XXS,
+    planes: &[],
     wgsl: wgsl!("quant/iq3_xxs"),
 };
 

@@ -34,6 +34,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockIq4Xs| f16_is_finite(block.d)),
     quantize: None,
     table: &[],
+    planes: &[(0, 8), (8, 128)],
     wgsl: wgsl!("quant/iq4_xs"),
 };
 

@@ -79,6 +79,10 @@ pub struct Format {
     /// What the fragment looks codes up in: these words stand before the weights of every GPU buffer of the format. An
     /// even number of them.
     pub table: &'static [u16],
+    /// The fields of a block as the GPU wants them: where each begins, and its bytes. There blocks stand in groups, and
+    /// of a group first one field of all blocks, then the next, so that each begins at a multiple of 16 bytes; none
+    /// where blocks stay as they are.
+    pub planes: &'static [(u16, u16)],
     /// WGSL fragment that decodes the format on the GPU (interface in shaders/README.md).
     pub wgsl: &'static str,
 }
@@ -90,6 +94,13 @@ impl Format {
             return None;
         }
         (n_cols / self.block_len as u64).checked_mul(self.block_bytes as u64)
+    }
+
+    /// Blocks of a group that [`Format::planes`] puts together: as few as fill whole runs of 16 bytes with each field.
+    pub fn group_blocks(&self) -> u64 {
+        let whole =
+            |blocks: &u64| self.planes.iter().all(|(_, n)| (u64::from(*n) * blocks).is_multiple_of(16));
+        (0..5).map(|power| 1 << power).find(whole).unwrap_or(16)
     }
 
     /// Index of the first block of `bytes` that decodes to a NaN or an infinity because its scales hold one.

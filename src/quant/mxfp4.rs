@@ -32,6 +32,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockMxfp4| block.e != 255),
     quantize: Some(quantize),
     table: &[],
+    planes: &[(0, 1), (1, 16)],
     wgsl: wgsl!("quant/mxfp4"),
 };
 

@@ -30,6 +30,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockNvfp4| !block.d.contains(&0xff)),
     quantize: None,
     table: &[],
+    planes: &[(0, 4), (4, 32)],
     wgsl: wgsl!("quant/nvfp4"),
 };
 

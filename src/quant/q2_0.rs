@@ -27,6 +27,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockQ2_0| f16_is_finite(block.d)),
     quantize: None,
     table: &[],
+    planes: &[],
     wgsl: wgsl!("quant/q2_0"),
 };
 

@@ -38,6 +38,7 @@ pub(super) const FORMAT: Format = Format {
     },
     quantize: Some(quantize),
     table: &[],
+    planes: &[(80, 4), (0, 16), (16, 64)],
     wgsl: wgsl!("quant/q2_k"),
 };
 

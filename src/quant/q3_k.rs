@@ -36,6 +36,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockQ3K| f16_is_finite(block.d)),
     quantize: Some(quantize),
     table: &[],
+    planes: &[(108, 2), (96, 12), (0, 32), (32, 64)],
     wgsl: wgsl!("quant/q3_k"),
 };
 

@@ -31,6 +31,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockQ4_0| f16_is_finite(block.d)),
     quantize: Some(quantize),
     table: &[],
+    planes: &[(0, 2), (2, 16)],
     wgsl: wgsl!("quant/q4_0"),
 };
 

@@ -35,6 +35,7 @@ pub(super) const FORMAT: Format = Format {
     },
     quantize: Some(quantize),
     table: &[],
+    planes: &[(0, 4), (4, 16)],
     wgsl: wgsl!("quant/q4_1"),
 };
 

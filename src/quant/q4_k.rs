@@ -37,6 +37,7 @@ pub(super) const FORMAT: Format = Format {
     },
     quantize: Some(quantize),
     table: &[],
+    planes: &[],
     wgsl: wgsl!("quant/q4_k"),
 };
 

@@ -33,6 +33,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockQ5_0| f16_is_finite(block.d)),
     quantize: Some(quantize),
     table: &[],
+    planes: &[(0, 2), (2, 4), (6, 16)],
     wgsl: wgsl!("quant/q5_0"),
 };
 

@@ -37,6 +37,7 @@ pub(super) const FORMAT: Format = Format {
     },
     quantize: Some(quantize),
     table: &[],
+    planes: &[(0, 4), (4, 4), (8, 16)],
     wgsl: wgsl!("quant/q5_1"),
 };
 

@@ -39,6 +39,7 @@ pub(super) const FORMAT: Format = Format {
     },
     quantize: Some(quantize),
     table: &[],
+    planes: &[],
     wgsl: wgsl!("quant/q5_k"),
 };
 

@@ -37,6 +37,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockQ6K| f16_is_finite(block.d)),
     quantize: Some(quantize),
     table: &[],
+    planes: &[(208, 2), (192, 16), (0, 128), (128, 64)],
     wgsl: wgsl!("quant/q6_k"),
 };
 

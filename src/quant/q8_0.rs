@@ -30,6 +30,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockQ8_0| f16_is_finite(block.d)),
     quantize: Some(quantize),
     table: &[],
+    planes: &[(0, 2), (2, 32)],
     wgsl: wgsl!("quant/q8_0"),
 };
 

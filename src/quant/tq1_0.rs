@@ -31,6 +31,7 @@ pub(super) const FORMAT: Format = Format {
     non_finite: |bytes| first_block(bytes, |block: &BlockTq1_0| f16_is_finite(block.d)),
     quantize: None,
     table: &[],
+    planes: &[],
     wgsl: wgsl!("quant/tq1_0"),
 };
 

@@ -129,7 +129,8 @@ pub(crate) fn variants() -> Vec<Variant> {
                 | Kernel::Draw
                 | Kernel::TopOfRun
                 | Kernel::Top
-                | Kernel::ShortConv => variants.push(Variant::plain(kernel)),
+                | Kernel::ShortConv
+                | Kernel::Repack => variants.push(Variant::plain(kernel)),
             }
         }
     }

@@ -459,8 +459,9 @@ fn a_profiled_step_is_a_plain_one_with_times() {
             };
             let read: Vec<usize> = model.plan.graph.ops.iter().map(read).collect();
             let least = read.iter().sum::<usize>() as u64;
-            // Weights of one buffer stand at multiples of 256 bytes, with a reserve behind them.
-            let most = read.iter().map(|bytes| (bytes + 8).next_multiple_of(256)).sum::<usize>() as u64;
+            // Weights of one buffer begin at multiples of 256 bytes and of a group of blocks, with a reserve behind them.
+            let aligned = |bytes: &usize| (bytes + 8).next_multiple_of(256 * 8 * 34 / 16);
+            let most = read.iter().map(aligned).sum::<usize>() as u64;
             let told = launches.iter().map(|(.., bytes)| bytes).sum::<u64>();
             assert!((least..=most).contains(&told), "{told} bytes told, {least} to {most} expected");
             pos += n_tokens;

@@ -55,7 +55,7 @@ pub struct GpuBackend {
     staging: wgpu::Buffer,
     pub(super) choosing: Choosing,
     params: wgpu::Buffer,
-    uploads: Uploads,
+    pub(super) uploads: Uploads,
     tuning: Tuning,
     pub(super) f16: bool,
     pub(super) order: Sequences<StepOrder>,
@@ -415,6 +415,7 @@ impl Backend for GpuBackend {
         }
         self.counters.queue_writes += n_writes;
         self.write_tables(false, true);
+        self.repack().await?;
         self.device.queue.submit([]);
         self.counters.submits += 1;
         self.device.finished().await?;

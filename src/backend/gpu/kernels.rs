@@ -59,6 +59,7 @@ pub enum Kernel {
     Draw,
     TopOfRun,
     Top,
+    Repack,
 }
 
 /// How a kernel uses a binding.
@@ -116,6 +117,7 @@ impl Kernel {
         Kernel::Draw,
         Kernel::TopOfRun,
         Kernel::Top,
+        Kernel::Repack,
     ];
 
     /// Its file, as in [`shaders::FILES`].
@@ -160,6 +162,7 @@ impl Kernel {
             Kernel::Draw => "sample/draw",
             Kernel::TopOfRun => "sample/top_of_run",
             Kernel::Top => "sample/top",
+            Kernel::Repack => "repack/repack",
         }
     }
 
@@ -193,6 +196,7 @@ impl Kernel {
             Kernel::Penalise => &[Uniform, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite, ReadWrite],
             Kernel::Tally => &[Uniform, Read, Read, Read, Read, ReadWrite],
             Kernel::Collect => &[Uniform, Read, Read, Read, Read, Read, Read, ReadWrite],
+            Kernel::Repack => &[Uniform, ReadWrite],
             Kernel::TopOfRun => &[Uniform, Read, Read, Read, ReadWrite, ReadWrite],
             Kernel::Top => &[Uniform, Read, Read, Read, Read, Read, ReadWrite],
             Kernel::Draw => &[Uniform, ReadWrite, ReadWrite, Read, Read, Read, ReadWrite, ReadWrite],
@@ -481,7 +485,7 @@ impl Variant {
             Kernel::MatVec | Kernel::ExpertMatVec | Kernel::Products | Kernel::GatedProduct => {
                 self.shape.map_or(0, MatVecShape::lanes)
             }
-            Kernel::Norm | Kernel::MatMul => 128,
+            Kernel::Norm | Kernel::MatMul | Kernel::Repack => 128,
             Kernel::MatMulRows => MAT_MUL_ROWS_LANES,
             Kernel::GatedActivation
             | Kernel::Elementwise

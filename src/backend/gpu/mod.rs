@@ -18,6 +18,7 @@ mod pipelines;
 mod plan;
 #[cfg(not(target_arch = "wasm32"))]
 mod profile;
+mod repack;
 mod resources;
 pub mod shaders;
 mod states;

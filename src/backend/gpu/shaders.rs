@@ -70,6 +70,7 @@ files!(
     "recurrent/wkv7",
     "recurrent/wkv7_bonus",
     "recurrent/wkv7_keys",
+    "repack/repack",
     "sample/advance",
     "sample/arg_max",
     "sample/bucket",

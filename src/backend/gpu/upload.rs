@@ -1,6 +1,7 @@
 //! Weights on their way into GPU buffers: pieces of a file to the parts they belong to.
 //!
-//! Principal type: [`Uploads`]. Matrices go as they are, behind the table of their format; vectors are collected and decoded
+//! Principal type: [`Uploads`]. Matrices go as they are, behind the table of their format, and are put
+//! into planes there; vectors are collected and decoded
 //! to f32. Must not know where pieces come from.
 
 use std::ops::Range;
@@ -32,6 +33,8 @@ enum Target {
 /// All weights of a model.
 pub(super) struct Uploads {
     weights: Vec<Upload>,
+    /// The first so many are in planes.
+    n_packed: usize,
     unflushed: u64,
 }
 
@@ -54,7 +57,7 @@ impl Uploads {
                     let total = quant::format(*dtype).row_bytes(decl.n_cols as u64).unwrap_or(0);
                     (total, Target::Vector { bytes: Vec::new(), values: Vec::new(), buffer: *buffer })
                 }
-                Home::Matrix { row_bytes, parts } => {
+                Home::Matrix { row_bytes, parts, .. } => {
                     let ranges = parts.iter().map(|(part, buffer)| {
                         let end = part.first_row + part.n_rows;
                         (part.first_row * row_bytes..end * row_bytes, *buffer)
@@ -65,6 +68,7 @@ impl Uploads {
             };
             weights.push(Upload { name: decl.name.clone(), received: 0, total, target });
         }
+        let n_packed = old.map_or(0, |(old, n_kept)| old.n_packed.min(n_kept));
         let (old, n_kept) = old.map_or((&[][..], 0), |(old, n_kept)| (old.weights.as_slice(), n_kept));
         for (upload, old) in weights.iter_mut().zip(old).take(n_kept) {
             upload.received = old.received;
@@ -74,7 +78,7 @@ impl Uploads {
                 values.clone_from(held);
             }
         }
-        Uploads { weights, unflushed: 0 }
+        Uploads { weights, n_packed, unflushed: 0 }
     }
 
     /// Takes note of a piece and says what to write where.
@@ -159,6 +163,11 @@ impl Uploads {
             _ => None,
         });
         matrices.flat_map(|(parts, table)| parts.iter().map(move |(_, buffer)| (*buffer, table)))
+    }
+
+    /// The weights that are not in planes yet, and takes them for packed from now on.
+    pub(super) fn unpacked(&mut self) -> Range<usize> {
+        std::mem::replace(&mut self.n_packed, self.weights.len())..self.weights.len()
     }
 
     /// The values of a vector, once finished.

@@ -7,6 +7,7 @@ use super::fuse::{Fusion, Fusions, MAX_PRODUCTS, Pattern};
 use super::{CacheSpec, Home, Planner, internal, outputs};
 use crate::error::Result;
 use crate::model::graph::{Op, ValueId, WeightId};
+use crate::quant;
 
 /// Stands for a vector that is not there.
 const ABSENT: u32 = u32::MAX;
@@ -89,11 +90,20 @@ impl Planner<'_> {
         }
     }
 
-    fn row_bytes(&self, weight: WeightId) -> u32 {
+    fn row_blocks(&self, weight: WeightId) -> u32 {
         match &self.plan.homes[weight.0] {
-            Home::Matrix { row_bytes, .. } => *row_bytes as u32,
+            Home::Matrix { row_blocks, .. } => *row_blocks,
             Home::Vector { .. } => 0,
         }
+    }
+
+    /// The buffer that holds all of `matrices`, which are of one format, and the first block of each in it.
+    fn blocks_together(&self, matrices: &[WeightId]) -> Result<(usize, Vec<u32>)> {
+        let (buffer, mut places) = self.together(matrices)?;
+        for (place, weight) in places.iter_mut().zip(matrices) {
+            *place /= quant::format(self.model.dtypes[weight.0]).block_bytes as u32;
+        }
+        Ok((buffer, places))
     }
 
     fn products(
@@ -108,19 +118,19 @@ impl Planner<'_> {
         let weights: Vec<WeightId> = all.iter().map(|product| product.1).collect();
         let biases: Vec<Option<WeightId>> = all.iter().map(|product| product.2).collect();
         let (source, norm, eps) = self.normed(fusion, x)?;
-        let (weights_buffer, mut bytes) = self.together(&weights)?;
+        let (weights_buffer, mut blocks) = self.blocks_together(&weights)?;
         let (bias_buffer, mut bias_at) = self.biases(&biases)?;
         let mut n_rows: Vec<u32> = outs.iter().map(|out| self.width(*out)).collect();
         let n_blocks: u32 = n_rows.iter().map(|n| n.div_ceil(self.group_rows())).sum();
         let mut buffers = vec![weights_buffer, source, norm, bias_buffer];
         buffers.extend(outs.iter().map(|out| self.value(*out)));
         buffers.extend(spare.iter().skip(outs.len() - 1));
-        bytes.resize(MAX_PRODUCTS, 0);
+        blocks.resize(MAX_PRODUCTS, 0);
         n_rows.resize(MAX_PRODUCTS, 0);
         bias_at.resize(MAX_PRODUCTS, ABSENT);
         let rows = self.rows(outs[0]);
-        let mut params = vec![self.width(x), self.row_bytes(first), outputs(rows), eps, scale.to_bits()];
-        params.extend([n_rows, bytes, bias_at].concat());
+        let mut params = vec![self.width(x), self.row_blocks(first), outputs(rows), eps, scale.to_bits()];
+        params.extend([n_rows, blocks, bias_at].concat());
         let variant =
             Variant::fused_product(Kernel::Products, self.model.dtypes[first.0], fusion.norm.is_some());
         let stage = self.stage(variant, self.folded(n_blocks));
@@ -149,18 +159,18 @@ impl Planner<'_> {
         let (x, gate_weight, gate_bias, _) = self.product(gate)?;
         let (_, up_weight, up_bias, _) = self.product(up)?;
         let (source, norm, eps) = self.normed(fusion, x)?;
-        let (weights, bytes) = self.together(&[gate_weight, up_weight])?;
+        let (weights, blocks) = self.blocks_together(&[gate_weight, up_weight])?;
         let (bias, bias_at) = self.biases(&[gate_bias, up_bias])?;
         let [number, alpha, limit] = activation_params(activation);
         let (rows, n_rows) = (self.rows(out), self.width(out));
         let params = [
             self.width(x),
-            self.row_bytes(gate_weight),
+            self.row_blocks(gate_weight),
             outputs(rows),
             eps,
             n_rows,
-            bytes[0],
-            bytes[1],
+            blocks[0],
+            blocks[1],
             bias_at[0],
             bias_at[1],
             number,

@@ -35,7 +35,7 @@ impl Planner<'_> {
         x: Option<ValueId>,
         out: ValueId,
     ) -> Result<()> {
-        let Home::Matrix { row_bytes, parts } = self.plan.homes[table.0].clone() else {
+        let Home::Matrix { row_blocks, parts, .. } = self.plan.homes[table.0].clone() else {
             return Err(internal("the embedding table is a vector"));
         };
         let n_cols = self.width(out);
@@ -46,9 +46,8 @@ impl Planner<'_> {
             let (n_rows, first_row) = (part.n_rows as u32, part.first_row as u32);
             let positions = u32::from(x.is_some());
             let table_rows = self.model.graph.weights[table.0].n_rows as u32;
-            let row_bytes = row_bytes as u32;
             let params =
-                [n_cols, n_rows, row_bytes, first_row, scale.to_bits(), positions, addend, table_rows];
+                [n_cols, n_rows, row_blocks, first_row, scale.to_bits(), positions, addend, table_rows];
             let buffers = [buffer, addend_buffer, self.value(out)];
             self.launch(index, Rows::Tokens, [stage; 2], &params, &buffers)?;
             self.last_launch().shares = table_rows;
@@ -60,7 +59,7 @@ impl Planner<'_> {
         let &Op::MatMul { x, weight, bias, add, scale, out } = op else {
             return Err(internal("not a product"));
         };
-        let Home::Matrix { row_bytes, parts } = self.plan.homes[weight.0].clone() else {
+        let Home::Matrix { row_blocks, parts, .. } = self.plan.homes[weight.0].clone() else {
             return Err(internal("a vector is used as a matrix"));
         };
         let (n_cols, rows) = (self.width(x), self.rows(out));
@@ -77,7 +76,7 @@ impl Planner<'_> {
             let params = [
                 n_cols,
                 n_rows,
-                row_bytes as u32,
+                row_blocks,
                 self.width(out),
                 part.first_row as u32,
                 outputs(rows),

@@ -14,6 +14,7 @@ mod recurrent;
 mod sample;
 mod streams;
 mod tuning;
+mod weights;
 
 use std::collections::HashMap;
 
@@ -25,11 +26,10 @@ use super::kernels::{Kernel, KvFormat, MatVecShape, Variant, X_ROWS};
 use super::memory::{self, Part};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::graph::{Op, RopeId, Rows, ValueId, WeightId, WeightKind};
-use crate::quant;
+use crate::model::graph::{Op, RopeId, Rows, ValueId, WeightId};
 
 /// Every WebGPU device allows so many workgroups in a dimension.
-const MAX_WORKGROUPS: u32 = 65535;
+pub(super) const MAX_WORKGROUPS: u32 = 65535;
 
 /// Words of a launch's parameters, and the distance of two launches' parameters in bytes.
 pub(super) const PARAM_WORDS: usize = 16;
@@ -66,8 +66,8 @@ pub(super) enum Place {
 /// Where a weight lives.
 #[derive(Clone, Debug)]
 pub(super) enum Home {
-    /// As in the file, in parts, each behind the format's table.
-    Matrix { row_bytes: u64, parts: Vec<(Part, usize)> },
+    /// In parts, each behind the format's table; blocks are numbered within their part.
+    Matrix { row_bytes: u64, row_blocks: u32, parts: Vec<(Part, usize)> },
     /// Decoded to f32 in one buffer.
     Vector { buffer: usize },
 }
@@ -307,71 +307,6 @@ impl<'a> Planner<'a> {
         let limit = self.tuning.logits_bytes.min(self.tuning.max_part_bytes);
         let fitting = usize::try_from(limit / row).unwrap_or(usize::MAX);
         self.plan.n_outputs = fitting.clamp(1, self.model.n_batch.max(1));
-        Ok(())
-    }
-
-    /// Bytes of a weight that is in one buffer, and of a row of a matrix.
-    fn weight_bytes(&self, weight: WeightId) -> Result<(u64, u64)> {
-        let (decl, dtype) = (&self.model.graph.weights[weight.0], self.model.dtypes[weight.0]);
-        if decl.kind == WeightKind::Vector {
-            return Ok((decl.n_cols as u64 * 4, 0));
-        }
-        let format = quant::format(dtype);
-        let row_bytes = format.row_bytes(decl.n_cols as u64).ok_or_else(|| {
-            let message = format!("rows of {} elements are no whole {} blocks", decl.n_cols, format.name);
-            Error::new(ErrorCode::WrongShape, message).at(decl.name.clone())
-        })?;
-        // A word more: reads at odd bytes take the next word too.
-        Ok((size_of_val(format.table) as u64 + decl.n_rows as u64 * row_bytes + 4, row_bytes))
-    }
-
-    /// Whether `weights` can stand in one buffer, each at a place where a binding may begin.
-    fn fits_one_buffer(&self, weights: &[WeightId]) -> bool {
-        let bytes = weights.iter().try_fold(0_u64, |sum, weight| {
-            let (bytes, _) = self.weight_bytes(*weight).ok()?;
-            sum.checked_add(bytes.next_multiple_of(BINDING_ALIGNMENT))
-        });
-        // With the reserve that cutting weights leaves.
-        bytes.is_some_and(|bytes| bytes + 8 <= self.tuning.max_part_bytes.min(u64::from(u32::MAX)))
-    }
-
-    fn weights(&mut self) -> Result<()> {
-        let model = self.model;
-        // Where the bundled weights go: a buffer each bundle.
-        let mut places = HashMap::new();
-        for bundle in self.plan.bundles.clone() {
-            let mut at = 0;
-            let parent = self.buffer("bundle", 0);
-            for weight in bundle {
-                places.insert(weight, (parent, at));
-                at += self.weight_bytes(weight)?.0.next_multiple_of(BINDING_ALIGNMENT);
-            }
-            self.plan.buffers[parent].bytes = at;
-        }
-        for (index, (decl, dtype)) in model.graph.weights.iter().zip(&model.dtypes).enumerate() {
-            let (bytes, row_bytes) = self.weight_bytes(WeightId(index))?;
-            let place = places.get(&WeightId(index)).copied();
-            let bundled = place.map(|place| self.run_of_buffer(&decl.name, bytes, place));
-            if decl.kind == WeightKind::Vector {
-                let buffer = bundled.unwrap_or_else(|| self.buffer(&decl.name, bytes));
-                self.plan.homes.push(Home::Vector { buffer });
-                continue;
-            }
-            if let Some(buffer) = bundled {
-                let part = Part { first_row: 0, n_rows: decl.n_rows as u64 };
-                self.plan.homes.push(Home::Matrix { row_bytes, parts: vec![(part, buffer)] });
-                continue;
-            }
-            let table_bytes = size_of_val(quant::format(*dtype).table) as u64;
-            let room = self.tuning.max_part_bytes.saturating_sub(table_bytes);
-            let cut = memory::cut_rows(&decl.name, decl.n_rows as u64, row_bytes, room)?;
-            let mut parts = Vec::with_capacity(cut.len());
-            for part in cut {
-                let buffer = self.buffer(&decl.name, table_bytes + part.n_rows * row_bytes + 4);
-                parts.push((part, buffer));
-            }
-            self.plan.homes.push(Home::Matrix { row_bytes, parts });
-        }
         Ok(())
     }
 

@@ -47,7 +47,7 @@ impl Planner<'_> {
         let &Op::ExpertMatMul { x, selection, weight, bias, n_experts, out } = op else {
             return Err(internal("not a product with experts"));
         };
-        let Home::Matrix { row_bytes, parts } = self.plan.homes[weight.0].clone() else {
+        let Home::Matrix { row_blocks, parts, .. } = self.plan.homes[weight.0].clone() else {
             return Err(internal("a vector is used as experts"));
         };
         let (decl, dtype) = (&self.model.graph.weights[weight.0], self.model.dtypes[weight.0]);
@@ -69,7 +69,7 @@ impl Planner<'_> {
             let params = [
                 n_cols as u32,
                 part.n_rows as u32,
-                row_bytes as u32,
+                row_blocks,
                 part.first_row as u32,
                 n_out,
                 n_experts as u32,
