@@ -28,7 +28,7 @@ fn params(format: &Format, n_blocks: u64) -> ([u32; 12], u32) {
     let block_units = format.block_bytes as u32 / unit_bytes;
     let mut words = [n_groups, group_words, group_blocks, block_units, unit_bytes * 8, per, 0, 0, 0, 0, 0, 0];
     for (word, (at, n)) in words[8..].iter_mut().zip(format.planes) {
-        *word = u32::from(*at) / unit_bytes | (u32::from(*n) / unit_bytes) << 16;
+        *word = (u32::from(*at) / unit_bytes) | ((u32::from(*n) / unit_bytes) << 16);
     }
     (words, n_groups.div_ceil(per))
 }
