@@ -16,7 +16,8 @@ GECKODRIVER_VERSION=0.37.1
 say() { printf '== %s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
-have() { command -v "$1" >/dev/null 2>&1; }
+# Whether there is such a program; a function of that name, such as the set-up's, is none.
+have() { type -P "$1" >/dev/null; }
 
 # In CI nothing may be missing; on a developer's machine a missing browser only skips its tests, visibly.
 in_ci() { [ "${CI:-}" = true ] || [ "${CI:-}" = 1 ]; }
