@@ -47,6 +47,19 @@ fn half_to_f32(bits: u32) -> f32 {
     return select(magnitude, -magnitude, (bits & 0x8000u) != 0u);
 }
 
+// (scale, scale, 0) of a block whose scale is the first field, an f16, of groups of 8 blocks in `group_bytes`.
+fn scale_of_eight(block: u32, group_bytes: u32) -> vec3<f32> {
+    let d = half_to_f32(load_u16((block >> 3u) * group_bytes + (block & 7u) * 2u));
+    return vec3<f32>(d, d, 0.0);
+}
+
+// (scale, scale, offset) of a block whose first field is both, f16s, of groups of 4 blocks in `group_vectors`.
+fn scales_of_four(block: u32, group_vectors: u32) -> vec3<f32> {
+    let both = weights[(block >> 2u) * group_vectors][block & 3u];
+    let d = half_to_f32(both & 0xffffu);
+    return vec3<f32>(d, d, half_to_f32(both >> 16u));
+}
+
 // The four bytes of a word, unsigned, lowest first.
 fn bytes4(word: u32) -> vec4<f32> {
     return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(0xffu));

@@ -3,9 +3,7 @@
 #import lib/lookup
 
 fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
-    let block = row_block + chunk;
-    let d = half_to_f32(load_u16((block >> 3u) * 144u + (block & 7u) * 2u));
-    return vec3<f32>(d, d, 0.0);
+    return scale_of_eight(row_block + chunk, 144u);
 }
 
 fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {

@@ -1,9 +1,7 @@
 // Q4_0: 32 elements in 18 bytes: d f16, qs[16]; low nibbles are elements 0..15, high ones 16..31; d * (q - 8).
 // Planes of 8 blocks: d, qs.
 fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
-    let block = row_block + chunk;
-    let d = half_to_f32(load_u16((block >> 3u) * 144u + (block & 7u) * 2u));
-    return vec3<f32>(d, d, 0.0);
+    return scale_of_eight(row_block + chunk, 144u);
 }
 
 fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {

@@ -1,10 +1,7 @@
 // Q4_1: 32 elements in 20 bytes: d, m f16, qs[16]; nibbles as in Q4_0; d * q + m.
 // Planes of 4 blocks: d and m, qs.
 fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
-    let block = row_block + chunk;
-    let both = weights[(block >> 2u) * 5u][block & 3u];
-    let d = half_to_f32(both & 0xffffu);
-    return vec3<f32>(d, d, half_to_f32(both >> 16u));
+    return scales_of_four(row_block + chunk, 5u);
 }
 
 fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {

@@ -1,9 +1,7 @@
 // Q5_0: 32 elements in 22 bytes: d f16, qh[4], qs[16]; nibbles as in Q4_0, bit i of qh is the fifth bit of element i;
 // d * (q - 16). Planes of 8 blocks: d, qh, qs.
 fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
-    let block = row_block + chunk;
-    let d = half_to_f32(load_u16((block >> 3u) * 176u + (block & 7u) * 2u));
-    return vec3<f32>(d, d, 0.0);
+    return scale_of_eight(row_block + chunk, 176u);
 }
 
 fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {

@@ -1,10 +1,7 @@
 // Q5_1: 32 elements in 24 bytes: d, m f16, qh[4], qs[16]; bits as in Q5_0; d * q + m.
 // Planes of 4 blocks: d and m, qh, qs.
 fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
-    let block = row_block + chunk;
-    let both = weights[(block >> 2u) * 6u][block & 3u];
-    let d = half_to_f32(both & 0xffffu);
-    return vec3<f32>(d, d, half_to_f32(both >> 16u));
+    return scales_of_four(row_block + chunk, 6u);
 }
 
 fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {

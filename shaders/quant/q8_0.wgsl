@@ -1,8 +1,6 @@
 // Q8_0: 32 elements in 34 bytes: d f16, qs i8[32]; d * q. Planes of 8 blocks: d, qs.
 fn q_scale(row_block: u32, chunk: u32) -> vec3<f32> {
-    let block = row_block + chunk;
-    let d = half_to_f32(load_u16((block >> 3u) * 272u + (block & 7u) * 2u));
-    return vec3<f32>(d, d, 0.0);
+    return scale_of_eight(row_block + chunk, 272u);
 }
 
 fn q_codes(row_block: u32, chunk: u32, part: u32) -> Codes {

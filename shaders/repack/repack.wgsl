@@ -7,8 +7,6 @@ struct Params {
     group_blocks: u32,
     block_units: u32,  // a unit is what all fields are multiples of
     unit_bits: u32,
-    per: u32,          // groups of a workgroup
-    pad: vec2<u32>,
     planes: vec4<u32>, // of each: the unit of a block where it begins and, from bit 16 on, how many
 }
 
@@ -40,12 +38,13 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) n_groups: vec3<u32>,
 ) {
-    let first = (group.y * n_groups.x + group.x) * params.per;
+    let per = MOST_WORDS / params.group_words;
+    let first = (group.y * n_groups.x + group.x) * per;
     if first >= params.n_groups {
         return;
     }
     let start = first * params.group_words;
-    let n_words = min(params.per, params.n_groups - first) * params.group_words;
+    let n_words = min(per, params.n_groups - first) * params.group_words;
     for (var i = lane; i < n_words; i += LANES) {
         words[i] = blocks[start + i];
     }

@@ -23,25 +23,24 @@ fn params(format: &Format, n_blocks: u64) -> ([u32; 12], u32) {
     let unit_bytes = if odd { 1 } else { 2 };
     let group_blocks = format.group_blocks() as u32;
     let group_words = group_blocks * format.block_bytes as u32 / 4;
-    let per = MOST_WORDS / group_words;
     let n_groups = n_blocks.div_ceil(u64::from(group_blocks)) as u32;
     let block_units = format.block_bytes as u32 / unit_bytes;
-    let mut words = [n_groups, group_words, group_blocks, block_units, unit_bytes * 8, per, 0, 0, 0, 0, 0, 0];
+    let mut words = [n_groups, group_words, group_blocks, block_units, unit_bytes * 8, 0, 0, 0, 0, 0, 0, 0];
     for (word, (at, n)) in words[8..].iter_mut().zip(format.planes) {
         *word = (u32::from(*at) / unit_bytes) | ((u32::from(*n) / unit_bytes) << 16);
     }
-    (words, n_groups.div_ceil(per))
+    (words, n_groups.div_ceil(MOST_WORDS / group_words))
 }
 
 impl GpuBackend {
-    /// Puts the weights that came since the last time into planes.
+    /// Puts the weights that came since the last time into planes, before all that is submitted later.
     /// # Errors
     /// `GpuCheckFailed` for a kernel that does not compile, `OutOfMemory`, `GpuLost`.
     pub(super) async fn repack(&mut self) -> Result<()> {
         let (mut slots, mut work) = (Vec::new(), Vec::new());
         for weight in self.uploads.unpacked() {
             let format = quant::format(self.model.dtypes[weight]);
-            let Home::Matrix { row_blocks, parts, .. } = &self.plan.homes[weight] else { continue };
+            let Home::Matrix { row_blocks, parts } = &self.plan.homes[weight] else { continue };
             for (part, buffer) in parts.iter().filter(|_| !format.planes.is_empty()) {
                 let (words, n) = params(format, part.n_rows * u64::from(*row_blocks));
                 slots.extend_from_slice(bytemuck::cast_slice(&words));
@@ -62,18 +61,18 @@ impl GpuBackend {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             pass.set_pipeline(pipeline);
             for (index, (buffer, n)) in work.iter().enumerate() {
-                let binding = |binding, buffer, offset: usize, bytes| wgpu::BindGroupEntry {
+                let binding = |binding, buffer, offset, bytes| wgpu::BindGroupEntry {
                     binding,
                     resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                         buffer,
-                        offset: offset as u64,
+                        offset,
                         size: std::num::NonZeroU64::new(bytes),
                     }),
                 };
                 let (at, bytes) = (self.plan.byte_of(*buffer), self.plan.buffers[*buffer].bytes);
                 let entries = [
-                    binding(0, &params, index * PARAM_STRIDE, PARAM_BYTES),
-                    binding(1, &self.buffers[*buffer], at as usize, bytes),
+                    binding(0, &params, (index * PARAM_STRIDE) as u64, PARAM_BYTES),
+                    binding(1, &self.buffers[*buffer], at, bytes),
                 ];
                 let descriptor = wgpu::BindGroupDescriptor { label: None, layout: group, entries: &entries };
                 pass.set_bind_group(0, &device.create_bind_group(&descriptor), &[]);
@@ -84,9 +83,8 @@ impl GpuBackend {
             self.device.queue.submit([encoder.finish()]);
             params
         });
-        let params = made.await?;
-        self.device.finished().await?;
-        params.destroy();
+        // The queue keeps it until it is done.
+        made.await?.destroy();
         self.counters.submits += 1;
         self.counters.queue_writes += 1;
         Ok(())

@@ -57,7 +57,8 @@ impl Uploads {
                     let total = quant::format(*dtype).row_bytes(decl.n_cols as u64).unwrap_or(0);
                     (total, Target::Vector { bytes: Vec::new(), values: Vec::new(), buffer: *buffer })
                 }
-                Home::Matrix { row_bytes, parts, .. } => {
+                Home::Matrix { row_blocks, parts } => {
+                    let row_bytes = u64::from(*row_blocks) * quant::format(*dtype).block_bytes as u64;
                     let ranges = parts.iter().map(|(part, buffer)| {
                         let end = part.first_row + part.n_rows;
                         (part.first_row * row_bytes..end * row_bytes, *buffer)

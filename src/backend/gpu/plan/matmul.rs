@@ -35,7 +35,7 @@ impl Planner<'_> {
         x: Option<ValueId>,
         out: ValueId,
     ) -> Result<()> {
-        let Home::Matrix { row_blocks, parts, .. } = self.plan.homes[table.0].clone() else {
+        let Home::Matrix { row_blocks, parts } = self.plan.homes[table.0].clone() else {
             return Err(internal("the embedding table is a vector"));
         };
         let n_cols = self.width(out);
@@ -59,7 +59,7 @@ impl Planner<'_> {
         let &Op::MatMul { x, weight, bias, add, scale, out } = op else {
             return Err(internal("not a product"));
         };
-        let Home::Matrix { row_blocks, parts, .. } = self.plan.homes[weight.0].clone() else {
+        let Home::Matrix { row_blocks, parts } = self.plan.homes[weight.0].clone() else {
             return Err(internal("a vector is used as a matrix"));
         };
         let (n_cols, rows) = (self.width(x), self.rows(out));

@@ -67,7 +67,7 @@ pub(super) enum Place {
 #[derive(Clone, Debug)]
 pub(super) enum Home {
     /// In parts, each behind the format's table; blocks are numbered within their part.
-    Matrix { row_bytes: u64, row_blocks: u32, parts: Vec<(Part, usize)> },
+    Matrix { row_blocks: u32, parts: Vec<(Part, usize)> },
     /// Decoded to f32 in one buffer.
     Vector { buffer: usize },
 }

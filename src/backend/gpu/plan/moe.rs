@@ -47,7 +47,7 @@ impl Planner<'_> {
         let &Op::ExpertMatMul { x, selection, weight, bias, n_experts, out } = op else {
             return Err(internal("not a product with experts"));
         };
-        let Home::Matrix { row_blocks, parts, .. } = self.plan.homes[weight.0].clone() else {
+        let Home::Matrix { row_blocks, parts } = self.plan.homes[weight.0].clone() else {
             return Err(internal("a vector is used as experts"));
         };
         let (decl, dtype) = (&self.model.graph.weights[weight.0], self.model.dtypes[weight.0]);

@@ -84,7 +84,7 @@ impl Planner<'_> {
             let row_blocks = (decl.n_cols / format.block_len) as u32;
             if let Some(buffer) = bundled {
                 let part = Part { first_row: 0, n_rows: decl.n_rows as u64 };
-                self.plan.homes.push(Home::Matrix { row_bytes, row_blocks, parts: vec![(part, buffer)] });
+                self.plan.homes.push(Home::Matrix { row_blocks, parts: vec![(part, buffer)] });
                 continue;
             }
             let besides = size_of_val(format.table) as u64 + group_bytes(format);
@@ -95,7 +95,7 @@ impl Planner<'_> {
                 let buffer = self.buffer(&decl.name, self.matrix_bytes(*dtype, part.n_rows * row_bytes));
                 parts.push((part, buffer));
             }
-            self.plan.homes.push(Home::Matrix { row_bytes, row_blocks, parts });
+            self.plan.homes.push(Home::Matrix { row_blocks, parts });
         }
         Ok(())
     }
