@@ -13,12 +13,19 @@ const WWW = path.join(ROOT, 'www/dist');
 const N_PIECES = 5;
 const GOLDEN = path.join(ROOT, 'tests/golden/hf');
 
-/** Goes before the page's worker and puts other words in its mouth: one of `words` for each piece of text. */
+/** Goes before the page's worker and puts other words in its mouth: one of `words` for each piece of text, the rest at the end. */
 const mouth = (words) => `const words = ${JSON.stringify(words)};
 const post = self.postMessage.bind(self);
+let speaking;
 self.postMessage = (message, ...rest) => {
-  const event = message?.ProcessOutput?.[1]?.event;
-  if (event?.kind === 'text') event.text = words.shift() ?? '';
+  const [handler, reply] = message?.ProcessOutput ?? [];
+  if (reply?.event?.kind === 'text') {
+    speaking = reply.id;
+    reply.event.text = words.shift() ?? '';
+  } else if (reply?.type === 'result' && reply.id === speaking) {
+    // A model may have less to say than there are words.
+    for (const text of words.splice(0)) post({ ProcessOutput: [handler, { id: reply.id, type: 'event', event: { kind: 'text', text } }] });
+  }
   post(message, ...rest);
 };`;
 
@@ -30,7 +37,7 @@ test('what a model says cannot run, load or reach anything in the demo page', as
   };
   // As the page's own server sends it, so that the words meet both walls.
   const server = await startServer({ app: { root: WWW, models: [MODEL_FILE] }, files, headers: { 'Content-Security-Policy': headerPolicy } });
-  // In pieces that begin and end anywhere, no more than the model has tokens to say.
+  // In pieces that begin and end anywhere.
   const text = `${HOSTILE.join('\n\n').replaceAll('EXFIL', `${server.origin}/exfil`)}\n\nThe end.`;
   const length = Math.ceil(text.length / N_PIECES);
   files['/assets/mouth.js'] = Buffer.from(mouth(Array.from({ length: N_PIECES }, (_, index) => text.slice(index * length, (index + 1) * length))));
