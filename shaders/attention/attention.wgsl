@@ -1,8 +1,9 @@
 // Attention with online softmax: out = softmax(scale * q Kt) V over the positions a token may see.
 // Grid: (kv heads, tiles of query rows). The query heads that share a kv head are rows of one tile, token by token, so
 // a tile of keys serves all of them; no score matrix beyond Q_ROWS x KEYS exists. The same text serves decode (few
-// rows, more keys a tile) and prefill. Lanes change roles: for scores a lane has one key and Q_ROWS / ROW_GROUPS rows;
-// for the output it has four elements of a head, Q_ROWS / ROW_SLOTS rows and every KEY_SLOTS-th key.
+// rows, more keys a tile) and prefill. Lanes change roles: for scores a lane has LANE_KEYS keys and Q_ROWS / ROW_GROUPS
+// rows, so that what it loads serves several products; for the output it has four elements of a head, Q_ROWS / ROW_SLOTS
+// rows and every KEY_SLOTS-th key.
 // With more than one workgroup in z, each takes a run of SPLIT keys and leaves its sums in `partials`, to be put together
 // by attention_merge (Dao et al. 2023, "Flash-Decoding for long-context inference").
 #import lib/step
@@ -32,15 +33,20 @@ struct Params {
 #import attention/runs
 #import attention/load_kv
 
-const LANES: u32 = KEYS * ROW_GROUPS;
+const KEY_LANES: u32 = KEYS / LANE_KEYS;
+const LANES: u32 = KEY_LANES * ROW_GROUPS;
 const SCORE_ROWS: u32 = Q_ROWS / ROW_GROUPS; // rows of a lane while it computes scores
-const ROW_LANES: u32 = LANES / Q_ROWS;       // lanes that share a row while it is normalised
+const PARTS: u32 = min(LANES / Q_ROWS, 4u);  // lanes that look for a row's maximum
 const OUT_ROWS: u32 = Q_ROWS / ROW_SLOTS;    // rows of a lane while it sums values
 
+// The scores of a lane: of its first row with all its keys, then of the next.
+alias Scores = array<f32, SCORE_ROWS * LANE_KEYS>;
+
 var<workgroup> q_tile: array<vec4<f32>, Q_ROWS * D4>;
-var<workgroup> scores: array<f32, Q_ROWS * KEYS>;
-var<workgroup> probs: array<f32, Q_ROWS * KEYS>;
+var<workgroup> lane_max: array<f32, Q_ROWS * KEY_LANES>; // [row, key lane], of a tile
+var<workgroup> part_max: array<f32, Q_ROWS * PARTS>;     // [row, part], of all tiles so far
 var<workgroup> row_max: array<f32, Q_ROWS>;
+var<workgroup> probs: array<f32, KEYS * Q_ROWS>;         // [key, row]
 var<workgroup> sums: array<vec4<f32>, LANES>;
 var<workgroup> totals: array<f32, LANES>;
 
@@ -75,45 +81,79 @@ fn load_q_tile(lane: u32, first_row: u32, n_rows: u32, kv_head: u32) {
     }
 }
 
-// Scores of the key at `position`, which stands `key`-th in the tile, with this lane's rows.
-fn compute_scores(lane: u32, key: u32, position: u32, cache_row: u32, first_row: u32, last_key: u32) {
-    let group_row = (lane / KEYS) * SCORE_ROWS;
-    var dots: array<f32, SCORE_ROWS>;
+// Scores of the lane's keys, every KEY_LANES-th of the tile, with its rows, and the largest of each row.
+fn compute_scores(lane: u32, tile: u32, kv_head: u32, n_kv_heads: u32, first_row: u32, last_key: u32) -> Scores {
+    let group_row = (lane / KEY_LANES) * SCORE_ROWS;
+    // Keys past the last one are masked; their cache rows may hold anything, so read one that is there.
+    var cache_rows: array<u32, LANE_KEYS>;
+    for (var k = 0u; k < LANE_KEYS; k++) {
+        let position = min(tile + k * KEY_LANES + lane % KEY_LANES, last_key);
+        cache_rows[k] = position % params.n_kept * n_kv_heads + kv_head;
+    }
+    var scores: Scores;
     for (var d = 0u; d < D4; d++) {
-        let four = load_k(cache_row, d);
+        var keys: array<vec4<f32>, LANE_KEYS>;
+        for (var k = 0u; k < LANE_KEYS; k++) {
+            keys[k] = load_k(cache_rows[k], d);
+        }
         for (var r = 0u; r < SCORE_ROWS; r++) {
-            dots[r] += dot(four, q_tile[(group_row + r) * D4 + d]);
+            let four = q_tile[(group_row + r) * D4 + d];
+            for (var k = 0u; k < LANE_KEYS; k++) {
+                scores[r * LANE_KEYS + k] += dot(keys[k], four);
+            }
         }
     }
     for (var r = 0u; r < SCORE_ROWS; r++) {
         let query = step.pos + (first_row + group_row + r) / params.group;
-        var score = dots[r];
-        if params.softcap > 0.0 {
-            // tanh may overflow within for large arguments.
-            score = params.softcap * tanh(clamp(score / params.softcap, -15.0, 15.0));
+        var highest = MASKED;
+        for (var k = 0u; k < LANE_KEYS; k++) {
+            let position = tile + k * KEY_LANES + lane % KEY_LANES;
+            var score = scores[r * LANE_KEYS + k];
+            if params.softcap > 0.0 {
+                // tanh may overflow within for large arguments.
+                score = params.softcap * tanh(clamp(score / params.softcap, -15.0, 15.0));
+            }
+            let later = position > query;
+            let distance = select(query - position, position - query, later);
+            let near = params.window == 0u || distance < params.window;
+            let visible = near && position <= last_key && (params.causal == 0u || !later);
+            score = select(MASKED, score, visible);
+            scores[r * LANE_KEYS + k] = score;
+            highest = max(highest, score);
         }
-        let later = position > query;
-        let distance = select(query - position, position - query, later);
-        let near = params.window == 0u || distance < params.window;
-        let visible = near && position <= last_key && (params.causal == 0u || !later);
-        scores[(group_row + r) * KEYS + key] = select(MASKED, score, visible);
+        lane_max[(group_row + r) * KEY_LANES + lane % KEY_LANES] = highest;
     }
+    return scores;
 }
 
-// Turns the scores of the lane's row into weights; every lane of a row finds the same maximum.
-fn compute_weights(lane: u32, running_max: f32) -> f32 {
-    let row = lane / ROW_LANES;
+// The largest score so far of the lane's part of a row's keys.
+fn find_maximum(lane: u32, running_max: f32) -> f32 {
     var highest = running_max;
-    for (var key = 0u; key < KEYS; key++) {
-        highest = max(highest, scores[row * KEYS + key]);
+    for (var at = lane % PARTS; at < KEY_LANES; at += PARTS) {
+        highest = max(highest, lane_max[lane / PARTS * KEY_LANES + at]);
     }
-    for (var key = lane % ROW_LANES; key < KEYS; key += ROW_LANES) {
-        let score = scores[row * KEYS + key];
-        // A row that has seen nothing but masked keys must not count them as equals of its maximum.
-        probs[row * KEYS + key] = select(0.0, exp(score - highest), score > MASKED * 0.5);
-    }
-    row_max[row] = highest;
     return highest;
+}
+
+// Turns the lane's scores into weights.
+fn compute_weights(lane: u32, scores: Scores) {
+    let group_row = (lane / KEY_LANES) * SCORE_ROWS;
+    let key_lane = lane % KEY_LANES;
+    for (var r = 0u; r < SCORE_ROWS; r++) {
+        let row = group_row + r;
+        var highest = part_max[row * PARTS];
+        for (var part = 1u; part < PARTS; part++) {
+            highest = max(highest, part_max[row * PARTS + part]);
+        }
+        for (var k = 0u; k < LANE_KEYS; k++) {
+            let score = scores[r * LANE_KEYS + k];
+            // A row that has seen nothing but masked keys must not count them as equals of its maximum.
+            probs[(k * KEY_LANES + key_lane) * Q_ROWS + row] = select(0.0, exp(score - highest), score > MASKED * 0.5);
+        }
+        if key_lane == 0u {
+            row_max[row] = highest;
+        }
+    }
 }
 
 @compute @workgroup_size(LANES)
@@ -146,7 +186,6 @@ fn main(
     let slot = lane / D4;
     let out_row = (slot % ROW_SLOTS) * OUT_ROWS;
     let key_slot = slot / ROW_SLOTS;
-    let key = lane % KEYS;
     let n_kv_heads = n_groups.x;
     var running_max = MASKED;
     var out_max: array<f32, OUT_ROWS>;
@@ -156,12 +195,14 @@ fn main(
         out_max[r] = MASKED;
     }
     for (var tile = first_key; tile < end_key; tile += KEYS) {
-        // Keys past the last one are masked; their cache rows may hold anything, so read one that is there.
-        let position = tile + key;
-        let cache_row = min(position, last_key) % params.n_kept * n_kv_heads + kv_head;
-        compute_scores(lane, key, position, cache_row, first_row, last_key);
+        let scores = compute_scores(lane, tile, kv_head, n_kv_heads, first_row, last_key);
         workgroupBarrier();
-        running_max = compute_weights(lane, running_max);
+        if lane < Q_ROWS * PARTS {
+            running_max = find_maximum(lane, running_max);
+            part_max[lane] = running_max;
+        }
+        workgroupBarrier();
+        compute_weights(lane, scores);
         workgroupBarrier();
         if key_slot < KEY_SLOTS {
             for (var r = 0u; r < OUT_ROWS; r++) {
@@ -176,7 +217,7 @@ fn main(
                 let turn = select(0u, params.n_kept, first + j >= params.n_kept);
                 let value = load_v((first + j - turn) * n_kv_heads + kv_head, d);
                 for (var r = 0u; r < OUT_ROWS; r++) {
-                    let weight = probs[(out_row + r) * KEYS + j];
+                    let weight = probs[j * Q_ROWS + out_row + r];
                     total[r] += weight;
                     sum[r] += weight * value;
                 }

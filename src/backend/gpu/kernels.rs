@@ -454,6 +454,7 @@ impl Variant {
                 ("WHOLE_HEADS", u32::from(tile.head_dim.is_multiple_of(4))),
                 ("Q_ROWS", tile.q_rows),
                 ("KEYS", tile.keys),
+                ("LANE_KEYS", tile.lane_keys),
                 ("ROW_GROUPS", tile.row_groups),
                 ("ROW_SLOTS", tile.row_slots),
                 ("KEY_SLOTS", tile.key_slots),

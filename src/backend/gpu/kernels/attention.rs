@@ -13,7 +13,9 @@ pub struct AttentionTile {
     pub q_rows: u32,
     /// Keys of a step of the online softmax.
     pub keys: u32,
-    /// Rows that are scored at once.
+    /// Keys that a lane scores …
+    pub lane_keys: u32,
+    /// … and the groups of rows that lanes score.
     pub row_groups: u32,
     /// Lanes' groups by output row …
     pub row_slots: u32,
@@ -31,20 +33,23 @@ impl AttentionTile {
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
             return None;
         }
-        let mut keys = if few { 64 } else { 32 };
-        let mut q_rows = if few { group.clamp(1, 8).next_power_of_two() } else { 16 };
+        let n_fours = head_dim.div_ceil(4);
+        let mut q_rows = if few { group.clamp(1, 8).next_power_of_two() } else { 32 };
         loop {
-            let row_groups = q_rows.min(if few { 2 } else { 4 });
+            // One token is short of keys for all lanes; in a prompt a lane has a block of four rows and four keys.
+            let row_groups = if few { q_rows.min(2) } else { q_rows.div_ceil(4) };
+            let fewest = if few { 64 } else { 64 / row_groups };
             // Every four elements of a head need a lane.
-            while keys < MOST_KEYS && keys * row_groups < head_dim.div_ceil(4) {
-                keys *= 2;
-            }
-            let mut tile = AttentionTile { head_dim, q_rows, keys, row_groups, row_slots: 1, key_slots: 1 };
-            if tile.lanes() < head_dim.div_ceil(4) {
+            let key_lanes = fewest.max(n_fours.div_ceil(row_groups).next_power_of_two());
+            if key_lanes > MOST_KEYS {
                 return None;
             }
+            let lane_keys = if few { 1 } else { (MOST_KEYS / key_lanes).min(4) };
+            let keys = key_lanes * lane_keys;
+            let mut tile =
+                AttentionTile { head_dim, q_rows, keys, lane_keys, row_groups, row_slots: 1, key_slots: 1 };
             if tile.workgroup_bytes() <= WORKGROUP_BYTES {
-                let slots = tile.lanes() / head_dim.div_ceil(4);
+                let slots = tile.lanes() / n_fours;
                 // The largest power of two that leaves no slot empty.
                 tile.row_slots = 1 << slots.min(q_rows).ilog2();
                 tile.key_slots = (slots / tile.row_slots).min(keys);
@@ -59,13 +64,19 @@ impl AttentionTile {
 
     /// Lanes of a workgroup.
     pub fn lanes(self) -> u32 {
-        self.keys * self.row_groups
+        self.key_lanes() * self.row_groups
     }
 
-    /// Workgroup memory: queries, scores and weights of keys, maxima, and the sums where keys are split.
+    /// Lanes that have other keys.
+    fn key_lanes(self) -> u32 {
+        self.keys / self.lane_keys
+    }
+
+    /// Workgroup memory: queries, weights of keys, maxima, and the sums where keys are split.
     pub fn workgroup_bytes(self) -> u32 {
         let head_dim = self.head_dim.next_multiple_of(4);
-        let floats = self.q_rows * (head_dim + 2 * self.keys + 1) + 5 * self.lanes();
+        // Maxima by lanes, by up to four parts and of the row.
+        let floats = self.q_rows * (head_dim + self.keys + self.key_lanes() + 5) + 5 * self.lanes();
         // Each array starts at a multiple of 16.
         floats * 4 + 64
     }
