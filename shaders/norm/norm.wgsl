@@ -1,6 +1,5 @@
 // RMS, layer or L2 norm over groups of a row's elements (the whole row, or each head).
-// Grid: (groups, rows). 128 lanes a group; sums meet in workgroup memory, where every lane adds them up in the same order,
-// one sum of a lane or, with SUBGROUPS, of a subgroup.
+// Grid: (groups, rows). 128 lanes a group; what they sum meets in workgroup memory.
 #import lib/step
 #import lib/subgroups
 
@@ -26,8 +25,42 @@ struct Params {
 
 const LANES: u32 = 128u;
 
-var<workgroup> squares: array<f32, LANES>;
-var<workgroup> totals: array<f32, LANES>;
+// Sums that every lane adds up in the same order: of a subgroup each or, without SUBGROUPS, of eight lanes.
+var<workgroup> parts: array<f32, LANES>;
+#if SUBGROUPS
+#else
+const N_PARTS: u32 = LANES / 8u;
+
+var<workgroup> lane_sums: array<f32, LANES>;
+#endif
+
+// The sum of `value` over the lanes.
+fn sum_of_lanes(lane: u32, value: f32, subgroup_lanes: u32) -> f32 {
+#if SUBGROUPS
+    let n_parts = LANES / subgroup_lanes;
+    let part = subgroupAdd(value);
+    if lane % subgroup_lanes == 0u {
+        parts[lane / subgroup_lanes] = part;
+    }
+#else
+    let n_parts = N_PARTS;
+    lane_sums[lane] = value;
+    workgroupBarrier();
+    if lane < N_PARTS {
+        var part = 0.0;
+        for (var i = lane; i < LANES; i += N_PARTS) {
+            part += lane_sums[i];
+        }
+        parts[lane] = part;
+    }
+#endif
+    workgroupBarrier();
+    var sum = 0.0;
+    for (var i = 0u; i < n_parts; i++) {
+        sum += parts[i];
+    }
+    return sum;
+}
 
 fn load(at: u32) -> f32 {
     if params.in_place != 0u {
@@ -54,16 +87,9 @@ fn main(
         for (var i = lane; i < params.group; i += LANES) {
             total += load(first + i);
         }
-#if SUBGROUPS
-        total = subgroupAdd(total);
-#endif
-        if lane % subgroup_lanes == 0u {
-            totals[lane / subgroup_lanes] = total;
-        }
+        mean = sum_of_lanes(lane, total, subgroup_lanes);
+        // The next sum's parts take the place of this one's.
         workgroupBarrier();
-        for (var i = 0u; i < LANES / subgroup_lanes; i++) {
-            mean += totals[i];
-        }
         mean /= f32(params.group);
     }
     var square = 0.0;
@@ -71,17 +97,7 @@ fn main(
         let centred = load(first + i) - mean;
         square += centred * centred;
     }
-#if SUBGROUPS
-    square = subgroupAdd(square);
-#endif
-    if lane % subgroup_lanes == 0u {
-        squares[lane / subgroup_lanes] = square;
-    }
-    workgroupBarrier();
-    var sum = 0.0;
-    for (var i = 0u; i < LANES / subgroup_lanes; i++) {
-        sum += squares[i];
-    }
+    let sum = sum_of_lanes(lane, square, subgroup_lanes);
     var factor = 1.0 / sqrt(sum / f32(params.group) + params.eps);
     if params.kind == 2u {
         factor = 1.0 / max(sqrt(sum), params.eps);
