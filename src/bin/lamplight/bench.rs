@@ -97,7 +97,7 @@ fn measure(
     let longest = args.pp.iter().chain(&args.tg).max().copied().unwrap_or(1);
     let (tokens, depth, reps) = (tokens(longest, n_vocab), args.depth, args.reps.max(1));
     if args.profile {
-        return profile(args, backend, &tokens);
+        return profile(args, backend, &tokens, n_batch);
     }
     let mut bench = Bench { backend, n_batch, tokens, depth, reps };
     // The first steps compile, fault pages in and wake the clock up.
@@ -127,11 +127,11 @@ fn measure(
 }
 
 /// Prints where the time of the longest stretch of decoded tokens goes.
-fn profile(args: &Args, backend: &mut AnyBackend, tokens: &[u32]) -> Result<()> {
+fn profile(args: &Args, backend: &mut AnyBackend, tokens: &[u32], n_batch: usize) -> Result<()> {
     let n = args.tg.iter().max().copied().unwrap_or(1);
     let backend = match backend {
         AnyBackend::Cpu(backend) => backend,
-        AnyBackend::Gpu(backend) => return profile_gpu(args, backend, tokens),
+        AnyBackend::Gpu(backend) => return profile_gpu(args, backend, tokens, n_batch),
         _ => {
             let message = "the CPU backend tells the time of each op on one thread only";
             return Err(Error::new(ErrorCode::InvalidRequest, message).at("--profile"));
@@ -159,21 +159,23 @@ fn profile(args: &Args, backend: &mut AnyBackend, tokens: &[u32]) -> Result<()> 
 
 /// Prints where the time of the shortest prompt goes and that of decoded tokens behind it, by kernel and the GPU's clock.
 /// Where it has no time stamps each launch is waited for, which costs as much as a short kernel.
-fn profile_gpu(args: &Args, backend: &mut GpuBackend, tokens: &[u32]) -> Result<()> {
+fn profile_gpu(args: &Args, backend: &mut GpuBackend, tokens: &[u32], n_batch: usize) -> Result<()> {
     let n_prompt = args.pp.iter().min().copied().unwrap_or(1);
     let n = args.tg.iter().min().copied().unwrap_or(1).min(tokens.len());
     let mut profiles = [Profile::default(), Profile::default()];
     let prompt = [(&tokens[..n_prompt], args.depth); 2];
     let decoded =
         tokens[..n].iter().enumerate().map(|(at, token)| (std::slice::from_ref(token), args.depth + at));
-    for (index, (step, pos)) in prompt.into_iter().chain(decoded).enumerate() {
-        let times = pollster::block_on(backend.profile_step(step, pos))?;
+    for (index, (text, pos)) in prompt.into_iter().chain(decoded).enumerate() {
         // The first steps compile and bring pages into order.
         let profile = &mut profiles[usize::from(index > 1)];
         if index == 1 || index == 2 && n > 1 {
             *profile = Profile::default();
         }
-        times.iter().for_each(|(name, seconds, bytes)| profile.add(name, *seconds, *bytes));
+        for (at, step) in text.chunks(n_batch).enumerate() {
+            let times = pollster::block_on(backend.profile_step(step, pos + at * n_batch))?;
+            times.iter().for_each(|(name, seconds, bytes)| profile.add(name, *seconds, *bytes));
+        }
         profile.steps += 1;
     }
     let bandwidth = pollster::block_on(backend.device().copy_bandwidth())?;
