@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use lamplight::backend::cpu::CpuMode;
 #[cfg(feature = "gpu")]
+use lamplight::backend::gpu::kernels::{MatMulTile, MatVecShape};
+#[cfg(feature = "gpu")]
 use lamplight::backend::gpu::{Precision, Tuning};
 use lamplight::backend::{AnyBackend, Backend, Outputs};
 use lamplight::engine::native::{BackendOptions, load};
@@ -312,11 +314,17 @@ fn sets_on_the_gpu_in_f16() {
     check_sets(BackendOptions::Gpu(Some(Precision::F16)), Fidelity::Half);
 }
 
-/// The sets on kernels with subgroups, which a software adapter has and does not take by itself: some of them, by a seed
-/// that is told; all with LAMPLIGHT_LONG.
+/// The sets on the kernels of hardware with subgroups, which a software adapter does not take by itself: some of them, by a
+/// seed that is told; all with LAMPLIGHT_LONG.
 #[cfg(feature = "gpu")]
 fn check_with_subgroups(precision: Precision, fidelity: Fidelity) {
-    let tuning = Tuning { subgroups: Some(true), ..Tuning::default() };
+    let tuning = Tuning {
+        subgroups: Some(true),
+        mat_vec: Some(MatVecShape::USUAL),
+        tile: Some(MatMulTile::USUAL),
+        hand_on: Some(false),
+        ..Tuning::default()
+    };
     run_sets(golden::sampled(8), BackendOptions::TunedGpu(precision, tuning), fidelity);
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use lamplight::backend::KV_FORMATS;
-use lamplight::backend::gpu::kernels::{Kernel, MAT_MUL_ROWS_LANES, MatMulTile, Variant};
+use lamplight::backend::gpu::kernels::{Kernel, MatMulTile, SUBGROUP_LANES, Variant};
 use lamplight::backend::gpu::{Alter, GpuBackend, GpuDevice, GpuOptions, Precision, Tuning};
 use lamplight::engine::{LoadOptions, Loading, check_gpu, native};
 use lamplight::error::ErrorCode;
@@ -149,6 +149,10 @@ fn wrong_kernels_are_replaced() {
             Kernel::MatMulRows => text.replace("subgroupBroadcast(own,1u)", "subgroupBroadcast(own,0u)"),
             _ => text,
         }),
+        ("subgroups", |variant, text| match variant.kernel {
+            Kernel::AttentionRows => text.replace("first.high*keys.b", "first.high*keys.a"),
+            _ => text,
+        }),
         ("choose tokens", |variant, text| match variant.kernel {
             Kernel::Choose => text.replace("lane_ids[0],lane_ids[0]", "lane_ids[0]+1u,lane_ids[0]+1u"),
             _ => text,
@@ -162,7 +166,7 @@ fn wrong_kernels_are_replaced() {
         }
         // Only software runs the product whose lanes hand on what they load, where they are a subgroup.
         let software = device.info().fallback;
-        let hands_on = software && device.info().subgroup_lanes == Some(MAT_MUL_ROWS_LANES);
+        let hands_on = software && device.info().subgroup_lanes == Some(SUBGROUP_LANES);
         if !hands_on && *what == "subgroups" {
             continue;
         }

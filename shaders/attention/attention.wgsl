@@ -8,30 +8,7 @@
 // by attention_merge (Dao et al. 2023, "Flash-Decoding for long-context inference").
 #import lib/step
 #import lib/kv
-
-struct Params {
-    n_heads: u32,
-    group: u32,      // query heads per kv head
-    n_kept: u32,     // positions of the cache; beyond them its rows come again
-    window: u32,     // positions a token sees, itself included; 0: all
-    scale: f32,
-    softcap: f32,    // 0: none
-    causal: u32,     // 0: later positions of the step are seen too
-    has_sinks: u32,
-    split: u32,      // keys of a run, a multiple of KEYS
-    max_splits: u32, // runs that `partials` has room for
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> q: array<head_t>;              // [n_tokens, n_heads, HEAD_DIM]
-@group(0) @binding(3) var<storage, read> k_cache: array<kv_four_t>;        // [positions, n_kv_heads, HEAD_DIM]
-@group(0) @binding(4) var<storage, read> v_cache: array<kv_four_t>;        // [positions, n_kv_heads, HEAD_DIM]
-@group(0) @binding(5) var<storage, read> sinks: array<f32>;             // [n_heads] scores without a value
-@group(0) @binding(6) var<storage, read_write> out: array<head_t>;      // [n_tokens, n_heads, HEAD_DIM]
-@group(0) @binding(7) var<storage, read_write> partials: array<vec4<f32>>; // [n_tokens, n_heads, max_splits, D4 + 1]
-
-#import attention/runs
-#import attention/load_kv
+#import attention/io
 
 const KEY_LANES: u32 = KEYS / LANE_KEYS;
 const LANES: u32 = KEY_LANES * ROW_GROUPS;
@@ -49,25 +26,6 @@ var<workgroup> row_max: array<f32, Q_ROWS>;
 var<workgroup> probs: array<f32, KEYS * Q_ROWS>;         // [key, row]
 var<workgroup> sums: array<vec4<f32>, LANES>;
 var<workgroup> totals: array<f32, LANES>;
-
-#import attention/store_head
-
-#if WHOLE_HEADS
-// Elements 4 d to 4 d + 3 of a head, counted over all tokens.
-fn load_q(head: u32, d: u32) -> vec4<f32> {
-    return q[head * D4 + d];
-}
-#else
-fn load_q(head: u32, d: u32) -> vec4<f32> {
-    var four = vec4<f32>();
-    for (var i = 0u; i < 4u; i++) {
-        if d * 4u + i < HEAD_DIM {
-            four[i] = q[head * HEAD_DIM + d * 4u + i];
-        }
-    }
-    return four;
-}
-#endif
 
 fn load_q_tile(lane: u32, first_row: u32, n_rows: u32, kv_head: u32) {
     for (var i = lane; i < Q_ROWS * D4; i += LANES) {
@@ -108,16 +66,7 @@ fn compute_scores(lane: u32, tile: u32, kv_head: u32, n_kv_heads: u32, first_row
         var highest = MASKED;
         for (var k = 0u; k < LANE_KEYS; k++) {
             let position = tile + k * KEY_LANES + lane % KEY_LANES;
-            var score = scores[r * LANE_KEYS + k];
-            if params.softcap > 0.0 {
-                // tanh may overflow within for large arguments.
-                score = params.softcap * tanh(clamp(score / params.softcap, -15.0, 15.0));
-            }
-            let later = position > query;
-            let distance = select(query - position, position - query, later);
-            let near = params.window == 0u || distance < params.window;
-            let visible = near && position <= last_key && (params.causal == 0u || !later);
-            score = select(MASKED, score, visible);
+            let score = seen_score(scores[r * LANE_KEYS + k], position, query, last_key);
             scores[r * LANE_KEYS + k] = score;
             highest = max(highest, score);
         }
@@ -147,8 +96,7 @@ fn compute_weights(lane: u32, scores: Scores) {
         }
         for (var k = 0u; k < LANE_KEYS; k++) {
             let score = scores[r * LANE_KEYS + k];
-            // A row that has seen nothing but masked keys must not count them as equals of its maximum.
-            probs[(k * KEY_LANES + key_lane) * Q_ROWS + row] = select(0.0, exp(score - highest), score > MASKED * 0.5);
+            probs[(k * KEY_LANES + key_lane) * Q_ROWS + row] = weight_of(score, highest);
         }
         if key_lane == 0u {
             row_max[row] = highest;

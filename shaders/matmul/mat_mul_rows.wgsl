@@ -4,6 +4,7 @@
 // activation row and has the others from their lanes.
 // Grid: (blocks of 128 weight rows folded into x and z, eights of activation rows in y). Rows of whole chunks.
 #import matmul/tiles
+#import lib/eight_lanes
 
 const LANES: u32 = 8u;
 const ROWS: u32 = 16u;
@@ -15,12 +16,6 @@ const TILE_W: u32 = LANES * ROWS;
 fn x_at(slot: u32) -> u32 {
     let row = out_row(slot);
     return x_row(select(row, 0u, row == NONE)) * (params.n_cols >> 2u);
-}
-
-// Four elements of eight activation rows.
-struct Eight {
-    low: mat4x4<f32>,
-    high: mat4x4<f32>,
 }
 
 #if SUBGROUPS
@@ -35,21 +30,7 @@ fn begin(first: u32, lane: u32) -> Rows {
 }
 
 fn eight_rows(rows: Rows, at: u32) -> Eight {
-    let own = x[rows + at];
-    return Eight(
-        mat4x4<f32>(
-            subgroupBroadcast(own, 0u),
-            subgroupBroadcast(own, 1u),
-            subgroupBroadcast(own, 2u),
-            subgroupBroadcast(own, 3u),
-        ),
-        mat4x4<f32>(
-            subgroupBroadcast(own, 4u),
-            subgroupBroadcast(own, 5u),
-            subgroupBroadcast(own, 6u),
-            subgroupBroadcast(own, 7u),
-        ),
-    );
+    return of_lanes(x[rows + at]);
 }
 #else
 // A chunk is taken in halves, as more loads take long to compile: parts 0 and 2, which share words in the formats of

@@ -90,6 +90,11 @@ pub(crate) fn variants() -> Vec<Variant> {
                         .into_iter()
                         .map(|head_dim| Variant::rope_kv_write(head_dim, kv)),
                 ),
+                Kernel::AttentionRows => variants.extend(
+                    numbers(&row, "head_dim", 64)
+                        .into_iter()
+                        .map(|head_dim| Variant::attention_rows(head_dim, kv)),
+                ),
                 Kernel::Attention | Kernel::AttentionMerge => {
                     for head_dim in numbers(&row, "head_dim", 64) {
                         for group in numbers(&row, "group", 1) {

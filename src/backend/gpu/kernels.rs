@@ -30,6 +30,7 @@ pub enum Kernel {
     RopeKvWrite,
     NormRopeKvWrite,
     Attention,
+    AttentionRows,
     AttentionMerge,
     GatedActivation,
     Elementwise,
@@ -88,6 +89,7 @@ impl Kernel {
         Kernel::RopeKvWrite,
         Kernel::NormRopeKvWrite,
         Kernel::Attention,
+        Kernel::AttentionRows,
         Kernel::AttentionMerge,
         Kernel::GatedActivation,
         Kernel::Elementwise,
@@ -133,6 +135,7 @@ impl Kernel {
             Kernel::RopeKvWrite => "attention/rope_kv_write",
             Kernel::NormRopeKvWrite => "attention/norm_rope_kv_write",
             Kernel::Attention => "attention/attention",
+            Kernel::AttentionRows => "attention/attention_rows",
             Kernel::AttentionMerge => "attention/attention_merge",
             Kernel::GatedActivation => "elementwise/gated_activation",
             Kernel::Elementwise => "elementwise/elementwise",
@@ -182,7 +185,9 @@ impl Kernel {
                 &[Uniform, Read, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite]
             }
             Kernel::RopeKvWrite => &[Uniform, Read, Read, Read, Read, ReadWrite, ReadWrite, ReadWrite],
-            Kernel::Attention => &[Uniform, Read, Read, Read, Read, Read, ReadWrite, ReadWrite],
+            Kernel::Attention | Kernel::AttentionRows => {
+                &[Uniform, Read, Read, Read, Read, Read, ReadWrite, ReadWrite]
+            }
             Kernel::GatedActivation | Kernel::Permute | Kernel::AttentionMerge => {
                 &[Uniform, Read, Read, Read, ReadWrite]
             }
@@ -219,8 +224,8 @@ impl Kernel {
 /// Elements of a weight row that a lane takes at a time.
 pub const CHUNK: u32 = 32;
 
-/// Lanes of workgroups of the mat-mul without workgroup memory.
-pub const MAT_MUL_ROWS_LANES: u32 = 8;
+/// Lanes of workgroups of the kernels without workgroup memory, each a subgroup.
+pub const SUBGROUP_LANES: u32 = 8;
 /// Keys of a tile of attention at most.
 pub const MOST_KEYS: u32 = 128;
 /// Experts that the routing kernel has lanes for.
@@ -353,7 +358,9 @@ impl Variant {
                 self.kernel,
                 MatMulRows | Norm | ArgMax | Penalise | Tally | Collect | Draw | Choose | Top | TopOfRun
             );
-        Variant { shape: mat_vec.then_some(shape), subgroups: subgroups && sums, ..self }
+        // It is what it is by its subgroup.
+        let always = self.kernel == Kernel::AttentionRows;
+        Variant { shape: mat_vec.then_some(shape), subgroups: subgroups && sums || always, ..self }
     }
 
     /// A kernel that reads weights. Only the mat-mul has half floats to gain from.
@@ -407,6 +414,12 @@ impl Variant {
     /// The attention kernel.
     pub const fn attention(tile: AttentionTile, kv: KvFormat) -> Variant {
         Variant { tile: Some(tile), ..Variant::plain(Kernel::Attention).of_cache(tile.head_dim, kv) }
+    }
+
+    /// The same without workgroup memory, for subgroups of eight lanes.
+    pub const fn attention_rows(head_dim: u32, kv: KvFormat) -> Variant {
+        let variant = Variant::attention(AttentionTile::rows(head_dim), kv);
+        Variant { kernel: Kernel::AttentionRows, subgroups: true, ..variant }
     }
 
     /// The kernel that puts together what attention computed in runs of keys.
@@ -487,7 +500,7 @@ impl Variant {
                 self.shape.map_or(0, MatVecShape::lanes)
             }
             Kernel::Norm | Kernel::MatMul | Kernel::Repack => 128,
-            Kernel::MatMulRows => MAT_MUL_ROWS_LANES,
+            Kernel::MatMulRows => SUBGROUP_LANES,
             Kernel::GatedActivation
             | Kernel::Elementwise
             | Kernel::Columns
@@ -503,7 +516,7 @@ impl Variant {
             Kernel::Wkv6 | Kernel::Wkv7Keys | Kernel::Wkv7 | Kernel::Wkv7Bonus | Kernel::GatedDelta => {
                 self.head_dim
             }
-            Kernel::Attention => self.tile.map_or(0, AttentionTile::lanes),
+            Kernel::Attention | Kernel::AttentionRows => self.tile.map_or(0, AttentionTile::lanes),
         }
     }
 

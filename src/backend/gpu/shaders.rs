@@ -20,6 +20,8 @@ macro_rules! files {
 files!(
     "attention/attention",
     "attention/attention_merge",
+    "attention/attention_rows",
+    "attention/io",
     "attention/load_kv",
     "attention/norm_rope_kv_write",
     "attention/rope",
@@ -37,6 +39,7 @@ files!(
     "lib/bytes",
     "lib/byte_floats",
     "lib/codes_by_element",
+    "lib/eight_lanes",
     "lib/grids",
     "lib/k_scales",
     "lib/kv",

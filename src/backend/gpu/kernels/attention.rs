@@ -2,7 +2,7 @@
 //!
 //! Principal type: [`AttentionTile`]. Must not know which kernels use it.
 
-use super::MOST_KEYS;
+use super::{MOST_KEYS, SUBGROUP_LANES};
 
 /// How the lanes of an attention workgroup are spread; see shaders/attention/attention.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +60,13 @@ impl AttentionTile {
             }
             q_rows /= 2;
         }
+    }
+
+    /// The tile of shaders/attention/attention_rows.wgsl: a lane has a row and loads two keys.
+    pub const fn rows(head_dim: u32) -> AttentionTile {
+        let (q_rows, lane_keys) = (SUBGROUP_LANES, 2);
+        let keys = q_rows * lane_keys;
+        AttentionTile { head_dim, q_rows, keys, lane_keys, row_groups: 1, row_slots: 1, key_slots: 1 }
     }
 
     /// Lanes of a workgroup.

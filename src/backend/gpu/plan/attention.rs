@@ -1,6 +1,6 @@
 //! Launches of the ops around the KV cache. Must not know wgpu.
 
-use super::super::kernels::{AttentionTile, Variant};
+use super::super::kernels::{AttentionTile, MatMulTile, Variant};
 use super::{CacheSpec, Grid, KeyRuns, Planner, Table, flat, internal};
 use crate::backend::ModelPlan;
 use crate::error::{Error, ErrorCode, Result};
@@ -44,9 +44,13 @@ impl Planner<'_> {
         let tiles = [tile(true), tile(false)].map(|tile| tile.ok_or_else(|| bad_head(decl.head_dim)));
         let [few, many] = tiles;
         let (few, many) = (few?, many?);
-        let stages = [few, many].map(|tile| {
-            let grid = Grid { mul: group, div: tile.q_rows, ..flat(decl.n_kv_heads as u32) };
-            self.stage(Variant::attention(tile, self.kv), grid)
+        let of_many = match self.tuning.tile == Some(MatMulTile::ROWS) && self.tuning.hand_on == Some(true) {
+            true => Variant::attention_rows(many.head_dim, self.kv),
+            false => Variant::attention(many, self.kv),
+        };
+        let stages = [Variant::attention(few, self.kv), of_many].map(|variant| {
+            let div = variant.tile.map_or(1, |tile| tile.q_rows);
+            self.stage(variant, Grid { mul: group, div, ..flat(decl.n_kv_heads as u32) })
         });
         let (runs, max_runs) = self.key_runs(few.keys as usize, window);
         let params = [

@@ -5,7 +5,7 @@
 use super::MAX_WORKGROUPS;
 use crate::backend::KV_PAGE;
 use crate::backend::gpu::device::AdapterInfo;
-use crate::backend::gpu::kernels::{MAT_MUL_ROWS_LANES, MatMulTile, MatVecShape, X_ROWS};
+use crate::backend::gpu::kernels::{MatMulTile, MatVecShape, SUBGROUP_LANES, X_ROWS};
 
 /// Sizes that trade speed for memory, or that tests make small; the defaults suit every device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Tuning {
             subgroups: Some(self.subgroups.unwrap_or(hardware) && info.subgroups),
             few_rows: Some(self.few_rows.unwrap_or(few_rows)),
             tile: self.tile.or(Some(tile)),
-            hand_on: Some(self.hand_on.unwrap_or(true) && info.subgroup_lanes == Some(MAT_MUL_ROWS_LANES)),
+            hand_on: Some(self.hand_on.unwrap_or(true) && info.subgroup_lanes == Some(SUBGROUP_LANES)),
             ..self
         }
     }
