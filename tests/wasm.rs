@@ -210,7 +210,7 @@ async fn every_shader_variant_compiles() {
     let mut variants = shader_variants::variants();
     let info = device.info();
     variants.retain(|variant| (!variant.f16 || info.shader_f16) && (!variant.subgroups || info.subgroups));
-    // SwiftShader translates each to machine code, which takes it most of a second: a sample, by a seed that is told.
+    // SwiftShader translates each to machine code, which takes it about a second: a sample, by a seed that is told.
     if info.architecture == "swiftshader" && option_env!("LAMPLIGHT_LONG").is_none() {
         let given = option_env!("LAMPLIGHT_SEED").and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| (js_sys::Date::now() / 1000.0) as usize % 1000);

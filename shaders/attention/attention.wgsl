@@ -32,8 +32,7 @@ fn load_q_tile(lane: u32, first_row: u32, n_rows: u32, kv_head: u32) {
         let row = first_row + i / D4;
         var four = vec4<f32>();
         if row < n_rows {
-            let head = kv_head * params.group + row % params.group;
-            four = load_q((row / params.group) * params.n_heads + head, i % D4) * params.scale;
+            four = load_q(query_head(kv_head, row), i % D4) * params.scale;
         }
         q_tile[i] = four;
     }
@@ -116,10 +115,7 @@ fn main(
     if first_row >= n_rows {
         return;
     }
-    var last_key = step.pos + (min(first_row + Q_ROWS, n_rows) - 1u) / params.group;
-    if params.causal == 0u {
-        last_key = step.pos + step.n_tokens - 1u;
-    }
+    let last_key = last_seen(first_row, n_rows);
     var first_key = first_seen(step.pos + first_row / params.group);
     var end_key = last_key + 1u;
     if n_groups.z > 1u {
@@ -187,7 +183,7 @@ fn main(
         let row = first_row + out_row + r;
         if key_slot == 0u && row < n_rows {
             let head = kv_head * params.group + row % params.group;
-            let head_row = (row / params.group) * params.n_heads + head;
+            let head_row = query_head(kv_head, row);
             if n_groups.z > 1u {
                 let at = (head_row * params.max_splits + group.z) * (D4 + 1u);
                 partials[at + d] = sum[r];

@@ -62,11 +62,8 @@ fn main(
     // A lane without a row does another's work for the keys that it loads.
     let row = min(first_row + lane, n_rows - 1u);
     let query = step.pos + row / params.group;
-    let q_row = row / params.group * params.n_heads + group.x * params.group + row % params.group;
-    var last_key = step.pos + (min(first_row + Q_ROWS, n_rows) - 1u) / params.group;
-    if params.causal == 0u {
-        last_key = step.pos + step.n_tokens - 1u;
-    }
+    let q_row = query_head(group.x, row);
+    let last_key = last_seen(first_row, n_rows);
     var highest = MASKED;
     var total = 0.0;
     var sums: array<vec4<f32>, D4>;

@@ -1,4 +1,4 @@
-// What the kernels of attention bind, and what a score becomes. Needs KEYS, HEAD_DIM and lib/kv.
+// What the kernels of attention bind, and what a score becomes. Needs KEYS, Q_ROWS, HEAD_DIM, lib/step and lib/kv.
 struct Params {
     n_heads: u32,
     group: u32,      // query heads per kv head
@@ -14,8 +14,8 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<head_t>;              // [n_tokens, n_heads, HEAD_DIM]
-@group(0) @binding(3) var<storage, read> k_cache: array<kv_four_t>;        // [positions, n_kv_heads, HEAD_DIM]
-@group(0) @binding(4) var<storage, read> v_cache: array<kv_four_t>;        // [positions, n_kv_heads, HEAD_DIM]
+@group(0) @binding(3) var<storage, read> k_cache: array<kv_four_t>;     // [positions, n_kv_heads, HEAD_DIM]
+@group(0) @binding(4) var<storage, read> v_cache: array<kv_four_t>;     // [positions, n_kv_heads, HEAD_DIM]
 @group(0) @binding(5) var<storage, read> sinks: array<f32>;             // [n_heads] scores without a value
 @group(0) @binding(6) var<storage, read_write> out: array<head_t>;      // [n_tokens, n_heads, HEAD_DIM]
 @group(0) @binding(7) var<storage, read_write> partials: array<vec4<f32>>; // [n_tokens, n_heads, max_splits, D4 + 1]
@@ -40,6 +40,17 @@ fn load_q(head: u32, d: u32) -> vec4<f32> {
     return four;
 }
 #endif
+
+// The query head that `row` of a kv head's rows is, counted over all tokens; rows stand token by token.
+fn query_head(kv_head: u32, row: u32) -> u32 {
+    return row / params.group * params.n_heads + kv_head * params.group + row % params.group;
+}
+
+// The last position that a tile of Q_ROWS of `n_rows` rows may see.
+fn last_seen(first_row: u32, n_rows: u32) -> u32 {
+    let last_row = min(first_row + Q_ROWS, n_rows) - 1u;
+    return step.pos + select(step.n_tokens - 1u, last_row / params.group, params.causal != 0u);
+}
 
 // The score of the key at `position` as the query at `query` sees it.
 fn seen_score(product: f32, position: u32, query: u32, last_key: u32) -> f32 {

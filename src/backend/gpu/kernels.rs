@@ -358,9 +358,7 @@ impl Variant {
                 self.kernel,
                 MatMulRows | Norm | ArgMax | Penalise | Tally | Collect | Draw | Choose | Top | TopOfRun
             );
-        // It is what it is by its subgroup.
-        let always = self.kernel == Kernel::AttentionRows;
-        Variant { shape: mat_vec.then_some(shape), subgroups: subgroups && sums || always, ..self }
+        Variant { shape: mat_vec.then_some(shape), subgroups: self.subgroups || subgroups && sums, ..self }
     }
 
     /// A kernel that reads weights. Only the mat-mul has half floats to gain from.
