@@ -120,7 +120,7 @@ export interface EngineOptions extends AssetOptions {
    * a chat and the completions beside it each find their own beginning computed (`usage.cached_tokens` tells). A prompt takes
    * the place of the text that it goes on with, else an unused one, else that of the text used longest ago. */
   sequences?: number;
-  /** `f16` where the device has it, by default; `f32` forces full precision on the GPU. */
+  /** `f16` where the device has it, by default; `f32` forces full precision on the GPU, in products too. */
   gpuPrecision?: 'auto' | 'f16' | 'f32';
   /** Measure on the first visit which of several ways to compute is the fastest on this GPU, which takes up to a second,
    * and remember it. By default where the GPU is not software: there the time of one run says little. */

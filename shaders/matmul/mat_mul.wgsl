@@ -1,24 +1,20 @@
 // Product of a weight matrix with many rows of activations (prefill), with EXPERTS of each expert with those that chose it.
 // Grid: (tiles of 64 weight rows folded into x and z, tiles of TILE_X activation rows in y). 128 lanes, each 4 sums of
 // weight rows by TILE_X / 8 of activation rows. Tiles are as deep as lets each lane load eight activations: 32 elements,
-// or 16 of 64 rows; their rows are one vec4 longer than that, against bank conflicts. With F16 the weights' tile is in half
-// floats; activations stay f32, since those of some models exceed what f16 can hold.
+// or 16 of 64 rows; their rows are one vec4 longer than that, against bank conflicts. What stands in them is said by
+// matmul/float_tiles, or with PACKED by matmul/packed_tiles.
 #import matmul/tiles
 
 const TILE_W: u32 = 64u;
 const LANES: u32 = 128u;
 // Eights of elements of a tile's row.
 const PARTS: u32 = LANES / TILE_X;
-const STRIDE: u32 = 2u * PARTS + 1u;
 
-#if F16
-alias tile_t = f16;
+#if PACKED
+#import matmul/packed_tiles
 #else
-alias tile_t = f32;
+#import matmul/float_tiles
 #endif
-
-var<workgroup> x_tile: array<vec4<f32>, TILE_X * STRIDE>;
-var<workgroup> w_tile: array<vec4<tile_t>, TILE_W * STRIDE>;
 
 // `row` is what the lane's slot of the tile stands for.
 fn load_x_tile(lane: u32, row: u32, chunk: u32, first_part: u32) {
@@ -28,9 +24,7 @@ fn load_x_tile(lane: u32, row: u32, chunk: u32, first_part: u32) {
     if row != NONE {
         eight = load_x8(x_row(row), chunk * 32u + part * 8u);
     }
-    let at = lane / PARTS * STRIDE + lane % PARTS * 2u;
-    x_tile[at] = eight.lo;
-    x_tile[at + 1u] = eight.hi;
+    put_x(lane / PARTS, lane % PARTS, eight);
 }
 
 fn load_w_tile(lane: u32, first: u32, chunk: u32, first_part: u32) {
@@ -39,10 +33,7 @@ fn load_w_tile(lane: u32, first: u32, chunk: u32, first_part: u32) {
         let weight = row_block(first + row);
         let scales = q_scale(weight, chunk);
         let scale = select(scales.x, scales.y, part >= 2u);
-        let codes = q_codes(weight, chunk, part);
-        let at = row * STRIDE + lane % PARTS * 2u;
-        w_tile[at] = vec4<tile_t>(codes.lo * scale + scales.z);
-        w_tile[at + 1u] = vec4<tile_t>(codes.hi * scale + scales.z);
+        put_w(row, lane % PARTS, q_codes(weight, chunk, part), scale, scales.z);
     }
 }
 
@@ -67,14 +58,14 @@ fn main(
         load_x_tile(lane, loaded, part / 4u, part % 4u);
         load_w_tile(lane, first_w, part / 4u, part % 4u);
         workgroupBarrier();
-        for (var k = 0u; k < 2u * PARTS; k++) {
-            let w0 = vec4<f32>(w_tile[lane_w * STRIDE + k]);
-            let w1 = vec4<f32>(w_tile[(lane_w + 16u) * STRIDE + k]);
-            let w2 = vec4<f32>(w_tile[(lane_w + 32u) * STRIDE + k]);
-            let w3 = vec4<f32>(w_tile[(lane_w + 48u) * STRIDE + k]);
+        for (var k = 0u; k < STEPS; k++) {
+            let w0 = w_at(lane_w, k);
+            let w1 = w_at(lane_w + 16u, k);
+            let w2 = w_at(lane_w + 32u, k);
+            let w3 = w_at(lane_w + 48u, k);
             for (var i = 0u; i < TILE_X / 8u; i++) {
-                let four = x_tile[(lane_x + i * 8u) * STRIDE + k];
-                sums[i] += vec4<f32>(dot(four, w0), dot(four, w1), dot(four, w2), dot(four, w3));
+                let x = x_tile[(lane_x + i * 8u) * STRIDE + k];
+                sums[i] += vec4<f32>(product(x, w0), product(x, w1), product(x, w2), product(x, w3));
             }
         }
         workgroupBarrier();

@@ -28,13 +28,14 @@ const TOLERANCE_F16: f32 = 0.1;
 
 /// How far results in `precision` may be from the CPU's with keys and values in the format `kv_cache`: what lies between
 /// two codes of few bits may get the other one where it differs in its last bits.
-fn tolerance(precision: Precision, kv_cache: Option<DType>) -> f32 {
+fn tolerance((precision, tuning): Way, kv_cache: Option<DType>) -> f32 {
     let of_cache = match kv_cache {
         Some(DType::Q8_0) => 0.02,
         Some(DType::Q4_0) => 0.15,
         _ => 0.0,
     };
-    of_cache + if precision == Precision::F16 { TOLERANCE_F16 } else { TOLERANCE_F32 }
+    let rounds = precision == Precision::F16 || tuning.tile.is_some_and(|tile| tile.packed);
+    of_cache + if rounds { TOLERANCE_F16 } else { TOLERANCE_F32 }
 }
 
 /// Weights and tokens are made from these, one after the other: that two experts were as good as equal, say, must not
@@ -137,7 +138,7 @@ async fn is_right(
         let tuning = Tuning { run_keys: 1, ..way.1 };
         let backend = GpuBackend::with_tuning(model.clone(), device.clone(), way.0, tuning).await?;
         let kernels = backend.kernels().len();
-        let tolerance = tolerance(way.0, model.kv_cache);
+        let tolerance = tolerance(way, model.kv_cache);
         last = samples[index].compare(AnyBackend::Gpu(backend), tolerance).await.map(|()| kernels);
         if last.is_ok() {
             break;

@@ -132,14 +132,15 @@ pub(super) async fn tuned(
     if !tune.unwrap_or(!device.info().fallback) {
         return Ok(None);
     }
-    let precision = precision(device, choice);
+    let (precision, packed) = (precision(device, choice), choice != PrecisionChoice::F32);
     let formats = &loading.summary().formats;
     let most = formats.iter().max_by_key(|(_, bytes)| **bytes).and_then(|(name, _)| format_by_name(name));
     let dtype = most.map_or(DType::F32, |format| format.dtype);
     let key = format!(
-        concat!(env!("CARGO_PKG_VERSION"), " {:?} {:?} {} {}"),
+        concat!(env!("CARGO_PKG_VERSION"), " {:?} {:?} {} {} {}"),
         dtype,
         precision,
+        packed,
         name(device),
         device.info().subgroups
     );
@@ -147,7 +148,7 @@ pub(super) async fn tuned(
     if found.is_some() {
         return Ok(found);
     }
-    let found = device.tune(dtype, precision).await?;
+    let found = device.tune(dtype, precision, packed).await?;
     keep(&key, &found);
     Ok(Some(found))
 }

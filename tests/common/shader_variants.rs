@@ -65,6 +65,9 @@ pub(crate) fn variants() -> Vec<Variant> {
                             let mine =
                                 |tile: &MatMulTile| (kernel == Kernel::MatMul) != (*tile == MatMulTile::ROWS);
                             for tile in MatMulTile::ALL.into_iter().filter(mine) {
+                                if tile.of_weights(format.dtype, n_cols as u32).0 != tile {
+                                    continue;
+                                }
                                 let variant = Variant::mat_mul((tile, kernel), format.dtype, n_cols, f16);
                                 let of = |experts| if experts { variant.of_experts() } else { variant };
                                 variants.extend(flags(&row, "experts").into_iter().map(of));

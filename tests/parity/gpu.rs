@@ -22,6 +22,9 @@ const F32_TOLERANCE: f32 = 2e-4;
 /// exponentials of large scores, show it most.
 const F16_TOLERANCE: f32 = 8e-2;
 
+/// The reference rounds activations as well, but a few stand between two steps.
+const PACKED_TOLERANCE: f32 = 1e-2;
+
 #[allow(clippy::print_stdout, reason = "a skipped test says so")]
 pub(crate) fn device(options: GpuOptions) -> Option<GpuDevice> {
     match block_on(GpuDevice::request(options)) {
@@ -39,6 +42,10 @@ pub(crate) fn model(rng: &mut Rng, dtype: DType, shape: usize) -> Model {
     let shape = shapes().swap_remove(shape);
     let shape = if is_wide(dtype) { widened(shape) } else { shape };
     Model::random(rng, graph(&shape), dtype, 80, 67)
+}
+
+fn float_tiles() -> Vec<MatMulTile> {
+    MatMulTile::ALL.into_iter().filter(|tile| !tile.packed).collect()
 }
 
 pub(crate) fn backend(model: &Model, device: &GpuDevice, precision: Precision, tuning: Tuning) -> GpuBackend {
@@ -97,7 +104,7 @@ fn half_floats_stay_close() {
         let mut rng = Rng(shape as u64);
         let model = model(&mut rng, dtype, shape);
         // In the tiles of hardware, where half floats are: one after the other.
-        let tile = Some(MatMulTile::ALL[shape % MatMulTile::ALL.len()]);
+        let tile = Some(float_tiles()[shape % float_tiles().len()]);
         let mut backend = backend(&model, &device, Precision::F16, Tuning { tile, ..Tuning::default() });
         check_model(&model, &mut rng, &mut backend, F16_TOLERANCE);
     }
@@ -241,7 +248,7 @@ fn rows_a_lane_and_tiles_change_nothing() {
         for (index, mat_vec) in MatVecShape::ALL.into_iter().enumerate() {
             let mut rng = Rng(80 + shape as u64);
             let model = model(&mut rng, dtype, shape);
-            let tile = Some(MatMulTile::ALL[index % MatMulTile::ALL.len()]);
+            let tile = Some(float_tiles()[index % float_tiles().len()]);
             let subgroups = Some((index + shape) % 2 == 0);
             let hand_on = Some(shape % 2 == 0);
             // Steps of up to so many rows take several at once.
@@ -250,6 +257,30 @@ fn rows_a_lane_and_tiles_change_nothing() {
             let tuning = Tuning { mat_vec: Some(mat_vec), tile, subgroups, hand_on, ..usual };
             let mut backend = backend(&model, &device, Precision::F32, tuning);
             check_model(&model, &mut rng, &mut backend, F32_TOLERANCE);
+        }
+    }
+}
+
+/// Activations rounded to 8 bits, with weights in every format whose codes are such integers.
+#[test]
+fn packed_products_are_near() {
+    let Some(device) = device(GpuOptions::default()) else { return };
+    for tile in MatMulTile::ALL.into_iter().filter(|tile| tile.packed) {
+        let formats = DTYPES.into_iter().filter(|dtype| tile.of_weights(*dtype, 256).0 == tile);
+        for (index, dtype) in formats.enumerate() {
+            let mut rng = Rng(90 + index as u64);
+            let model = model(&mut rng, dtype, index % 6);
+            let tuning = Tuning { tile: Some(tile), few_rows: Some(1), ..Tuning::default() };
+            let mut backend = backend(&model, &device, Precision::F32, tuning);
+            model.upload(&mut rng, &mut backend);
+            let mut naive = Naive::new(&model);
+            naive.rounds = true;
+            for (n_tokens, pos) in [(5, 0), (67, 5)] {
+                let tokens = model.random_tokens(&mut rng, n_tokens);
+                let trace = block_on(backend.forward_traced(&tokens, pos)).expect("forward");
+                let expected = naive.forward_from(&tokens, pos, &trace);
+                assert_eq!(trace.first_parting(&expected, PACKED_TOLERANCE), None, "{dtype:?} at {pos}");
+            }
         }
     }
 }

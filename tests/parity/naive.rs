@@ -16,6 +16,8 @@ pub(crate) struct Naive<'a> {
     caches: Vec<Vec<(Vec<f64>, Vec<f64>)>>,
     /// Per recurrent state what it stands for.
     pub(crate) memory: Vec<Memory>,
+    /// Whether steps of several tokens round what is multiplied by matrices to 127 steps of the largest of each eight.
+    pub(crate) rounds: bool,
 }
 
 impl<'a> Naive<'a> {
@@ -27,11 +29,16 @@ impl<'a> Naive<'a> {
         let values = vec![Vec::new(); model.plan.graph.values.len()];
         let caches = vec![Vec::new(); model.plan.graph.kv.len()];
         let memory = vec![Memory::default(); model.plan.graph.states.len()];
-        Naive { model, weights, values, caches, memory }
+        Naive { model, weights, values, caches, memory, rounds: false }
     }
 
     /// One step with all outputs.
     pub(crate) fn forward(&mut self, tokens: &[u32], pos: usize) -> Trace {
+        self.forward_from(tokens, pos, &Trace::default())
+    }
+
+    /// The same, each op on what `led` says that the ops before it gave: what is lost in one is not lost in the next.
+    pub(crate) fn forward_from(&mut self, tokens: &[u32], pos: usize, led: &Trace) -> Trace {
         let graph = &self.model.plan.graph;
         let mut trace = Trace::default();
         for (index, op) in graph.ops.iter().enumerate() {
@@ -39,7 +46,11 @@ impl<'a> Naive<'a> {
             self.values[out.0] = self.run(op, tokens, pos);
             assert_eq!(self.values[out.0].len(), tokens.len() * graph.values[out.0].width);
             let rows = self.values[out.0].iter().map(|v| *v as f32).collect();
-            trace.values.push((trace_name(graph, index), rows));
+            let name = trace_name(graph, index);
+            if let Some((_, found)) = led.values.iter().find(|(other, _)| *other == name) {
+                self.values[out.0] = found.iter().copied().map(f64::from).collect();
+            }
+            trace.values.push((name, rows));
         }
         assert_eq!(graph.values[graph.logits.expect("logits").0].rows, Rows::Outputs);
         trace
@@ -61,6 +72,18 @@ impl<'a> Naive<'a> {
         &self.weights[id.0]
     }
 
+    /// What of the row `x` is multiplied in a step of `n_tokens`.
+    fn multiplied(&self, x: &[f64], n_tokens: usize) -> Vec<f64> {
+        if !self.rounds || n_tokens == 1 {
+            return x.to_vec();
+        }
+        let round = |eight: &[f64]| {
+            let scale = eight.iter().fold(1e-30, |most: f64, x| most.max(x.abs() / 127.0));
+            eight.iter().map(|x| (x / scale).round() * scale).collect::<Vec<_>>()
+        };
+        x.chunks(8).flat_map(round).collect()
+    }
+
     fn run(&mut self, op: &Op, tokens: &[u32], pos: usize) -> Vec<f64> {
         let graph = &self.model.plan.graph;
         match *op {
@@ -76,9 +99,9 @@ impl<'a> Naive<'a> {
             Op::Norm { .. } => self.norm(op),
             Op::MatMul { x, weight, bias, add, scale, .. } => {
                 let mut out = Vec::new();
-                for (t, x) in self.rows(x).enumerate() {
+                for (t, x) in self.rows(x).map(|x| self.multiplied(x, tokens.len())).enumerate() {
                     for (i, row) in self.weight(weight).chunks(x.len()).enumerate() {
-                        let product: f64 = row.iter().zip(x).map(|(w, x)| w * x).sum();
+                        let product: f64 = row.iter().zip(&x).map(|(w, x)| w * x).sum();
                         let bias = bias.map_or(0.0, |bias| self.weight(bias)[i]);
                         let add = add.map_or(0.0, |add| self.rows(add).nth(t).expect("row")[i]);
                         out.push((product + bias) * f64::from(scale) + add);

@@ -239,6 +239,8 @@ pub const ELEMENTWISE_LANES: u32 = 128;
 
 /// The define of [`Variant::experts`].
 const EXPERTS: &str = "EXPERTS";
+/// Decides the branches for integers of 8 bits.
+const PACKED: &str = "PACKED";
 
 /// How keys and values are kept; see shaders/lib/kv.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -318,6 +320,8 @@ pub struct Variant {
     pub several: bool,
     /// Activation rows of a tile of the mat-mul that has tiles.
     pub tile_x: u32,
+    /// Whether it multiplies integers of 8 bits, four at a time.
+    pub packed: bool,
     /// Of the mat-vec kernels.
     pub shape: Option<MatVecShape>,
     /// Whether lanes of a subgroup add up what they have, or hand it on, of the kernels that can.
@@ -341,6 +345,7 @@ impl Variant {
             normed: false,
             several: false,
             tile_x: 0,
+            packed: false,
             shape: None,
             subgroups: false,
             head_dim: 0,
@@ -376,7 +381,8 @@ impl Variant {
     /// The mat-mul of this kernel and tile.
     pub fn mat_mul((tile, kernel): (MatMulTile, Kernel), format: DType, n_cols: usize, f16: bool) -> Variant {
         let tile_x = if kernel == Kernel::MatMul { tile.x } else { 0 };
-        Variant { tile_x, ..Variant::weights(kernel, format, n_cols, f16) }
+        let packed = tile.packed;
+        Variant { tile_x, packed, ..Variant::weights(kernel, format, n_cols, f16 && !packed) }
     }
 
     /// The same for several rows of activations, if it is one that can take them at once.
@@ -439,6 +445,9 @@ impl Variant {
         }
         if self.tile_x != 0 {
             defines.push(("TILE_X", self.tile_x));
+        }
+        if self.packed {
+            defines.push((PACKED, 1));
         }
         if self.several {
             defines.push(("X_ROWS", X_ROWS));
@@ -526,8 +535,10 @@ impl Variant {
             label.push_str(quant::format(format).name);
         }
         for (name, value) in self.defines() {
-            if matches!(name, F16 | SUBGROUPS | EXPERTS | "X_ROWS" | "TILE_X" | "HEAD_DIM" | "KV_BITS")
-                && value != 0
+            if matches!(
+                name,
+                F16 | SUBGROUPS | EXPERTS | PACKED | "X_ROWS" | "TILE_X" | "HEAD_DIM" | "KV_BITS"
+            ) && value != 0
             {
                 label.push_str(&format!(" {name}={value}"));
             }

@@ -28,6 +28,8 @@ const LARGE: usize = 2048;
 const SLOW_MICROSECONDS: f64 = 60.0;
 /// A way that is not this much faster than the one that is usual is not worth leaving it for.
 const WORTH: f64 = 0.95;
+/// The same of one that rounds activations to 8 bits.
+const PACKED_WORTH: f64 = 0.8;
 /// Matrices that take turns, so that small caches do not hold them.
 const MATRICES: usize = 6;
 
@@ -50,10 +52,11 @@ impl Tuning {
 
 impl GpuDevice {
     /// Measures products with weights in the format `dtype`. Gives one line of text for [`Tuning::found`] and for people:
-    /// the fastest ways, their number first, and of each way that was measured the microseconds of a product.
+    /// the fastest ways, their number first, and of each way that was measured the microseconds of a product. Without
+    /// `packed` none is taken that rounds activations to 8 bits.
     /// # Errors
     /// What a backend says; no kernel that does not compile is an error.
-    pub async fn tune(&self, dtype: DType, precision: Precision) -> Result<String> {
+    pub async fn tune(&self, dtype: DType, precision: Precision, packed: bool) -> Result<String> {
         let start = Instant::now();
         let usual = Tuning { fuse: false, ..Tuning::default() }.on(self.info());
         // The usual way comes first: the others are compared with it.
@@ -87,12 +90,15 @@ impl GpuDevice {
                 // Whole microseconds are too few of a small matrix on a fast device.
                 let tenths = (microseconds * 10.0) as u64;
                 let _ = write!(table, "; {} {}.{} us", name(&way, n_tokens), tenths / 10, tenths % 10);
-                if microseconds < shortest * WORTH {
+                let worth = if way.tile.is_some_and(|tile| tile.packed) { PACKED_WORTH } else { WORTH };
+                if microseconds < shortest * worth {
                     (shortest, best) = (microseconds, way);
                 }
             }
             ways = vec![best];
-            let others = MatMulTile::ALL.into_iter().filter(|tile| Some(*tile) != best.tile);
+            let others = MatMulTile::ALL.into_iter().filter(|tile| {
+                Some(*tile) != best.tile && (packed || !tile.packed) && tile.of_weights(dtype, 32).0 == *tile
+            });
             ways.extend(others.map(|tile| Tuning { tile: Some(tile), ..best }));
         }
         let (few, many) = (name(&best, 1), name(&best, 64));
@@ -148,8 +154,8 @@ fn name(way: &Tuning, n_tokens: usize) -> String {
             format!("mat-vec {k_lanes} x {lanes_n} lanes, {rows} rows{how}")
         }
         (_, _, tile) => {
-            let MatMulTile { w, x } = tile.unwrap_or(MatMulTile::USUAL);
-            format!("mat-mul {w} x {x}")
+            let MatMulTile { w, x, packed } = tile.unwrap_or(MatMulTile::USUAL);
+            format!("mat-mul {w} x {x}{}", if packed { " packed" } else { "" })
         }
     }
 }

@@ -77,7 +77,7 @@ fn tune(args: &Args) -> Result<()> {
     let dtype = Recipe::named(args.model.quantize.as_deref().unwrap_or("q4_k"))?.to();
     let device = pollster::block_on(GpuDevice::request(GpuOptions::default()))?;
     let precision = if device.info().shader_f16 { Precision::F16 } else { Precision::F32 };
-    let tuned = pollster::block_on(device.tune(dtype, precision))?;
+    let tuned = pollster::block_on(device.tune(dtype, precision, true))?;
     if args.json {
         return print_json(&json!({ "adapter": device.info(), "tuned": tuned }));
     }

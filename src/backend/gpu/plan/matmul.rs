@@ -65,7 +65,7 @@ impl Planner<'_> {
         let (n_cols, rows) = (self.width(x), self.rows(out));
         let dtype = self.model.dtypes[weight.0];
         let few = Variant::weights(Kernel::MatVec, dtype, n_cols as usize, self.f16);
-        let (tile, kernel) = self.tuning.tile.unwrap_or(MatMulTile::USUAL).of_rows(n_cols);
+        let (tile, kernel) = self.tuning.tile.unwrap_or(MatMulTile::USUAL).of_weights(dtype, n_cols);
         let many = Variant::mat_mul((tile, kernel), dtype, n_cols as usize, self.f16);
         let (addend, addend_buffer) = self.addend(add, out);
         for (part, buffer) in parts {

@@ -54,8 +54,11 @@ impl Planner<'_> {
         let (n_cols, n_out) = (decl.n_cols, (decl.n_rows / n_experts.max(1)) as u32);
         let (n_used, rows) = (self.width(selection) / 2, self.rows(out));
         // Experts have few rows each: they would leave taller tiles empty.
-        let tile = self.tuning.tile.filter(|tile| *tile == MatMulTile::ROWS).unwrap_or(MatMulTile::USUAL);
-        let (tile, kernel) = tile.of_rows(n_cols as u32);
+        let tile = match self.tuning.tile {
+            Some(MatMulTile::ROWS) => MatMulTile::ROWS,
+            tile => MatMulTile { packed: tile.is_some_and(|tile| tile.packed), ..MatMulTile::USUAL },
+        };
+        let (tile, kernel) = tile.of_weights(dtype, n_cols as u32);
         let few = Variant::weights(Kernel::ExpertMatVec, dtype, n_cols, self.f16);
         let few_grid = Grid { mul: n_used, ..self.folded(n_out.div_ceil(self.group_rows())) };
         let few = self.stage(few, few_grid);
