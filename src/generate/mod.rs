@@ -3,6 +3,7 @@
 //! Principal types: [`Session`] (a backend and what its KV cache holds) and [`generate`] over it. Knows backends by
 //! their trait only, and text through [`TextDecoder`]; must not know model files, tokenizers or the web.
 
+mod chunk;
 pub mod fields;
 mod generator;
 mod logprobs;

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use web_time::Instant;
 
+use super::chunk::ChunkLen;
 use super::metrics::difference;
 use super::texts::{Text, place};
 use super::{NoPause, Pause};
@@ -23,10 +24,7 @@ pub struct Session<B> {
     texts: Sequences<Text>,
     /// Whether the backend rotates as for long texts.
     long_rope: bool,
-    /// Tokens of the next prefill chunk, as measured on the last ones; 0 before the first.
-    chunk: usize,
-    /// Milliseconds of the last chunk that was one tile.
-    tile_ms: f64,
+    chunk: ChunkLen,
     ahead: Ahead,
 }
 
@@ -77,8 +75,7 @@ impl<B: Backend> Session<B> {
             shape,
             texts: Sequences::new(vec![Text::default(); shape.n_sequences]),
             long_rope: false,
-            chunk: 0,
-            tile_ms: 0.0,
+            chunk: ChunkLen::default(),
             ahead: Ahead::default(),
         }
     }
@@ -96,7 +93,7 @@ impl<B: Backend> Session<B> {
 
     /// The backend, whose graph is about to be replaced: how it rotates is forgotten as well.
     pub(crate) fn backend_to_change(&mut self) -> &mut B {
-        (self.long_rope, self.chunk) = (false, 0);
+        (self.long_rope, self.chunk) = (false, ChunkLen::default());
         self.backend_mut()
     }
 
@@ -165,8 +162,7 @@ impl<B: Backend> Session<B> {
             (self.shape.rewinds || n_cached == self.tokens().len()) && n_cached >= self.backend.earliest();
         let n_cached = if is_there { n_cached } else { 0 };
         self.texts.tokens.truncate(n_cached);
-        // That a tile took too long may have been a hiccup: each prompt measures it again.
-        self.chunk = if self.chunk == 1 { 0 } else { self.chunk };
+        self.chunk.begin();
         loop {
             if !pause.pause().await {
                 return Ok(None);
@@ -389,12 +385,9 @@ impl<B: Backend> Session<B> {
 
     fn chunk_len(&self, pause: &impl Pause) -> usize {
         let n_batch = self.shape.n_batch;
-        match (pause.step_budget_ms(), self.chunk) {
-            _ if !self.shape.causal => n_batch,
-            (None, _) => n_batch,
-            // Before anything was measured: short enough for a phone.
-            (Some(_), 0) => self.backend.tile().min(n_batch),
-            (Some(_), chunk) => chunk,
+        match pause.step_budget_ms() {
+            Some(_) if self.shape.causal => self.chunk.get(self.backend.tile()).min(n_batch),
+            _ => n_batch,
         }
     }
 
@@ -403,25 +396,8 @@ impl<B: Backend> Session<B> {
         if let Some(budget) = pause.step_budget_ms()
             && n == self.chunk_len(pause)
         {
-            let tile = self.backend.tile();
-            self.tile_ms = if n == tile { ms } else { self.tile_ms };
-            self.chunk = next_chunk(n, ms, budget, tile, self.tile_ms).min(self.shape.n_batch);
+            self.chunk.took(n, ms, budget, self.backend.tile());
         }
-    }
-}
-
-/// How many tokens fit `budget` when `n` took `ms`: growing at most to double, because short chunks measure badly
-/// (attention grows with the position, a first step compiles and warms up). A part of a tile takes as long as the whole,
-/// so where less fits it is one tile, up to twice the budget (an abort shall be heard within 200 ms), or one token; a tile
-/// that took `tile_ms` is tried again after a token that took more than two of the tile's.
-fn next_chunk(n: usize, ms: f64, budget: f64, tile: usize, tile_ms: f64) -> usize {
-    let ms = ms.max(1e-3);
-    let fitting = (n as f64 * budget / ms).min(2.0 * n.max(8) as f64) as usize;
-    let of_tile = ms * tile as f64 / n as f64;
-    match fitting {
-        8.. => fitting / 8 * 8,
-        _ if of_tile <= 2.0 * budget || (n == 1 && 2.0 * tile_ms < of_tile) => tile,
-        _ => 1,
     }
 }
 

@@ -250,18 +250,3 @@ fn steps_are_short_on_a_slow_device() {
         assert!(largest as u64 * milliseconds <= 100, "{largest} tokens of {milliseconds} ms");
     }
 }
-
-#[test]
-fn chunks_follow_the_budget() {
-    assert_eq!(next_chunk(16, 400.0, 100.0, 4, 240.0), 4);
-    assert_eq!(next_chunk(16, 100.0, 100.0, 4, 240.0), 16);
-    assert_eq!(next_chunk(16, 1.0, 100.0, 4, 240.0), 32, "growing is gradual");
-    assert_eq!(next_chunk(1, 0.0, 100.0, 4, 240.0), 16);
-    assert_eq!(next_chunk(64, 110.0, 100.0, 8, 240.0), 56);
-    assert_eq!(next_chunk(4, 180.0, 100.0, 4, 240.0), 4, "a part of a tile takes as long as the whole");
-    assert_eq!(next_chunk(8, 180.0, 100.0, 8, 240.0), 8);
-    assert_eq!(next_chunk(4, 300.0, 100.0, 4, 240.0), 1);
-    assert_eq!(next_chunk(1, 60.0, 100.0, 4, 240.0), 1, "a tile would take too long");
-    assert_eq!(next_chunk(1, 40.0, 100.0, 4, 240.0), 4);
-    assert_eq!(next_chunk(1, 110.0, 100.0, 8, 240.0), 8, "a tile takes as long as two tokens");
-}
