@@ -138,6 +138,7 @@ fn wrong_kernels_are_replaced() {
         }),
         ("half floats", |variant, text| match (variant.kernel, variant.f16) {
             (Kernel::Attention, true) => text.replace("total[r]+=weight;", "total[r]+=weight*1.5;"),
+            (Kernel::AttentionRows, true) => text.replace("first.high*keys.b", "first.high*keys.a"),
             _ => text,
         }),
         ("product of many rows", |variant, text| match variant.kernel {

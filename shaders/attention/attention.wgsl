@@ -116,13 +116,7 @@ fn main(
         return;
     }
     let last_key = last_seen(first_row, n_rows);
-    var first_key = first_seen(step.pos + first_row / params.group);
-    var end_key = last_key + 1u;
-    if n_groups.z > 1u {
-        let run = first_seen(step.pos) + group.z * params.split;
-        first_key = max(first_key, run);
-        end_key = min(end_key, run + params.split);
-    }
+    let keys = keys_of_run(first_row, last_key, group.z, n_groups.z);
     load_q_tile(lane, first_row, n_rows, kv_head);
     workgroupBarrier();
 
@@ -138,7 +132,7 @@ fn main(
     for (var r = 0u; r < OUT_ROWS; r++) {
         out_max[r] = MASKED;
     }
-    for (var tile = first_key; tile < end_key; tile += KEYS) {
+    for (var tile = keys.x; tile < keys.y; tile += KEYS) {
         let scores = compute_scores(lane, tile, kv_head, n_kv_heads, first_row, last_key);
         workgroupBarrier();
         if lane < Q_ROWS * PARTS {
@@ -185,7 +179,7 @@ fn main(
             let head = kv_head * params.group + row % params.group;
             let head_row = query_head(kv_head, row);
             if n_groups.z > 1u {
-                let at = (head_row * params.max_splits + group.z) * (D4 + 1u);
+                let at = partials_at(head_row, group.z);
                 partials[at + d] = sum[r];
                 if d == 0u {
                     partials[at + D4] = vec4<f32>(out_max[r], total[r], 0.0, 0.0);

@@ -1,7 +1,7 @@
-// What attention/attention computes of prompts, without workgroup memory, for adapters of software whose subgroups have
+// What attention/attention computes, without workgroup memory, for adapters of software whose subgroups have
 // eight lanes: there a load costs as much as many products, and a barrier more. A lane has a query row, all of its scores
 // and sums; it loads two keys of sixteen, or their values, and has the others from their lanes.
-// Grid: (kv heads, eights of query rows). The query heads that share a kv head are rows, token by token.
+// Grid: (kv heads, eights of query rows, runs of keys). The query heads that share a kv head are rows, token by token.
 #import lib/step
 #import lib/kv
 #import lib/eight_lanes
@@ -64,18 +64,22 @@ fn main(
     let query = step.pos + row / params.group;
     let q_row = query_head(group.x, row);
     let last_key = last_seen(first_row, n_rows);
+    let masks = params.window != 0u || params.softcap > 0.0;
     var highest = MASKED;
     var total = 0.0;
     var sums: array<vec4<f32>, D4>;
-    for (var tile = first_seen(step.pos + first_row / params.group); tile <= last_key; tile += KEYS) {
+    let seen = keys_of_run(first_row, last_key, group.z, n_groups.z);
+    for (var tile = seen.x; tile < seen.y; tile += KEYS) {
         // Keys past the last one are masked; their cache rows may hold anything, so read one that is there.
         let positions = min(vec2<u32>(tile, tile + Q_ROWS) + lane, vec2<u32>(last_key));
         let rows = positions % params.n_kept * n_groups.x + group.x;
         var keys = compute_products(q_row, rows);
-        keys.a = seen_scores(keys.a, tile, query, last_key);
-        keys.b = seen_scores(keys.b, tile + 4u, query, last_key);
-        keys.c = seen_scores(keys.c, tile + 8u, query, last_key);
-        keys.d = seen_scores(keys.d, tile + 12u, query, last_key);
+        if masks || tile + KEYS > step.pos + 1u {
+            keys.a = seen_scores(keys.a, tile, query, last_key);
+            keys.b = seen_scores(keys.b, tile + 4u, query, last_key);
+            keys.c = seen_scores(keys.c, tile + 8u, query, last_key);
+            keys.d = seen_scores(keys.d, tile + 12u, query, last_key);
+        }
         let most = max(max(keys.a, keys.b), max(keys.c, keys.d));
         let new_highest = max(highest, max(max(most.x, most.y), max(most.z, most.w)));
         let shrink = exp(highest - new_highest);
@@ -92,6 +96,17 @@ fn main(
                 + second.high * keys.d;
         }
     }
+    let is_there = first_row + lane < n_rows;
+    if n_groups.z > 1u {
+        let at = partials_at(q_row, group.z);
+        for (var d = 0u; d < D4 && is_there; d++) {
+            partials[at + d] = sums[d];
+        }
+        if is_there {
+            partials[at + D4] = vec4<f32>(highest, total, 0.0, 0.0);
+        }
+        return;
+    }
     var shrink = 1.0;
     if params.has_sinks != 0u {
         let sink = sinks[group.x * params.group + row % params.group];
@@ -99,9 +114,7 @@ fn main(
         shrink = exp(highest - new_highest);
         total = total * shrink + exp(sink - new_highest);
     }
-    if first_row + lane < n_rows {
-        for (var d = 0u; d < D4; d++) {
-            store_out(q_row, d, sums[d] * (shrink / total));
-        }
+    for (var d = 0u; d < D4 && is_there; d++) {
+        store_out(q_row, d, sums[d] * (shrink / total));
     }
 }

@@ -52,6 +52,21 @@ fn last_seen(first_row: u32, n_rows: u32) -> u32 {
     return step.pos + select(step.n_tokens - 1u, last_row / params.group, params.causal != 0u);
 }
 
+// The first and the end of the keys that a workgroup takes: all that its rows see, or of them one of `n_runs`.
+fn keys_of_run(first_row: u32, last_key: u32, run: u32, n_runs: u32) -> vec2<u32> {
+    let keys = vec2<u32>(first_seen(step.pos + first_row / params.group), last_key + 1u);
+    if n_runs == 1u {
+        return keys;
+    }
+    let first = first_seen(step.pos) + run * params.split;
+    return vec2<u32>(max(keys.x, first), min(keys.y, first + params.split));
+}
+
+// Where a run of keys leaves a row's sums; behind them stand its maximum and total.
+fn partials_at(head_row: u32, run: u32) -> u32 {
+    return (head_row * params.max_splits + run) * (D4 + 1u);
+}
+
 // The score of the key at `position` as the query at `query` sees it.
 fn seen_score(product: f32, position: u32, query: u32, last_key: u32) -> f32 {
     var score = product;

@@ -157,11 +157,11 @@ pub(crate) fn close(found: &[f32], expected: &[f32], tolerance: f32) {
 }
 
 /// Real head widths, long contexts: several tiles of keys, whole ones masked by the window, groups of many sizes; with
-/// the keys of decoded tokens cut into short runs, and not; prompts by way of workgroup memory and of subgroups.
+/// the keys of decoded tokens cut into short runs, and not; by way of workgroup memory and of subgroups.
 #[test]
 fn attention_holds_for_wide_heads_and_long_contexts() {
     let Some(device) = device(GpuOptions::default()) else { return };
-    for (run_keys, hand_on) in [(1, Some(false)), (128, None), (4096, Some(false))] {
+    for (run_keys, hand_on) in [(1, Some(false)), (1, None), (128, None), (4096, Some(false))] {
         check_attention(&device, Tuning { run_keys, hand_on, few_rows: Some(4), ..Tuning::default() });
     }
 }

@@ -40,17 +40,21 @@ impl Planner<'_> {
         };
         let decl = self.model.graph.kv[kv];
         let group = (n_heads / decl.n_kv_heads.max(1)) as u32;
-        let tile = |few| AttentionTile::new(decl.head_dim as u32, group, few);
-        let tiles = [tile(true), tile(false)].map(|tile| tile.ok_or_else(|| bad_head(decl.head_dim)));
-        let [few, many] = tiles;
-        let (few, many) = (few?, many?);
-        let of_many = match self.tuning.tile == Some(MatMulTile::ROWS) && self.tuning.hand_on == Some(true) {
-            true => Variant::attention_rows(many.head_dim, self.kv),
-            false => Variant::attention(many, self.kv),
+        let head_dim = decl.head_dim as u32;
+        // Of adapters of software whose subgroups have eight lanes.
+        let by_rows = self.tuning.tile == Some(MatMulTile::ROWS) && self.tuning.hand_on == Some(true);
+        // Heads are refused alike on all adapters.
+        let tile = |few| {
+            let tile = AttentionTile::new(head_dim, group, few).ok_or_else(|| bad_head(decl.head_dim))?;
+            Ok(if by_rows { AttentionTile::rows(head_dim) } else { tile })
         };
-        let stages = [Variant::attention(few, self.kv), of_many].map(|variant| {
-            let div = variant.tile.map_or(1, |tile| tile.q_rows);
-            self.stage(variant, Grid { mul: group, div, ..flat(decl.n_kv_heads as u32) })
+        let (few, many) = (tile(true)?, tile(false)?);
+        let stages = [few, many].map(|tile| {
+            let variant = match by_rows {
+                true => Variant::attention_rows(head_dim, self.kv),
+                false => Variant::attention(tile, self.kv),
+            };
+            self.stage(variant, Grid { mul: group, div: tile.q_rows, ..flat(decl.n_kv_heads as u32) })
         });
         let (runs, max_runs) = self.key_runs(few.keys as usize, window);
         let params = [
