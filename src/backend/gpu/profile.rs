@@ -8,6 +8,7 @@ use web_time::Instant;
 use super::device::GpuDevice;
 use super::engine::GpuBackend;
 use super::resources::{MAPPED, make_buffer};
+use crate::backend::Outputs;
 use crate::error::Result;
 
 /// Launches whose time stamps one query set holds.
@@ -17,28 +18,34 @@ const RUN: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 const COPIED: u64 = 256 << 20;
 
 impl GpuBackend {
-    /// Runs a step with the last token's logits, and gives of each launch its kernel, the seconds it took and the bytes of
-    /// the weights that it reads.
+    /// Runs a step, the last token's logits at most, and gives of each launch its kernel, the seconds it took and the
+    /// bytes of the weights that it reads.
     /// # Errors
     /// As `forward`.
-    pub async fn profile_step(&mut self, tokens: &[u32], pos: usize) -> Result<Vec<(String, f64, u64)>> {
+    pub async fn profile_step(
+        &mut self,
+        tokens: &[u32],
+        pos: usize,
+        outputs: Outputs,
+    ) -> Result<Vec<(String, f64, u64)>> {
         self.check_step(tokens, pos)?;
         self.make_room(pos + tokens.len()).await?;
         self.order.begin(pos, pos + tokens.len())?;
         let n_tokens = tokens.len();
-        self.write_step(tokens, pos, &(n_tokens - 1..n_tokens));
+        let rows = (pos, n_tokens, outputs.n_rows(n_tokens).min(1));
+        self.write_step(tokens, pos, &(n_tokens - rows.2..n_tokens));
         self.device.finished().await?;
         let launches = self.plan.sequence(n_tokens, self.few_rows()).launches.clone();
         let mut times = Vec::with_capacity(launches.len());
         if self.device.has_clock() {
             for run in launches.chunks(RUN) {
-                times.extend(self.stamped(run, (pos, n_tokens)).await?);
+                times.extend(self.stamped(run, rows).await?);
             }
         } else {
             for launch in &launches {
                 let start = Instant::now();
                 let mut encoder = self.encoder();
-                self.launch_alone(&mut encoder, *launch, (pos, n_tokens), None);
+                self.launch_alone(&mut encoder, *launch, rows, None);
                 self.device.queue.submit([encoder.finish()]);
                 self.device.finished().await?;
                 times.push(start.elapsed().as_secs_f64());
@@ -46,7 +53,7 @@ impl GpuBackend {
         }
         self.order.finish(pos + n_tokens);
         let told = launches.iter().zip(times).filter_map(|(launch, seconds)| {
-            let (name, bytes) = self.describe(*launch, (pos, n_tokens))?;
+            let (name, bytes) = self.describe(*launch, rows)?;
             Some((name, seconds, bytes))
         });
         Ok(told.collect())
@@ -60,17 +67,17 @@ impl GpuBackend {
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         launch: usize,
-        (pos, n_tokens): (usize, usize),
+        rows: (usize, usize, usize),
         stamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
     ) {
         let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes: stamps };
         let mut pass = encoder.begin_compute_pass(&descriptor);
         let mut no_pipeline = usize::MAX;
-        self.counters.dispatches += self.dispatch(&mut pass, &mut no_pipeline, launch, (pos, n_tokens, 1));
+        self.counters.dispatches += self.dispatch(&mut pass, &mut no_pipeline, launch, rows);
     }
 
     /// Seconds of each of `launches`.
-    async fn stamped(&mut self, launches: &[usize], rows: (usize, usize)) -> Result<Vec<f64>> {
+    async fn stamped(&mut self, launches: &[usize], rows: (usize, usize, usize)) -> Result<Vec<f64>> {
         let (device, count) = (self.device.device.clone(), 2 * launches.len() as u32);
         let (label, ty) = (Some("profile"), wgpu::QueryType::Timestamp);
         let stamps = device.create_query_set(&wgpu::QuerySetDescriptor { label, ty, count });
@@ -97,9 +104,9 @@ impl GpuBackend {
     }
 
     /// The kernel of a launch, and the bytes of weights that all of it reads, where no row is chosen twice; `None` for one that this step leaves out.
-    fn describe(&self, launch: usize, (pos, n_tokens): (usize, usize)) -> Option<(String, u64)> {
+    fn describe(&self, launch: usize, rows: (usize, usize, usize)) -> Option<(String, u64)> {
         let launch = &self.plan.launches[launch];
-        let (variant, [_, y, z]) = launch.at((pos, n_tokens, 1));
+        let (variant, [_, y, z]) = launch.at(rows);
         if y * z == 0 {
             return None;
         }

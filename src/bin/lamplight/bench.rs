@@ -173,7 +173,9 @@ fn profile_gpu(args: &Args, backend: &mut GpuBackend, tokens: &[u32], n_batch: u
             *profile = Profile::default();
         }
         for (at, step) in text.chunks(n_batch).enumerate() {
-            let times = pollster::block_on(backend.profile_step(step, pos + at * n_batch))?;
+            let is_last = (at + 1) * n_batch >= text.len();
+            let outputs = if is_last { Outputs::Last } else { Outputs::None };
+            let times = pollster::block_on(backend.profile_step(step, pos + at * n_batch, outputs))?;
             times.iter().for_each(|(name, seconds, bytes)| profile.add(name, *seconds, *bytes));
         }
         profile.steps += 1;
