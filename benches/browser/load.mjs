@@ -68,7 +68,7 @@ async function session(name) {
       await models.verify(key);
       return performance.now() - started;
     });
-    return { cold, cached, verify, memory, wasm: info?.memory?.wasmBytes };
+    return { cold, cached, verify, memory, wasm: info?.memory?.wasmBytes, gpu: info?.gpu };
   } finally {
     await browser.close();
     await server.close();

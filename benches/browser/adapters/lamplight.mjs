@@ -4,7 +4,7 @@ import { createEngine } from '/pkg/index.js';
 export async function load(url, { backend, threads, nCtx }) {
   const engine = await createEngine({ model: url, backend: backend === 'webgpu' ? 'webgpu' : 'cpu', threads, contextLength: nCtx });
   const { adapter, backend: used, load: { fromCache } } = engine.info;
-  return { engine, info: { memory: engine.info.memory, backend: used, adapter: adapter?.description || adapter?.architecture, f16: adapter?.f16, fromCache } };
+  return { engine, info: { memory: engine.info.memory, gpu: engine.info.gpu, backend: used, adapter: adapter?.description || adapter?.architecture, f16: adapter?.f16, fromCache } };
 }
 
 /** A call of another prompt: what follows finds nothing of it in the KV cache. */
