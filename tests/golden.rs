@@ -312,6 +312,7 @@ fn sets_with_packed_products_on_the_gpu() {
     let tuning = Tuning { tile, few_rows: Some(1), ..Tuning::default() };
     let mut sets = golden::sets();
     sets.retain(|set| set.name.contains("_q"));
+    assert!(sets.len() > 5, "{} sets are quantised", sets.len());
     check_shares(&sets, BackendOptions::TunedGpu(Precision::F32, tuning), None);
 }
 

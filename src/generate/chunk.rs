@@ -29,7 +29,7 @@ impl ChunkLen {
     ///
     /// A part of a tile takes as long as the whole. So where less fits it is a whole tile, up to twice the budget (an
     /// abort shall be heard within 200 ms); and one token beyond, unless tokens on their own take more than twice as
-    /// long as in tiles: then an abort would be heard hardly sooner, and the prompt read much later.
+    /// long as in tiles: then the prompt would be read at less than half the speed.
     pub(super) fn took(&mut self, n: usize, ms: f64, budget_ms: f64, tile: usize) {
         let ms = ms.max(1e-3);
         if n == 1 {
@@ -41,7 +41,7 @@ impl ChunkLen {
         let fitting = (n as f64 * budget_ms / ms).min(2.0 * n.max(8) as f64) as usize;
         // At most what it takes for as many tokens as these.
         let tokens_ms = ms * tile as f64 / n as f64;
-        let tile_ms = self.tile_ms.filter(|_| n < tile).map_or(tokens_ms, |measured| measured.min(tokens_ms));
+        let tile_ms = self.tile_ms.map_or(tokens_ms, |measured| measured.min(tokens_ms));
         let pays = self.token_ms.is_some_and(|token_ms| token_ms * tile as f64 > 2.0 * tile_ms);
         self.next = Some(match fitting {
             8.. => fitting / 8 * 8,
@@ -80,28 +80,26 @@ mod tests {
         assert_eq!(ChunkLen::default().get(8), 8);
     }
 
-    /// Eight tokens far behind in a long text took 233 ms here, one 240: alternating between them halved the speed.
+    /// The first chunks where one token takes `token_ms` and a tile of eight `tile_ms`.
+    fn lens(chunk: &mut ChunkLen, token_ms: f64, tile_ms: f64) -> [usize; 6] {
+        std::array::from_fn(|_| {
+            let n = chunk.get(8);
+            chunk.took(n, if n == 1 { token_ms } else { tile_ms }, 100.0, 8);
+            n
+        })
+    }
+
+    /// Eight tokens far behind in a long text took 233 ms, one 240: alternating nearly halved the speed.
     #[test]
     fn tiles_stay_while_single_tokens_take_as_long() {
-        let mut chunk = ChunkLen::default();
-        let mut lens = Vec::new();
-        for _ in 0..6 {
-            lens.push(chunk.get(8));
-            chunk.took(chunk.get(8), if chunk.get(8) == 1 { 240.0 } else { 233.0 }, 100.0, 8);
-        }
-        assert_eq!(lens, [8, 1, 8, 8, 8, 8]);
+        assert_eq!(lens(&mut ChunkLen::default(), 240.0, 233.0), [8, 1, 8, 8, 8, 8]);
     }
 
     /// Where an abort would wait for a tile and a token is quick, tokens stay.
     #[test]
     fn tokens_stay_while_tiles_bring_little() {
         let mut chunk = ChunkLen::default();
-        let mut lens = Vec::new();
-        for _ in 0..5 {
-            lens.push(chunk.get(8));
-            chunk.took(chunk.get(8), if chunk.get(8) == 1 { 60.0 } else { 250.0 }, 100.0, 8);
-        }
-        assert_eq!(lens, [8, 1, 1, 1, 1]);
+        assert_eq!(lens(&mut chunk, 60.0, 250.0), [8, 1, 1, 1, 1, 1]);
         chunk.begin();
         assert_eq!(chunk.get(8), 8, "each prompt measures it again");
     }
